@@ -1,0 +1,106 @@
+"""`sfumato data get | show | scan`: bring public data, look at data, check data."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from cyclopts import App
+
+from sfumato.cli.progress import Terminal
+from sfumato.errors import UserError
+
+app = App(
+    name="data",
+    help_formatter="default",
+    help="Bring, look at and check data.",
+    help_prologue="""\
+Examples:
+  sfumato data get emoji             bring a public data set
+  sfumato data show ./my-pictures    write a contact sheet
+  sfumato data scan ./my-pictures    name every file that cannot be used, and why
+""",
+)
+
+
+@app.command(help_prologue="Examples:\n  sfumato data get emoji\n")
+def get(name: str | None = None, /) -> None:
+    """Bring a public data set into the local cache.
+
+    Parameters
+    ----------
+    name
+        The data set; none: list them.
+    """
+    from sfumato.data import catalogue
+
+    entries = {entry.name: entry for entry in catalogue.available()}
+    if name is None:
+        for entry in entries.values():
+            print(f"{entry.name:16}{entry.summary}\n{'':16}licence: {entry.licence}")
+        return
+
+    with Terminal() as terminal:
+        if name in entries:
+            terminal.say(f"fetching {name}: {entries[name].summary}")
+        folder = catalogue.get(name, progress=partial(terminal.progress, f"converting {name}"))
+    print(f"{folder}\nlicence: {entries[name].licence}\nlook at it: sfumato data show {name}")
+
+
+@app.command(help_prologue="Examples:\n  sfumato data show ./my-pictures --out sheet.png\n")
+def show(path: str, /, *, out: Path = Path("sheet.png"), columns: int = 8, rows: int = 6) -> None:
+    """Write a contact sheet: samples of a data set with their captions.
+
+    Parameters
+    ----------
+    path
+        Folder of pictures, or the name of a public data set.
+    out
+        The picture to write, PNG, JPEG or WebP.
+    columns
+        Samples side by side, 1 to 64.
+    rows
+        Samples below each other, 1 to 64.
+    """
+    for name, value in (("columns", columns), ("rows", rows)):
+        if not 1 <= value <= 64:
+            raise UserError(f"data show: {name} = {value} is not possible", f"set --{name} to a number from 1 to 64")
+    if out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+        raise UserError(f"data show: --out {out} is no picture", "let it end in .png, .jpg or .webp")
+
+    from sfumato.data.sheet import contact_sheet
+
+    source = _open(path)
+    print(source.describe())
+    out.parent.mkdir(parents=True, exist_ok=True)
+    contact_sheet(source, columns=columns, rows=rows).save(out)
+    print(out)
+
+
+@app.command(help_prologue="Examples:\n  sfumato data scan ./my-pictures\n")
+def scan(path: str, /) -> int:
+    """Check every file as training would, and name those that cannot be used; exits with 1 if there are any.
+
+    Parameters
+    ----------
+    path
+        Folder of pictures, or the name of a public data set.
+    """
+    from sfumato.data import preparation
+
+    source = _open(path)
+    with Terminal() as terminal:
+        found = preparation.scan(source, progress=partial(terminal.progress, "checking pictures"))
+    print(found)
+    return 1 if found.faults else 0
+
+
+def _open(path: str):
+    """The source at a path, or of a named data set, which is brought when it is not here."""
+    from sfumato.data import catalogue
+    from sfumato.data.sources import open_source
+
+    if not Path(path).exists() and path in {entry.name for entry in catalogue.available()}:
+        with Terminal() as terminal:
+            return open_source(catalogue.get(path, progress=partial(terminal.progress, f"converting {path}")))
+    return open_source(path)

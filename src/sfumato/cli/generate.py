@@ -1,0 +1,149 @@
+"""`sfumato generate` and `sfumato rerun`: from a prompt to a picture, and from a picture to the same picture."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sfumato.cli.progress import Terminal
+from sfumato.errors import UserError
+
+if TYPE_CHECKING:
+    from sfumato.diffusion.solvers import Step
+
+FRAME, LAST = 120, 1500  # milliseconds of a film's frames, and of its last
+
+
+def generate(
+    *prompts: str,
+    model: str | None = None,
+    n: int = 1,
+    steps: int | None = None,
+    solver: str | None = None,
+    guidance: float | None = None,
+    negative: str | None = None,
+    seed: int | None = None,
+    size: int | None = None,
+    out: Path = Path("pictures"),
+    grid: bool = False,
+    film: bool = False,
+) -> int:
+    """Draw pictures from prompts.
+
+    Parameters
+    ----------
+    prompts
+        One or more prompts (or class names), each in quotes; none: without a condition.
+    model
+        Name of a model in the package, or a run or model folder; by default the one in the package.
+    n
+        Pictures a prompt; picture i has seed + i.
+    steps
+        From noise to picture; the model's own by default.
+    solver
+        ddpm, ddim, heun or dpm++2m; the model's own by default.
+    guidance
+        How strictly to follow the prompt, 1 for not at all; the model's own by default.
+    negative
+        What to steer away from.
+    seed
+        Of the first picture of each prompt; the same seed and settings give the same picture. Random by default.
+    size
+        Side in pixels; the model's own by default.
+    out
+        Folder for the pictures.
+    grid
+        Also write all pictures on one sheet.
+    film
+        Also write a film (GIF) of the denoising of each picture.
+    """
+    from sfumato.codecs.grid import labelled_grid
+    from sfumato.generation.draw import Request, draw, open_model
+
+    request = Request(
+        prompts=prompts or (None,),
+        n=n,
+        seed=secrets.randbelow(2**32) if seed is None else seed,
+        negative=negative,
+        size=size,
+        settings={"steps": steps, "solver": solver, "guidance": guidance},
+    )
+    drawn, code = [], 0
+    with Terminal() as terminal:
+        try:
+            for picture in draw(open_model(model), request, steps_told_to(terminal), film):
+                drawn.append(picture)
+                path = write(out, f"{slug(picture.recipe['prompt'])}-{picture.recipe['seed']}.png", picture.png())
+                terminal.say(str(path))
+                if film:
+                    first, *rest = picture.film
+                    durations = [FRAME] * len(rest) + [LAST]
+                    first.save(path.with_suffix(".gif"), save_all=True, append_images=rest, duration=durations, loop=0)
+        except KeyboardInterrupt:
+            terminal.say(f"stopped; {len(drawn)} finished pictures are kept")
+            code = 130
+
+    if grid and drawn:
+        labels = [picture.recipe["prompt"] or "" for picture in drawn]
+        sheet = labelled_grid([picture.picture for picture in drawn], labels, n if n > 1 else min(len(drawn), 8))
+        sheet.save(out / "grid.png")
+    print(f"{len(drawn)} picture{'' if len(drawn) == 1 else 's'} in {out.resolve()}")
+    return code
+
+
+def rerun(picture: Path, /, *, model: str | None = None, out: Path | None = None) -> int:
+    """Draw a picture again from the recipe inside it, byte for byte.
+
+    Parameters
+    ----------
+    picture
+        A PNG that Sfumato has written.
+    model
+        The model that drew it, where it is not one of the package.
+    out
+        The new file; by default beside the old one, with "-rerun" in its name.
+    """
+    from sfumato.generation.draw import open_model, redraw
+    from sfumato.generation.recipe import read_recipe
+
+    recipe = read_recipe(picture)
+    with Terminal() as terminal:
+        again = redraw(open_model(model or recipe["model"]["name"]), recipe, steps_told_to(terminal)).png()
+    out = out or picture.with_stem(f"{picture.stem}-rerun")
+    out.write_bytes(again)
+    same = again == picture.read_bytes()
+    print(f"{out}\n{'the same, byte for byte' if same else 'not the same bytes: another machine, or other versions'}")
+    return 0 if same else 1
+
+
+def steps_told_to(terminal: Terminal) -> Callable[[range, int, Step], None]:
+    """A listener that shows a bar over all steps of all pictures."""
+
+    def on_step(batch: range, pictures: int, step: Step) -> None:
+        done = batch.start * step.total + len(batch) * step.index
+        note = f"step {step.index}/{step.total} of pictures {batch.start + 1} to {batch.stop} of {pictures}"
+        terminal.progress("drawing", done, pictures * step.total, note)
+
+    return on_step
+
+
+def slug(prompt: str | None) -> str:
+    """A file name from a prompt: "A red heart!" -> "a-red-heart"."""
+    return re.sub(r"[^a-z0-9]+", "-", (prompt or "").lower()).strip("-")[:60] or "picture"
+
+
+def write(folder: Path, name: str, data: bytes) -> Path:
+    """Write a new file; one of that name with other content is kept, and the new one numbered."""
+    path, number = folder / name, 1
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        while path.exists() and path.read_bytes() != data:
+            number += 1
+            path = (folder / name).with_stem(f"{Path(name).stem}-{number}")
+        path.write_bytes(data)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}", "choose another folder with --out") from error
+    return path

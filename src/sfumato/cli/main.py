@@ -1,0 +1,117 @@
+"""The command line: which verbs there are, and how errors are told.
+
+A verb's file is imported when the verb is called, so that `sfumato --help` stays instant. Errors of the person who
+typed print two lines, what is wrong and the fix, and exit with 2; faults of ours keep their traceback; Ctrl-C exits
+with 130, as shells do.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError, Parameter
+
+from sfumato import __version__
+from sfumato.errors import EXTRAS, MissingPackage, UserError
+
+EXAMPLES = """\
+  sfumato generate "a red heart"     draw a picture from a prompt
+  sfumato train ./my-pictures        learn from a folder of pictures
+  sfumato doctor                     see what this machine can do
+"""
+
+# verb -> (where it lives, what it does, examples)
+VERBS = {
+    "generate": (
+        "sfumato.cli.generate:generate",
+        "Draw pictures from prompts.",
+        """\
+  sfumato generate "a red heart"
+  sfumato generate "a brown dog" "flag of Japan" --n 4 --grid --film
+  sfumato generate "a red apple" --model runs/my-pictures/model --seed 7
+""",
+    ),
+    "rerun": (
+        "sfumato.cli.generate:rerun",
+        "Draw a picture again from the recipe inside it, byte for byte.",
+        "  sfumato rerun pictures/a-red-heart-0.png\n",
+    ),
+    "train": (
+        "sfumato.cli.train:train",
+        "Train a model; the same command resumes.",
+        """\
+  sfumato train ./my-pictures
+  sfumato train ./my-pictures --dry-run
+  sfumato train --recipe emoji --set network.channels=64 --set training.seed=7
+""",
+    ),
+    "recipes": (
+        "sfumato.cli.recipes:recipes",
+        "List the recipes with hardware, time and score.",
+        """\
+  sfumato recipes
+  sfumato recipes emoji > mine.yaml      and then: sfumato train --recipe mine.yaml
+""",
+    ),
+    "doctor": (
+        "sfumato.cli.doctor:doctor",
+        "Say what this machine can do, and how to fix what is missing.",
+        "  sfumato doctor\n",
+    ),
+}
+
+
+def build() -> App:
+    """The application with its verbs, none of them imported yet."""
+    app = App(
+        name="sfumato",
+        help="Sfumato: a folder of data becomes a diffusion model, and a prompt becomes a picture.",
+        help_prologue=f"Examples:\n{EXAMPLES}",
+        help_format="plaintext",
+        help_formatter="plain",  # a third of the time of the boxes that the verbs have
+        version=f"sfumato {__version__}",
+        version_format="plaintext",
+        suppress_keyboard_interrupt=False,  # `main` tells of it
+        default_parameter=Parameter(negative=(), show_default=lambda value: str(value) if value else None),
+    )
+    app["--help"].help = "Show this text."
+    app["--version"].help = "Show the version."
+    for place, (verb, (home, meaning, examples)) in enumerate(VERBS.items()):
+        prologue = f"Examples:\n{examples}"
+        app.command(home, name=verb, help=meaning, sort_key=place, help_prologue=prologue, help_formatter="default")
+    app.command("sfumato.cli.data:app", name="data", help="Bring, look at and check data.", sort_key=2.5)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command (`sys.argv` by default) and return its exit code."""
+    try:
+        code = build()(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        return code if isinstance(code, int) else 0
+    except CycloptsError as error:
+        verb = " ".join(error.command_chain or ())
+        return complain(str(error), f"see `sfumato{f' {verb}' if verb else ''} --help`")
+    except UserError as error:
+        return complain(error.message, error.fix)
+    except ModuleNotFoundError as error:
+        optional = {package: purpose for packages, purpose in EXTRAS.values() for package in packages}
+        if error.name not in optional:
+            raise
+        missing = MissingPackage(error.name, optional[error.name])
+        return complain(missing.message, missing.fix)
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader, e.g. `| head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def complain(message: str, fix: str) -> int:
+    """Print what is wrong and the fix to standard error; 2, the exit code of a wrong use."""
+    print(f"error: {message}", file=sys.stderr)
+    if fix:
+        print(f"  fix: {fix}", file=sys.stderr)
+    return 2

@@ -1,0 +1,82 @@
+"""How far a task is, on the terminal: a bar with the time left, or a line now and then where there is no terminal.
+
+The time left is the mean pace of this process from where it began, so it is right after a resume too.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+EVERY = 10.0  # seconds between two lines where there is no terminal
+
+
+class Terminal:
+    """A report of long work, to standard error; use it in a `with` statement.
+
+    It has the two methods of every report in the package: `say` prints a line that stays, `progress` tells how far a
+    task is. Tasks are known by name and may be interleaved.
+    """
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self.starts: dict[str, tuple[float, int]] = {}  # when a task was first heard of, and what was done by then
+        self.bars: dict[str, TaskID] = {}
+        self.spoken: dict[str, float] = {}
+        self.live = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.fields[state]}", markup=False),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+
+    def __enter__(self) -> Self:
+        self.live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.live.stop()
+
+    def say(self, text: str) -> None:
+        """Print a line that stays."""
+        self.console.print(text, markup=False, soft_wrap=True)
+
+    def progress(self, task: str, done: int, total: int, note: str = "") -> None:
+        """`done` of `total` of a task; the `done` of the first call is where this process begins."""
+        now = time.monotonic()
+        start, begun = self.starts.setdefault(task, (now, done))
+        left = remaining(done - begun, total - done, now - start)
+        state = "  ".join(filter(None, (f"{done:,}/{total:,}", note, left)))
+
+        if self.console.is_terminal:
+            if task not in self.bars:
+                self.bars[task] = self.live.add_task(task, state=state)
+            self.live.update(self.bars[task], completed=done, total=total, state=state)
+        elif now - self.spoken.setdefault(task, start) >= EVERY or (done >= total and now - start >= 2):
+            self.spoken[task] = now
+            print(f"{task}: {state}", file=sys.stderr, flush=True)
+
+
+def remaining(done: int, left: int, seconds: float) -> str:
+    """The time that `left` units will take at the pace of `done` units in `seconds`, in words; "" when unknown."""
+    if left <= 0 or done <= 0 or seconds < 0.5:
+        return ""
+    return f"{duration(seconds / done * left)} left"
+
+
+def duration(seconds: float) -> str:
+    """45 -> "45 s", 150 -> "2 min 30 s", 7500 -> "2 h 05 min", 200000 -> "2 d 7 h"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 48 * 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"

@@ -1,0 +1,70 @@
+"""`sfumato train`: from a folder of pictures, or a recipe, to a model."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from sfumato.cli.progress import Terminal
+from sfumato.config import Config, load_recipe
+from sfumato.errors import UserError
+
+
+def train(
+    path: str | None = None,
+    /,
+    *,
+    recipe: str | None = None,
+    out: Path | None = None,
+    changes: Annotated[tuple[str, ...], Parameter(name="--set")] = (),
+    dry_run: bool = False,
+) -> None:
+    """Train a model; the same command resumes.
+
+    Parameters
+    ----------
+    path
+        Folder of pictures, or the name of a public data set (`sfumato data get`); by default the recipe's.
+    recipe
+        Name of a recipe or path of a YAML file; `folder` by default, which sizes itself to the data and the machine.
+    out
+        Run folder, for checkpoints, logs, samples and the model; by default runs/ and the recipe's or folder's name.
+    changes
+        One setting, e.g. network.channels=64; may be given again.
+    dry_run
+        Print pictures, bad files, parameters, steps, memory, time and disk, and stop.
+    """
+    config, out = settings(path, recipe, out, changes)
+
+    from sfumato.training import run
+
+    command = shlex.join(["sfumato", *sys.argv[1:]])
+    with Terminal() as terminal:
+        if dry_run:
+            estimate = run.dry_run(config, out, terminal)
+        else:
+            run.train(config, out, terminal, command)
+    if dry_run:
+        print(estimate)
+    else:
+        print(f'{out / "model"}\ndraw with it: sfumato generate "a prompt" --model {shlex.quote(str(out / "model"))}')
+
+
+def settings(path: str | None, recipe: str | None, out: Path | None, changes: tuple[str, ...]) -> tuple[Config, Path]:
+    """The settings and the run folder that a command line asks for."""
+    if path is None and recipe is None:
+        raise UserError(
+            "train: there is neither a folder nor a recipe to train from",
+            "`sfumato train ./my-pictures` for your own pictures, `sfumato recipes` for what else there is",
+        )
+    if path is not None:
+        changes = (f"data.path={json.dumps(path)}", *changes)
+    config = load_recipe(recipe or "folder", changes)
+
+    name = config.name if path is None or recipe is not None else Path(path).resolve().name or "root"
+    return config, out or Path("runs") / name

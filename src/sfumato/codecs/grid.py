@@ -1,0 +1,45 @@
+"""Pictures side by side with a line of text under each: the one layout of sample sheets, grids and contact sheets."""
+
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw, ImageFont
+
+MARGIN = 6
+
+
+def labelled_grid(pictures: Sequence[Image.Image], labels: Sequence[str], columns: int, tile: int = 96) -> Image.Image:
+    """A sheet on white, row by row.
+
+    Args:
+        pictures: any sizes; each is scaled by a whole factor where it can be, so that pixels stay crisp.
+        labels: one a picture; an empty label everywhere saves the room for text. Long ones are cut.
+        columns: pictures a row.
+        tile: side of a picture on the sheet, in pixels.
+    """
+    font = ImageFont.load_default(max(10, tile // 8))
+    text_height = int(font.size * 1.4) if any(labels) else 0
+    rows = -(-len(pictures) // columns)
+    step_x, step_y = tile + MARGIN, tile + text_height + MARGIN
+    sheet = Image.new("RGB", (columns * step_x + MARGIN, rows * step_y + MARGIN), "white")
+    canvas = ImageDraw.Draw(sheet)
+    for i, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
+        x, y = MARGIN + i % columns * step_x, MARGIN + i // columns * step_y
+        whole = tile // max(picture.size)
+        crisp = (
+            picture.resize((picture.width * whole, picture.height * whole), Image.Resampling.NEAREST)
+            if whole
+            else picture
+        )
+        crisp.thumbnail((tile, tile), Image.Resampling.LANCZOS)
+        sheet.paste(crisp, (x + (tile - crisp.width) // 2, y + (tile - crisp.height) // 2))
+        canvas.text((x, y + tile), fitting(label, font, tile), fill="black", font=font)
+    return sheet
+
+
+def fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """The longest beginning of ``text`` that is at most ``width`` pixels long, with an ellipsis when cut."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"

@@ -1,0 +1,84 @@
+"""The small interface of conditioning, and its two simplest members.
+
+A conditioner is a module with ``forward(conditions) -> dict of tensors`` and three facts that the rest of the house
+reads: the widths ``vector_dim`` and ``context_dim`` that the network needs, and ``normalize(condition)``, which checks
+one condition from outside and returns its canonical form.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.errors import UserError, nearest
+
+Condition = str | None
+Progress = Callable[[int, int], None]
+
+
+class Conditioner(nn.Module):
+    """Abstract. Turns conditions into tensors; ``None`` is the null condition."""
+
+    vector_dim = 0
+    context_dim = 0
+
+    def forward(self, conditions: Sequence[Condition]) -> dict[str, Tensor]:
+        """Tensors of batch size ``len(conditions)`` on the device of the module's parameters."""
+        raise NotImplementedError(f"{type(self).__name__} must say how a condition becomes tensors")
+
+    def normalize(self, condition: Condition) -> Condition:
+        """The canonical form of one condition; a UserError when it cannot be understood."""
+        return condition
+
+    def prepare(self, conditions: Sequence[str], progress: Progress = lambda done, total: None) -> None:
+        """Told of all conditions that training will use, before it starts: a place to encode them once."""
+
+
+class Unconditional(Conditioner):
+    """No condition at all: the network sees noise and time only."""
+
+    def forward(self, conditions: Sequence[Condition]) -> dict[str, Tensor]:
+        return {}
+
+    def normalize(self, condition: Condition) -> Condition:
+        if condition:
+            raise UserError(
+                f"prompt: {condition!r} was given, but this model was trained without captions or classes",
+                fix="leave the prompt out, or train on captioned pictures",
+            )
+        return None
+
+
+class ClassConditioner(Conditioner):
+    """A learned vector per class, one more for the null condition.
+
+    Args:
+        classes: the class names, in the order of their indices.
+        width: the length of the vectors.
+    """
+
+    def __init__(self, classes: Sequence[str], width: int) -> None:
+        super().__init__()
+        self.classes = tuple(classes)
+        self.vector_dim = width
+        self.index = {name: i for i, name in enumerate(self.classes)}
+        self.embedding = nn.Embedding(len(self.classes) + 1, width)
+
+    def normalize(self, condition: Condition) -> Condition:
+        """Accepts a class name in any case, or a class index written as a number."""
+        if condition is None or condition == "":
+            return None
+        by_case = {name.casefold(): name for name in self.classes}
+        if condition.casefold() in by_case:
+            return by_case[condition.casefold()]
+        if condition.isdigit() and int(condition) < len(self.classes):
+            return self.classes[int(condition)]
+        raise UserError(
+            f"prompt: {condition!r} is not one of this model's {len(self.classes)} classes: {', '.join(self.classes)}",
+            fix=f"did you mean {nearest(condition, self.classes)!r}?",
+        )
+
+    def forward(self, conditions: Sequence[Condition]) -> dict[str, Tensor]:
+        null = len(self.classes)
+        indices = [null if c is None else self.index[c] for c in conditions]
+        return {"vector": self.embedding(torch.tensor(indices, device=self.embedding.weight.device))}

@@ -1,0 +1,402 @@
+"""Every setting of a run: typed, bounded, frozen, and the same in YAML, in Python and on the command line.
+
+A recipe is a YAML file that gives the settings which differ from the defaults below; `--set network.channels=64`
+changes one of them. Settings are checked as a whole before anything starts: an unknown name fails with the nearest
+known one, a value out of its range with the field, the value, the range and the fix (`config_errors.py`). Names of
+schedules, solvers and the like are resolved to objects in `registry.py`; here they are words.
+
+    config = load_recipe("emoji", ["network.channels=64", "training.steps=1000"])
+    config.network.channels                                  # 64
+    print(config.to_yaml())
+
+"auto" values (`data.size: 0`, `training.steps: 0`, `condition.kind: auto`) are resolved by the training code from the
+data and the machine; `Config.automatic` lists those that are left.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sfumato import settings_yaml
+from sfumato.config_errors import explain
+from sfumato.errors import ConfigError, unknown
+
+LARGEST_SIZE = 1024
+LARGEST_SEED = 2**63 - 1
+
+
+def within(default: Any, low: float, high: float, meaning: str) -> Any:
+    """A number from `low` to `high`."""
+    return Field(default, ge=low, le=high, description=meaning)
+
+
+def word(default: Any, meaning: str) -> Any:
+    """One of a few words, a text or a switch: all that needs no bounds beside its type."""
+    return Field(default, description=meaning)
+
+
+class Settings(BaseModel):
+    """A frozen group of settings; unknown names are refused, NaN and infinity too."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+Group = TypeVar("Group", bound=Settings)
+
+
+class About(Settings):
+    """What a recipe is for, and what it costs; shown by `sfumato recipes`, without influence on the run."""
+
+    task: str = word("", "what is learnt from what")
+    hardware: str = word("", "what it was run on")
+    time: str = word("", "how long it took there")
+    score: str = word("", "what it reached")
+    licence: str = word("", "of the data")
+    notes: str = word("", "for the model card: intended use, limits, attribution")
+
+
+class Data(Settings):
+    """The pictures and how they are fitted to the network."""
+
+    path: str = Field(min_length=1, description="a folder, or the name of a public data set (`sfumato data get`)")
+    size: int = within(32, 0, LARGEST_SIZE, "side of the square pictures in pixels; 0: from the data and the machine")
+    channels: Literal[1, 3] = word(3, "1: grey, 3: colour")
+    validation: float = within(0.02, 0, 0.5, "fraction of the pictures held out")
+    flip: bool = word(False, "mirror half of the pictures, where left and right mean the same")
+    policy: Literal["stop", "skip", "quarantine"] = word("stop", "what to do about unusable files")
+
+    @model_validator(mode="after")
+    def _size(self) -> Data:
+        if 0 < self.size < 4:
+            raise ValueError(f"size = {self.size} is too small: use 4 to {LARGEST_SIZE}, or 0 for automatic")
+        return self
+
+
+class UNet(Settings):
+    """The convolutional network with skips; strong on small data."""
+
+    kind: Literal["unet"] = "unet"
+    channels: int = within(128, 8, 2048, "width of the first level")
+    multipliers: tuple[Annotated[int, Field(ge=1, le=16)], ...] = Field(
+        default=(1, 2, 2, 2), min_length=1, max_length=8, description="width of each level in units of `channels`"
+    )
+    blocks: int = within(2, 1, 8, "residual blocks a level on the way down")
+    attention_level: int | None = within(1, 0, 7, "the level with self-attention, 0 the finest; null for none")
+    heads: int = within(1, 1, 64, "attention heads")
+    patch: int = within(1, 1, 16, "side of the pixel blocks folded into channels at the entry")
+    dropout: float = within(0.0, 0, 0.9, "of the residual blocks")
+    groups: int = within(32, 1, 256, "of the group normalisation")
+    learned_variance: bool = word(False, "also predict the variance of a step")
+
+    @property
+    def multiple(self) -> int:
+        """The picture's side must be a multiple of this."""
+        return self.patch * 2 ** (len(self.multipliers) - 1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> UNet:
+        for m in self.multipliers:
+            if self.channels * m % self.groups:
+                raise ValueError(
+                    f"channels = {self.channels} times {m} is no multiple of groups = {self.groups}: "
+                    f"use channels = {max(1, round(self.channels / self.groups)) * self.groups}, or other groups"
+                )
+        if self.attention_level is not None:
+            if self.attention_level >= len(self.multipliers):
+                raise ValueError(
+                    f"attention_level = {self.attention_level}, but multipliers name {len(self.multipliers)} levels: "
+                    f"use 0 to {len(self.multipliers) - 1}, or null for no attention"
+                )
+            if self.channels * self.multipliers[self.attention_level] % self.heads:
+                width = self.channels * self.multipliers[self.attention_level]
+                raise ValueError(f"heads = {self.heads} does not divide {width} channels: use a divisor of {width}")
+        return self
+
+
+class DiT(Settings):
+    """The transformer on patches; strong on large data."""
+
+    kind: Literal["dit"] = "dit"
+    patch: int = within(4, 1, 64, "side of a patch in pixels")
+    width: int = within(384, 8, 8192, "of the tokens")
+    depth: int = within(12, 1, 128, "transformer blocks")
+    heads: int = within(6, 1, 128, "attention heads")
+    learned_variance: bool = word(False, "also predict the variance of a step")
+
+    @property
+    def multiple(self) -> int:
+        """The picture's side must be a multiple of this."""
+        return self.patch
+
+    @model_validator(mode="after")
+    def _fits(self) -> DiT:
+        if self.width % self.heads or self.width % 4:
+            step = math.lcm(4, self.heads)
+            raise ValueError(
+                f"width = {self.width} is no multiple of 4 and of heads = {self.heads}: use a multiple of {step}"
+            )
+        return self
+
+
+class Diffusion(Settings):
+    """The process and what the network predicts."""
+
+    schedule: Literal["linear", "cosine", "flow", "karras"] = word("cosine", "how signal turns into noise")
+    shift: float = within(1.0, 0.1, 20, "noise against signal, up for large pictures (log-SNR - 2 log shift)")
+    parameterization: Literal["epsilon", "x", "v", "flow", "karras"] = word("v", "what the network predicts")
+    sigma_data: float = within(0.5, 0.01, 10, "standard deviation of the data in [-1, 1]")
+
+
+class NoCondition(Settings):
+    """Pictures without prompts."""
+
+    kind: Literal["none"] = "none"
+
+
+class AutoCondition(Settings):
+    """What the data has: captions become text, labels become class, else none."""
+
+    kind: Literal["auto"] = "auto"
+
+
+class ClassCondition(Settings):
+    """One of the classes by name."""
+
+    kind: Literal["class"] = "class"
+    width: int = within(256, 8, 4096, "of the class embedding")
+    dropout: float = within(0.1, 0, 0.9, "fraction of the pictures learnt without condition, for guidance")
+
+
+class TextCondition(Settings):
+    """A prompt, read by a small transformer trained with the pictures."""
+
+    kind: Literal["text"] = "text"
+    width: int = within(192, 16, 2048, "of the tokens")
+    depth: int = within(3, 1, 48, "transformer blocks")
+    heads: int = within(6, 1, 64, "attention heads")
+    vocabulary: int = within(4096, 64, 131072, "tokens, learnt from the captions")
+    max_length: int = within(32, 4, 512, "tokens of a prompt that are read")
+    dropout: float = within(0.1, 0, 0.9, "fraction of the pictures learnt without condition, for guidance")
+
+    @model_validator(mode="after")
+    def _fits(self) -> TextCondition:
+        if self.width % self.heads:
+            raise ValueError(
+                f"width = {self.width} is no multiple of heads = {self.heads}: use a multiple of {self.heads}"
+            )
+        return self
+
+
+class SentenceCondition(Settings):
+    """A prompt, read by a frozen sentence encoder that knows words beyond the captions."""
+
+    kind: Literal["sentence"] = "sentence"
+    encoder: str = word("minilm", "a known encoder or a folder with one")
+    width: int = within(512, 8, 4096, "of the trained perceptron on the sentence vector")
+    dropout: float = within(0.1, 0, 0.9, "fraction of the pictures learnt without condition, for guidance")
+
+
+class Objective(Settings):
+    """What is minimised, and at which times."""
+
+    weight: Literal["simple", "x", "v", "flow", "min_snr", "edm"] = word("v", "weight of the loss over noise levels")
+    time_law: Literal["uniform", "logit_normal", "log_normal"] = word("uniform", "law of the training times")
+    time_mean: float = within(0.0, -10, 10, "of the time law")
+    time_std: float = within(1.0, 0.01, 10, "of the time law")
+
+
+class Optimizer(Settings):
+    """How the weights move."""
+
+    kind: Literal["adamw", "muon"] = word("adamw", "muon: for matrices, AdamW for the rest")
+    lr: float = within(2e-4, 1e-8, 1, "learning rate at its peak; Muon's steps are scaled to AdamW's")
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = word(
+        (0.9, 0.99), "decay of the gradient's moments"
+    )
+    weight_decay: float = within(0.0, 0, 10, "decoupled")
+    warmup: int = within(200, 0, 10**7, "steps of linear rise")
+    decay: float = within(0.0, 0, 1, "fraction of the steps, at the end, of linear fall to 0")
+    clip: float = within(1.0, 1e-6, 1e6, "largest norm of the gradient")
+
+
+class Training(Settings):
+    """How long, how many at once, and what is kept."""
+
+    steps: int = within(20000, 0, 10**8, "of the optimizer; 0: from the data and the machine")
+    batch: int = within(64, 1, 65536, "pictures a step and accumulation")
+    accumulate: int = within(1, 1, 4096, "batches a step")
+    precision: Literal["auto", "fp32", "bf16"] = word("auto", "auto: the fastest that is safe on the device")
+    compile: bool = word(False, "torch.compile")
+    seed: int = within(0, 0, LARGEST_SEED, "of weights, order, noise and times")
+    ema: tuple[Annotated[float, Field(gt=0, le=0.25)], ...] = Field(
+        default=(0.05, 0.10), min_length=1, max_length=8, description="widths sigma_rel of the averages of the weights"
+    )
+    validate_every: int = within(500, 1, 10**8, "steps between validation losses")
+    sample_every: int = within(1000, 1, 10**8, "steps between sample sheets")
+    checkpoint_every: int = within(500, 1, 10**8, "steps between checkpoints")
+    keep: int = within(3, 1, 1000, "checkpoints kept")
+    half: bool = word(True, "save the model's weights in half precision")
+    half: bool = word(False, "save the finished model in half precision")
+    threads: int = within(0, 0, 1024, "CPU threads; 0: all cores")
+
+
+class Sampling(Settings):
+    """How pictures are drawn, unless asked otherwise."""
+
+    solver: Literal["ddpm", "ddim", "heun", "dpm++2m"] = word("dpm++2m", "how a step is taken")
+    grid: Literal["uniform", "log-snr", "karras"] = word("uniform", "where the steps are")
+    steps: int = within(20, 1, 10000, "from noise to picture")
+    guidance: float = within(3.0, 0, 100, "how strictly to follow the prompt; 1: unguided")
+    guidance_interval: tuple[Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(ge=0, le=1)]] = word(
+        (0.0, 1.0), "times t with guidance"
+    )
+    ema: int = within(0, 0, 7, "which of training.ema draws")
+    prompts: tuple[str, ...] = Field(default=(), max_length=256, description="of the sample sheet during training")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Sampling:
+        if self.guidance_interval[0] >= self.guidance_interval[1]:
+            interval = list(self.guidance_interval)
+            raise ValueError(f"guidance_interval = {interval} is empty: write [low, high] with low below high")
+        return self
+
+
+class Config(Settings):
+    """All settings of a run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="letters, digits, dots and dashes")
+    about: About = About()
+    data: Data
+    network: Annotated[UNet | DiT, Field(discriminator="kind")] = UNet()
+    diffusion: Diffusion = Diffusion()
+    condition: Annotated[
+        NoCondition | AutoCondition | ClassCondition | TextCondition | SentenceCondition, Field(discriminator="kind")
+    ] = NoCondition()
+    objective: Objective = Objective()
+    optimizer: Optimizer = Optimizer()
+    training: Training = Training()
+    sampling: Sampling = Sampling()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Config:
+        if self.data.size % self.network.multiple:
+            near = max(1, round(self.data.size / self.network.multiple)) * self.network.multiple
+            raise ValueError(
+                f"data.size = {self.data.size} is no multiple of {self.network.multiple}, which this network needs: "
+                f"use {near}, or a smaller patch or fewer levels"
+            )
+        if self.sampling.ema >= len(self.training.ema):
+            raise ValueError(
+                f"sampling.ema = {self.sampling.ema}, but training.ema has {len(self.training.ema)} entries: "
+                f"use 0 to {len(self.training.ema) - 1}"
+            )
+        return self
+
+    @property
+    def automatic(self) -> tuple[str, ...]:
+        """The settings still to be resolved from the data and the machine."""
+        marks = {
+            "data.size": self.data.size == 0,
+            "training.steps": self.training.steps == 0,
+            "condition.kind": self.condition.kind == "auto",
+        }
+        return tuple(name for name, is_automatic in marks.items() if is_automatic)
+
+    def to_yaml(self) -> str:
+        """All settings, defaults included, as a recipe that `load_recipe` reads back to an equal Config."""
+        return settings_yaml.dump(self.model_dump(mode="json"))
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of all that can influence the run: every setting but `about`."""
+        text = json.dumps(self.model_dump(mode="json", exclude={"about"}), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def validate(settings: Mapping[str, Any], where: str, model: type[Group] = Config) -> Group:
+    """`settings` as a checked, frozen `model`.
+
+    Args:
+        settings: plain values, as YAML or JSON give them.
+        where: a file or a word that begins the error message.
+        model: Config, or one group of it.
+
+    Raises:
+        ConfigError: names every field at fault with its value, its range and the fix.
+    """
+    try:
+        return model.model_validate(settings)
+    except ValidationError as error:
+        raise explain(error, where, model) from None
+
+
+def change(settings: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """`settings` with `path=value` overrides put in; values are read as YAML ("64", "[1, 2]", "null", "a b").
+
+    A changed `kind` starts its group afresh: what the recipe said of the other kind has no meaning there.
+    """
+    pairs = []
+    for override in overrides:
+        path, equals, value = override.partition("=")
+        if not equals or not path.strip():
+            raise ConfigError(f"--set {override!r} is not of the form name=value", "e.g. --set network.channels=64")
+        pairs.append((path.strip().split("."), settings_yaml.load(value, f"--set {override}")))
+
+    changed = copy.deepcopy(settings)
+    for path, value in sorted(pairs, key=lambda pair: pair[0][-1] != "kind"):
+        group = changed
+        for i, key in enumerate(path[:-1]):
+            group = group.setdefault(key, {})
+            if not isinstance(group, dict):
+                name = ".".join(path[: i + 1])
+                raise ConfigError(f"--set {'.'.join(path)}: {name} is no group of settings", f"did you mean {name}?")
+        if path[-1] == "kind" and group.get("kind", value) != value:
+            group.clear()
+        group[path[-1]] = value
+    return changed
+
+
+def _recipe_files() -> dict[str, Any]:
+    folder = files("sfumato") / "recipes"
+    return {f.name.removesuffix(".yaml"): f for f in sorted(folder.iterdir(), key=str) if f.name.endswith(".yaml")}
+
+
+def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Config:
+    """A recipe of the package by name, or any YAML file by path, with `path=value` overrides.
+
+    Raises:
+        ConfigError: no such recipe or file, unknown settings, values out of range.
+    """
+    name, shipped = str(name_or_path), _recipe_files()
+    if name in shipped:
+        text, where = shipped[name].read_text("utf-8"), f"recipe {name}"
+    elif Path(name).is_file():
+        where = name
+        try:
+            text = Path(name).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{name} cannot be read as text: {error}", "give a YAML file in UTF-8") from None
+    else:
+        error = unknown("recipe", name, shipped, ConfigError)
+        raise ConfigError(error.message, f"{error.fix}, or give the path of a YAML file")
+
+    settings = settings_yaml.load(text, where)
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{where} holds no settings", "see `sfumato recipes emoji` for an example")
+
+    overrides = list(overrides)
+    where += "".join(f" --set {override}" for override in overrides)
+    return validate(change(settings, overrides), where)
+
+
+def recipes() -> dict[str, Config]:
+    """The recipes of the package by name."""
+    return {name: load_recipe(name) for name in _recipe_files()}

@@ -1,0 +1,177 @@
+"""From a ValidationError to a sentence that a person can act on: field, value, range, fix.
+
+What a field may be is read from the JSON schema of the settings, so that a bound is written once, in `config.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from difflib import SequenceMatcher
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from sfumato.errors import ConfigError, nearest
+
+Schema = dict[str, Any]
+
+TYPES = {"integer": "a whole number", "number": "a number", "string": "a text", "boolean": "true or false"}
+PLURALS = {"integer": "whole numbers", "number": "numbers", "string": "texts"}
+
+
+def explain(error: ValidationError, where: str, model: type[BaseModel]) -> ConfigError:
+    """All faults of `error` as one ConfigError; `where` names the file or command that the settings came from."""
+    schema = model.model_json_schema()
+    lines, fixes = [], []
+    for fault in error.errors(include_url=False):
+        line, fix = _fault(fault, schema)
+        lines.append(line)
+        fixes.append(fix)
+
+    if len(lines) == 1:
+        return ConfigError(f"{where}: {lines[0]}", fixes[0])
+    return ConfigError("\n  ".join([f"{where}: {len(lines)} settings are wrong", *lines]), "\n  ".join(["", *fixes]))
+
+
+def _fault(fault: Any, schema: Schema) -> tuple[str, str]:
+    """What is wrong, and what to do."""
+    path = _without_tags(fault["loc"], schema)
+    name, value, kind = _dotted(path), fault["input"], fault["type"]
+
+    if kind == "extra_forbidden":
+        if isinstance(value, dict):
+            meant = _dotted((*path[:-1], nearest(str(path[-1]), _at(path[:-1], schema).get("properties", {}))))
+        else:
+            meant = _meant(name, schema, fault["loc"])
+        if name in dict(_settings(schema, schema, ())):
+            group = _dotted(path[:-1])
+            line = f"{name} is a setting of another {group}.kind; did you mean {meant}?"
+            return line, f"leave it out, or change {group}.kind"
+        return f"{name} is not a setting: did you mean {meant}?", f"write {meant}, or leave it out"
+
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        kinds = list(_resolve(_at(path, schema), schema)["discriminator"]["mapping"])
+        given = value.get("kind") if isinstance(value, dict) else value
+        if given is None:
+            return f"{name}.kind is missing", f"set {name}.kind to one of {', '.join(kinds)}"
+        return (
+            f"{name}.kind = {given!r} is not known: did you mean {nearest(str(given), kinds)!r}?",
+            f"set {name}.kind to one of {', '.join(kinds)}",
+        )
+
+    if kind == "missing":
+        return f"{name} is missing", f"set {name} to {_allowed(_at(path, schema), schema)}"
+
+    if kind == "value_error":  # raised by a validator of config.py, in these words
+        message, _, fix = str(fault["ctx"]["error"]).partition(": ")
+        return (f"{name}.{message}" if name else message), fix
+
+    allowed = _allowed(_at(path, schema), schema)
+    line = f"{name} = {value!r} is not possible: it must be {allowed}"
+    if kind == "literal_error" and isinstance(value, str):
+        choices = [str(choice) for choice in _at(path, schema)["enum"]]
+        line += f"; did you mean {nearest(value, choices)!r}?"
+    return line, f"set {name} to {allowed}"
+
+
+def _dotted(path: tuple[Any, ...]) -> str:
+    """("training", "ema", 1) -> "training.ema[1]"."""
+    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).removeprefix(".")
+
+
+def _resolve(schema: Schema, root: Schema) -> Schema:
+    while "$ref" in schema:
+        schema = root["$defs"][schema["$ref"].rpartition("/")[2]]
+    if "allOf" in schema and len(schema["allOf"]) == 1:
+        return _resolve(schema["allOf"][0], root)
+    return schema
+
+
+def _step(schema: Schema, key: Any, root: Schema) -> list[Schema]:
+    """The schemas that `key` may have below `schema` (several below a union)."""
+    schema = _resolve(schema, root)
+    found = [schema["properties"][key]] if key in schema.get("properties", {}) else []
+    if isinstance(key, int):
+        found += schema.get("prefixItems", [])[key : key + 1] or ([schema["items"]] if schema.get("items") else [])
+    for branch in schema.get("oneOf", []) + schema.get("anyOf", []):
+        found += _step(branch, key, root)
+    return found
+
+
+def _at(path: tuple[Any, ...], root: Schema) -> Schema:
+    schema = root
+    for key in path:
+        below = _step(schema, key, root)
+        if not below:
+            return {}
+        schema = below[0]
+    return _resolve(schema, root)
+
+
+def _without_tags(loc: tuple[Any, ...], root: Schema) -> tuple[Any, ...]:
+    """pydantic puts the tag of a union into the path, ("network", "unet", "channels"): leave it out."""
+    path: tuple[Any, ...] = ()
+    for key in loc:
+        if key not in _at(path, root).get("discriminator", {}).get("mapping", {}):
+            path += (key,)
+    return path
+
+
+def _allowed(schema: Schema, root: Schema) -> str:
+    """ "a whole number from 1 to 64", "'a' or 'b'", "a list of 1 to 8 numbers, each from 0 to 1"."""
+    schema = _resolve(schema, root)
+    if "enum" in schema:
+        words = [repr(choice) for choice in schema["enum"]]
+        return f"{', '.join(words[:-1])} or {words[-1]}"
+    if "const" in schema:
+        return repr(schema["const"])
+    if "anyOf" in schema:
+        return " or ".join(
+            "null" if branch.get("type") == "null" else _allowed(branch, root) for branch in schema["anyOf"]
+        )
+    if schema.get("type") == "array":
+        items = _resolve((schema.get("prefixItems") or [schema["items"]])[0], root)
+        low, high = schema.get("minItems"), schema.get("maxItems")
+        count = f"{low} " if low == high else f"{low or 0} to {high} " if high else ""
+        limits = _limits(items)
+        return f"a list of {count}{PLURALS[items['type']]}" + (f", each {limits}" if limits else "")
+    if "properties" in schema or "oneOf" in schema:
+        return "a group of settings (name: value)"
+    if "pattern" in schema:
+        return schema.get("description", TYPES["string"])
+    return " ".join(filter(None, (TYPES.get(schema.get("type", ""), "of another type"), _limits(schema))))
+
+
+def _limits(schema: Schema) -> str:
+    low = schema.get("minimum", schema.get("exclusiveMinimum"))
+    high = schema.get("maximum", schema.get("exclusiveMaximum"))
+    start = f"above {low:g}" if "exclusiveMinimum" in schema else f"from {low:,}" if low is not None else ""
+    end = f"to below {high:g}" if "exclusiveMaximum" in schema else f"to {high:,}" if high is not None else ""
+    return f"{start} {end}".strip()
+
+
+def _settings(schema: Schema, root: Schema, tags: tuple[Any, ...], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """All (dotted name, description); of a union, when one of its tags is in `tags`, only that branch's."""
+    schema = _resolve(schema, root)
+    branches = schema.get("discriminator", {}).get("mapping", {})
+    for tag, reference in branches.items():
+        if tag in tags or not set(tags) & set(branches):
+            yield from _settings({"$ref": reference}, root, tags, prefix)
+    for key, below in schema.get("properties", {}).items():
+        if "description" in below:  # a value; groups have theirs in $defs
+            yield f"{prefix}{key}", below["description"]
+        yield from _settings(below, root, tags, f"{prefix}{key}.")
+
+
+def _meant(name: str, root: Schema, tags: tuple[Any, ...]) -> str:
+    """The known setting most like an unknown one: by its last word or by its description, at best in the same group."""
+    group, _, last = name.lower().rpartition(".")
+    words = last.replace("_", " ")
+
+    def likeness(setting: tuple[str, str]) -> float:
+        known_group, _, known = setting[0].rpartition(".")
+        named = SequenceMatcher(None, last, known).ratio()
+        described = 0.9 if words in setting[1].lower() else 0.0  # learning_rate -> lr: "learning rate of AdamW"
+        return max(named, described) + 0.3 * SequenceMatcher(None, group, known_group).ratio()
+
+    return max(_settings(root, root, tags), key=likeness)[0]

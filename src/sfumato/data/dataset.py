@@ -1,0 +1,99 @@
+"""A prepared data set: pictures of one size in a memory map, and what is said of each."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sfumato.data import manifest
+from sfumato.data.faults import DataError
+
+PICTURES = "pictures.npy"
+INDEX = "index.json"
+FAULTS = "faults.json"
+
+
+class Dataset:
+    """N pictures of size x size pixels, as `prepare` wrote them.
+
+    Attributes:
+        pictures: read-only memory map, uint8 (N, size, size, channels).
+        captions: a tuple of captions a picture, possibly empty.
+        labels: a class index a picture, or None when not every picture has one.
+        classes: names of the classes, by index.
+        manifest_hash: SHA-256 of manifest.jsonl, which names the data.
+        index: what `prepare` recorded: layout, size, channels, counts, signature.
+        folder: where all of it lies.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self.index: dict[str, Any] = json.loads((self.folder / INDEX).read_text(encoding="utf-8"))
+        self.pictures: np.ndarray = np.load(self.folder / PICTURES, mmap_mode="r", allow_pickle=False)
+        self.manifest_hash = manifest.file_hash(self.folder / manifest.NAME)
+        self.classes = tuple(self.index["classes"])
+
+        numbers = {name: index for index, name in enumerate(self.classes)}
+        self.captions: list[tuple[str, ...]] = []
+        labels: list[int | None] = []
+        hashes: list[str] = []
+        for values in manifest.read(self.folder / manifest.NAME):
+            self.captions.append(tuple(values.get("captions", ())))
+            labels.append(numbers.get(values.get("label")))
+            hashes.append(values["sha256"])
+        self.labels = None if not labels or None in labels else [n for n in labels if n is not None]
+        # 52 bits of each hash: exact in a double, and even over [0, 1).
+        self._places = np.array([int(digest[:13], 16) / 16**13 for digest in hashes])
+
+        if len(self.pictures) != len(hashes) or self.manifest_hash != self.index["manifest_hash"]:
+            raise DataError(f"{self.folder} is incomplete or was changed", "delete it, and it is made anew")
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    @property
+    def size(self) -> int:
+        """Pixels of a side."""
+        return self.pictures.shape[1]
+
+    @property
+    def channels(self) -> int:
+        """3 for RGB, 1 for grey."""
+        return self.pictures.shape[3]
+
+    @property
+    def manifest(self) -> list[dict[str, Any]]:
+        """The manifest's rows (see `sfumato.data.manifest`), read from disk."""
+        return list(manifest.read(self.folder / manifest.NAME))
+
+    def split(self, validation: float) -> tuple[np.ndarray, np.ndarray]:
+        """(train, validation): two int64 arrays of indices, disjoint, together all of them.
+
+        A picture's side depends on the hash of its own file: adding files moves none, and identical files land on one
+        side, whatever their names. About `validation` (in [0, 1)) of the pictures are held out; above 0, it is at least
+        one, and one always remains to train on.
+        """
+        if not 0 <= validation < 1:
+            raise ValueError(f"validation = {validation} must be in [0, 1): the fraction of pictures held out")
+        held_out = self._places < validation
+        if validation > 0 and not held_out.any():
+            held_out = self._places == self._places.min()
+        if held_out.all():
+            held_out = self._places != self._places.max()
+        return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+    def describe(self) -> str:
+        """For people: what was found, what was left out and why, what was converted, how much is repeated."""
+        lines = [self.index["found"]]
+        if self.index["faults"]:
+            kinds = ", ".join(f"{kind} {n:,}" for kind, n in sorted(self.index["faults"].items()))
+            lines.append(f"left out: {sum(self.index['faults'].values()):,} ({kinds}); see {self.folder / FAULTS}")
+        if self.index["notes"]:
+            lines.append("converted: " + ", ".join(f"{kind} {n:,}" for kind, n in self.index["notes"].items()))
+        if self.index["duplicates"]:
+            lines.append(f"duplicates: {self.index['duplicates']:,} pictures repeat another exactly")
+        lines.append(f"ready: {len(self):,} pictures of {self.size} x {self.size} x {self.channels}")
+        return "\n".join(lines)

@@ -1,0 +1,56 @@
+"""The manifest: what a data set was made of, a JSON line a picture, and the SHA-256 that names it.
+
+A row: path, sha256 (of the file), bytes, size [width, height], mode, and where known label, captions, licence, source,
+notes (conversions made). The lines are canonical (sorted keys, ASCII), so that equal data have equal hashes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from sfumato.data.readers import Picture
+from sfumato.data.records import Record
+
+NAME = "manifest.jsonl"
+
+
+def row(record: Record, digest: str, size: int, picture: Picture) -> dict[str, Any]:
+    """The manifest's row of one picture; what is not known is left out."""
+    values = {
+        "path": record.locator,
+        "sha256": digest,
+        "bytes": size,
+        "size": [picture.width, picture.height],
+        "mode": picture.mode,
+        "label": record.label,
+        "captions": list(record.captions),
+        "licence": record.licence,
+        "source": record.source,
+        "notes": list(picture.notes),
+    }
+    return {key: value for key, value in values.items() if value not in (None, [])}
+
+
+def encode(rows: Iterable[dict[str, Any]]) -> bytes:
+    """Rows -> the bytes of the file. ASCII, since file names may hold bytes that are no UTF-8."""
+    return b"".join(
+        json.dumps(values, sort_keys=True, ensure_ascii=True, separators=(",", ":")).encode("ascii") + b"\n"
+        for values in rows
+    )
+
+
+def read(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a manifest file, in the order of the pictures."""
+    with path.open("rb") as lines:
+        for line in lines:
+            yield json.loads(line)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

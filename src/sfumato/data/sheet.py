@@ -1,0 +1,102 @@
+"""A contact sheet: what a data set looks like, on one page, with captions and counts."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from sfumato.data.dataset import Dataset
+from sfumato.data.faults import DataError, printable
+from sfumato.data.readers import Unusable, read
+from sfumato.data.records import Source
+
+MARGIN, GAP, LINE = 12, 8, 12
+
+
+def contact_sheet(
+    data: Dataset | Source, columns: int = 8, rows: int = 6, tile: int = 96, seed: int = 0
+) -> Image.Image:
+    """A picture of `columns` x `rows` samples spread over the data, each above its caption or class.
+
+    Width: 2 MARGIN + columns (tile + GAP) - GAP pixels. Height: a heading line for each line of `describe()`, then
+    `rows` rows of tile + 2 LINE + GAP. The same data and seed give the same sheet. Unusable pictures are red tiles with
+    the reason.
+    """
+    if min(columns, rows) < 1 or tile < 16:
+        raise ValueError(
+            f"contact_sheet: columns = {columns}, rows = {rows} must be at least 1, tile = {tile} at least 16"
+        )
+    heading = data.describe().splitlines()
+    total = len(data) if isinstance(data, Dataset) else len(data.records)
+    if not total:
+        raise DataError("nothing to show: the data set has no pictures", "give a folder with pictures")
+
+    # One sample from each of equal stretches: every class and folder of a sorted listing has its turn.
+    cells = min(columns * rows, total)
+    offsets = np.random.default_rng(seed).random(cells)
+    chosen = ((np.arange(cells) + offsets) * total / cells).astype(int)
+
+    top = MARGIN + len(heading) * (LINE + 4) + GAP
+    size = (2 * MARGIN + columns * (tile + GAP) - GAP, top + rows * (tile + 2 * LINE + GAP) + MARGIN - GAP)
+    sheet = Image.new("RGB", size, "#f4f4f2")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(11)
+    for number, line in enumerate(heading):
+        text = shorten(printable(line), size[0] - 2 * MARGIN, font)
+        draw.text((MARGIN, MARGIN + number * (LINE + 4)), text, fill="#222222", font=font)
+
+    for cell, index in enumerate(chosen):
+        x = MARGIN + cell % columns * (tile + GAP)
+        y = top + cell // columns * (tile + 2 * LINE + GAP)
+        picture, words = _sample(data, int(index), tile)
+        if picture is None:
+            draw.rectangle((x, y, x + tile - 1, y + tile - 1), fill="#b3261e")
+        else:
+            sheet.paste(picture, (x, y))
+        for number, line in enumerate(wrap(words, tile, font, 2)):
+            draw.text((x, y + tile + 1 + number * LINE), line, fill="#444444", font=font)
+    return sheet
+
+
+def _sample(data: Dataset | Source, index: int, tile: int) -> tuple[Image.Image | None, str]:
+    if isinstance(data, Dataset):
+        pixels = data.pictures[index]
+        picture = Image.fromarray(np.array(pixels[..., 0] if data.channels == 1 else pixels)).convert("RGB")
+        words = data.captions[index][0] if data.captions[index] else ""
+        if not words and data.labels is not None:
+            words = data.classes[data.labels[index]]
+        # Pixels shown as they are, enlarged by whole numbers where that fits.
+        smooth = tile % data.size != 0
+        return picture.resize((tile, tile), Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST), words
+
+    record = data.records[index]
+    try:
+        pixels = read(record.open(), record.locator, tile, 3).pixels
+    except Unusable as error:
+        return None, f"{error.kind}: {record.locator}"
+    except OSError as error:
+        return None, f"{error.strerror or error}: {record.locator}"
+    return Image.fromarray(pixels), record.captions[0] if record.captions else record.label or record.locator
+
+
+def shorten(text: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
+    """`text`, cut with an ellipsis to `width` pixels."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "...") > width:
+        text = text[:-1]
+    return text + "..."
+
+
+def wrap(text: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, most: int) -> list[str]:
+    """`text` in at most `most` lines of `width` pixels, broken at spaces, the last one shortened."""
+    lines: list[str] = []
+    words = printable(text)[:400].split()
+    while words and len(lines) < most - 1:
+        line = words.pop(0)
+        while words and font.getlength(f"{line} {words[0]}") <= width:
+            line += " " + words.pop(0)
+        lines.append(shorten(line, width, font))
+    if words:
+        lines.append(shorten(" ".join(words), width, font))
+    return lines

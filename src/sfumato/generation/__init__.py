@@ -1,0 +1,1 @@
+"""What a user asks for: pictures from prompts, with the recipe inside each file."""

@@ -1,0 +1,15 @@
+"""Networks: called as network(x, time, vector=None, context=None, context_mask=None); they know nothing of diffusion.
+
+| module   | what                                                                        |
+|----------|-----------------------------------------------------------------------------|
+| `unet`   | the U-Net of DDPM for signals, pictures and volumes                         |
+| `dit`    | the diffusion transformer with adaLN-zero                                   |
+| `text`   | a transformer that encodes token ids, trained here or with BERT's weights   |
+| `layers` | time embedding, attention and initialisation, shared by the above           |
+"""
+
+from sfumato.networks.dit import DiT
+from sfumato.networks.text import TextTransformer, load_bert
+from sfumato.networks.unet import UNet
+
+__all__ = ["DiT", "TextTransformer", "UNet", "load_bert"]

@@ -1,0 +1,156 @@
+"""The diffusion transformer, DiT, with adaLN-zero (Peebles & Xie 2023, arXiv 2212.09748, section 3.2).
+
+A picture is cut into patches, each patch is a token, and a position is told by fixed sinusoids of its row and column.
+Every block is modulated by the embedding c of time and condition: normalised tokens are scaled and shifted, and each
+branch is gated before it joins the residual stream,
+
+    h <- h + gate_1 * attention(norm(h) * (1 + scale_1) + shift_1)
+    h <- h + cross-attention(norm(h), context)                          (where there is a context)
+    h <- h + gate_2 * mlp(norm(h) * (1 + scale_2) + shift_2),
+
+with (shift, scale, gate)_{1,2} linear in silu(c). That map starts at zero, so that every new block is the identity.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sfumato.networks.layers import CrossAttention, SelfAttention, TimeEmbedding, initialise, sinusoids, zeroed
+
+FREQUENCIES = 256  # of the time embedding, as in the paper's code
+
+
+class Block(nn.Module):
+    """One transformer block with adaLN-zero."""
+
+    def __init__(self, width: int, heads: int, context_dim: int) -> None:
+        super().__init__()
+
+        self.modulation = zeroed(nn.Linear(width, 6 * width))
+        self.attention = SelfAttention(width, heads)
+        self.cross = CrossAttention(width, context_dim, heads) if context_dim else None
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
+
+    def forward(self, h: Tensor, c: Tensor, context: Tensor | None, mask: Tensor | None) -> Tensor:
+        """Map tokens h (B, N, width), activated embedding c (B, width), context and mask to tokens (B, N, width)."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c)[:, None, :].chunk(6, dim=2)
+
+        h = torch.addcmul(h, gate1, self.attention(modulate(h, shift1, scale1)))
+        if context is not None:
+            h = h + self.cross(F.layer_norm(h, h.shape[-1:], eps=1e-6), context, mask)
+
+        return torch.addcmul(h, gate2, self.mlp(modulate(h, shift2, scale2)))
+
+
+class DiT(nn.Module):
+    """The diffusion transformer: network(x, time, vector, context, context_mask) -> (B, in_channels, size, size).
+
+    A new network returns zeros.
+
+    Args:
+        in_channels: channels of x.
+        size: the side of the square pictures, a multiple of `patch`.
+        patch: the side of a patch.
+        width: of the tokens, a multiple of 4 and of `heads`.
+        depth: the number of blocks.
+        heads: attention heads.
+        vector_dim: width of a condition vector, which is added to the time embedding; 0 for none.
+        context_dim: width of the context tokens that are cross-attended; 0 for none.
+        learned_variance: return twice the channels, the second half being the variance's (Nichol & Dhariwal 2021).
+
+    Raises:
+        ValueError: if an argument is out of its range; the message says how to mend it.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        size: int = 32,
+        patch: int = 4,
+        width: int = 384,
+        depth: int = 12,
+        heads: int = 6,
+        vector_dim: int = 0,
+        context_dim: int = 0,
+        learned_variance: bool = False,
+    ) -> None:
+        super().__init__()
+
+        if patch < 1 or size < patch or size % patch:
+            raise ValueError(f"patch = {patch}: must divide size = {size}; choose a divisor")
+        if width < 8 or width % 4:
+            raise ValueError(f"width = {width}: must be a multiple of 4 and at least 8, for the position's sinusoids")
+
+        self.size = size
+        self.patch = patch
+        self.context_dim = context_dim
+
+        self.embed = TimeEmbedding(FREQUENCIES, width, vector_dim)
+        self.stem = nn.Linear(in_channels * patch**2, width)
+        self.register_buffer("positions", grid_positions(size // patch, width), persistent=False)
+        self.blocks = nn.ModuleList(Block(width, heads, context_dim) for _ in range(depth))
+        self.modulation = zeroed(nn.Linear(width, 2 * width))
+        self.head = zeroed(nn.Linear(width, in_channels * (2 if learned_variance else 1) * patch**2))
+
+        self.apply(initialise)
+
+    def forward(
+        self,
+        x: Tensor,
+        time: Tensor,
+        vector: Tensor | None = None,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Evaluate the network.
+
+        Args:
+            x: (B, in_channels, size, size).
+            time: (B,), 0 ... 1000.
+            vector: (B, vector_dim), or None for no vector.
+            context: (B, L, context_dim), or None for no context.
+            context_mask: (B, L), True where a token of the context may be read; None for everywhere.
+
+        Returns:
+            (B, in_channels, size, size), twice the channels with learned_variance.
+
+        Raises:
+            ValueError: if x has another size, or a condition is given that the network was not built for.
+        """
+        if x.shape[2:] != (self.size, self.size):
+            raise ValueError(
+                f"x has sides {tuple(x.shape[2:])}: this DiT was built with size = {self.size}; resize x or rebuild it"
+            )
+        if context is not None and not self.context_dim:
+            raise ValueError(
+                "context was given, but the network has context_dim = 0: build it with the context's width"
+            )
+
+        c = F.silu(self.embed(time, vector))
+
+        # Pixel-unshuffle gathers a patch's pixels in the channels: (B, C p^2, n, n) -> (B, n^2, C p^2).
+        h = self.stem(F.pixel_unshuffle(x, self.patch).flatten(2).transpose(1, 2)) + self.positions
+        for block in self.blocks:
+            h = block(h, c, context, context_mask)
+
+        shift, scale = self.modulation(c)[:, None, :].chunk(2, dim=2)
+        h = self.head(modulate(h, shift, scale))
+
+        side = self.size // self.patch
+
+        return F.pixel_shuffle(h.transpose(1, 2).unflatten(2, (side, side)), self.patch)
+
+
+def modulate(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """norm(h) * (1 + scale) + shift: layer normalisation whose scale and shift come from the embedding."""
+    return torch.addcmul(shift, F.layer_norm(h, h.shape[-1:], eps=1e-6), 1 + scale)
+
+
+def grid_positions(side: int, width: int) -> Tensor:
+    """Sinusoids of the row and of the column of each token, (side^2, width): rows in the first half of the width."""
+    coordinates = torch.arange(side, dtype=torch.float32)
+    table = sinusoids(coordinates, width // 2)
+
+    return torch.cat((table.repeat_interleave(side, dim=0), table.repeat(side, 1)), dim=1)

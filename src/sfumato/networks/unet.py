@@ -1,0 +1,310 @@
+"""The U-Net of denoising diffusion probabilistic models (Ho, Jain & Abbeel 2020, appendix B), for 1, 2 or 3 dimensions.
+
+    stem --> encoder stages --> bottleneck --> decoder stages --> head
+
+Stage i works at 1/2^i of the input's resolution with channels * multipliers[i] channels. An encoder stage is `blocks`
+residual blocks and, except in the last stage, a convolution of stride 2. The bottleneck is a residual block, attention
+and a residual block. A decoder stage is `blocks` + 1 residual blocks and, except at full resolution, nearest-neighbour
+doubling and a 3x3 convolution. Whatever the stem, an encoder block or a strided convolution returns is kept and
+concatenated to the input of one decoder block (the skip connections). Self-attention follows the residual blocks of
+one chosen level, and the bottleneck's first; with a context, cross-attention follows each self-attention.
+
+A residual block is norm, SiLU, 3x3, + time, norm, SiLU, dropout, 3x3, + input. The time shifts of all blocks are one
+matrix product per call, for they all read the same embedding.
+
+With `patch` = 2 or 4 the network sees pixel-unshuffled pictures (Shi et al. 2016, arXiv 1609.05158): 1/patch of the
+side, patch^2 times the channels, and about 1/patch^2 of the cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sfumato.networks.layers import (
+    CrossAttention,
+    GroupNorm,
+    SelfAttention,
+    TimeEmbedding,
+    initialise,
+    over_positions,
+    zeroed,
+)
+
+CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+
+
+class ResBlock(nn.Module):
+    """x + conv(silu(norm(conv(silu(norm(x))) + shift))), with a 1x1 convolution of x where the channels change.
+
+    The second convolution starts at zero, so that a new block is the identity (or the 1x1 convolution).
+    """
+
+    def __init__(self, inputs: int, outputs: int, dims: int, dropout: float, groups: int) -> None:
+        super().__init__()
+
+        conv = CONVOLUTIONS[dims]
+        self.norm1 = GroupNorm(groups, inputs, silu=True)
+        self.conv1 = conv(inputs, outputs, 3, padding=1)
+        self.norm2 = GroupNorm(groups, outputs, silu=True)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = zeroed(conv(outputs, outputs, 3, padding=1))
+        self.skip = nn.Identity() if inputs == outputs else conv(inputs, outputs, 1)
+
+    def forward(self, x: Tensor, shift: Tensor) -> Tensor:
+        """Map x (B, inputs, *spatial) and the time's shift (B, outputs) to (B, outputs, *spatial)."""
+        h = self.conv1(self.norm1(x))
+        h += over_positions(shift, x)
+        h = self.conv2(self.dropout(self.norm2(h)))
+        h += self.skip(x)
+
+        return h
+
+
+class Attention(nn.Module):
+    """Residual self-attention over the positions and, where there is a context, cross-attention after it."""
+
+    def __init__(self, channels: int, heads: int, context_dim: int, groups: int) -> None:
+        super().__init__()
+
+        self.norm = GroupNorm(groups, channels)
+        self.attention = SelfAttention(channels, heads)
+        zeroed(self.attention.out)
+        self.cross_norm = GroupNorm(groups, channels) if context_dim else None
+        self.cross = CrossAttention(channels, context_dim, heads) if context_dim else None
+
+    def forward(self, x: Tensor, context: Tensor | None, mask: Tensor | None) -> Tensor:
+        """Map x (B, C, *spatial), context (B, L, context_dim) or None and its mask (B, L) or None to x's shape."""
+        h = self.attention(tokens(self.norm(x)))
+        h += tokens(x)
+
+        if context is not None:
+            x = untokens(h, x.shape)
+            h = self.cross(tokens(self.cross_norm(x)), context, mask)
+            h += tokens(x)
+
+        return untokens(h, x.shape)
+
+
+class Stage(nn.Module):
+    """The residual blocks of one resolution, attention after each or after none, and the way to the next resolution."""
+
+    def __init__(self, blocks: Sequence[ResBlock], attentions: Sequence[Attention], resample: nn.Module | None) -> None:
+        super().__init__()
+
+        self.blocks = nn.ModuleList(blocks)
+        self.attentions = nn.ModuleList(attentions)
+        self.resample = resample
+
+    def layers(self) -> Iterator[tuple[ResBlock, Attention | None]]:
+        """The blocks in order, each with the attention that follows it."""
+        yield from zip(self.blocks, self.attentions or (None,) * len(self.blocks), strict=True)
+
+
+class UNet(nn.Module):
+    """The DDPM U-Net: network(x, time, vector, context, context_mask) -> (B, out_channels, *spatial).
+
+    The defaults are DDPM's for CIFAR-10: 35,746,307 parameters. A new network returns zeros.
+
+    Args:
+        in_channels: channels of x.
+        out_channels: channels of the result; None for those of x.
+        channels: width of the first stage; a multiple of `groups`.
+        multipliers: width of each stage as a multiple of `channels`; their number is the number of stages.
+        blocks: residual blocks of an encoder stage; a decoder stage has one more.
+        attention_level: the stage that has self-attention, from 0; None leaves only that of the bottleneck.
+        heads: attention heads, a divisor of the width of the stage.
+        vector_dim: width of a condition vector, which is added to the time embedding; 0 for none.
+        context_dim: width of the context tokens that are cross-attended; 0 for none.
+        dims: 1, 2 or 3 spatial dimensions.
+        patch: 1, or 2 or 4 for a pixel-unshuffle stem and a pixel-shuffle head (2-D only).
+        dropout: probability of dropping an activation inside a residual block.
+        groups: groups of the group normalisation.
+        learned_variance: return twice the channels, the second half being the variance's (Nichol & Dhariwal 2021).
+
+    Raises:
+        ValueError: if an argument is out of its range; the message says how to mend it.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        out_channels: int | None = None,
+        channels: int = 128,
+        multipliers: Sequence[int] = (1, 2, 2, 2),
+        blocks: int = 2,
+        attention_level: int | None = 1,
+        heads: int = 1,
+        vector_dim: int = 0,
+        context_dim: int = 0,
+        dims: int = 2,
+        patch: int = 1,
+        dropout: float = 0.0,
+        groups: int = 32,
+        learned_variance: bool = False,
+    ) -> None:
+        super().__init__()
+
+        check(channels, multipliers, blocks, attention_level, dims, patch, groups)
+
+        conv = CONVOLUTIONS[dims]
+        widths = [channels * multiplier for multiplier in multipliers]
+        last = len(widths) - 1
+        out_channels = (out_channels or in_channels) * (2 if learned_variance else 1)
+
+        self.dims = dims
+        self.patch = patch
+        self.context_dim = context_dim
+        self.divisor = patch * 2**last
+
+        def block(inputs: int, outputs: int) -> ResBlock:
+            return ResBlock(inputs, outputs, dims, dropout, groups)
+
+        def attention(width: int) -> Attention:
+            return Attention(width, heads, context_dim, groups)
+
+        def stage(level: int, inputs: Sequence[int], resample: nn.Module | None) -> Stage:
+            width = widths[level]
+            blocks = [block(i, width) for i in inputs]
+            return Stage(blocks, [attention(width) for _ in blocks if level == attention_level], resample)
+
+        self.embed = TimeEmbedding(channels, 4 * channels, vector_dim)
+        self.stem = conv(in_channels * patch**dims, channels, 3, padding=1)
+
+        self.encoder = nn.ModuleList()
+        width, kept = channels, [channels]
+        for level, outputs in enumerate(widths):
+            down = conv(outputs, outputs, 3, stride=2, padding=1) if level < last else None
+            self.encoder.append(stage(level, [width] + [outputs] * (blocks - 1), down))
+            width, kept = outputs, kept + [outputs] * (blocks + (level < last))
+
+        self.bottleneck = Stage([block(width, width), block(width, width)], [], None)
+        self.bottleneck_attention = attention(width)
+
+        self.decoder = nn.ModuleList()
+        for level, outputs in reversed(list(enumerate(widths))):
+            inputs = [(width if i == 0 else outputs) + kept.pop() for i in range(blocks + 1)]
+            up = nn.Sequential(nn.Upsample(scale_factor=2), conv(outputs, outputs, 3, padding=1)) if level else None
+            self.decoder.append(stage(level, inputs, up))
+            width = outputs
+
+        self.norm = GroupNorm(groups, width, silu=True)
+        self.head = zeroed(conv(width, out_channels * patch**dims, 3, padding=1))
+
+        self.shift_widths = [block.conv1.out_channels for block in self.modules() if isinstance(block, ResBlock)]
+        self.shifts = nn.Linear(4 * channels, sum(self.shift_widths))
+
+        self.apply(initialise)
+
+    def forward(
+        self,
+        x: Tensor,
+        time: Tensor,
+        vector: Tensor | None = None,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Evaluate the network.
+
+        Args:
+            x: (B, in_channels, *spatial), each side a multiple of patch * 2^(stages - 1).
+            time: (B,), 0 ... 1000.
+            vector: (B, vector_dim), or None for no vector.
+            context: (B, L, context_dim), or None for no context.
+            context_mask: (B, L), True where a token of the context may be read; None for everywhere.
+
+        Returns:
+            (B, out_channels, *spatial), twice the channels with learned_variance.
+
+        Raises:
+            ValueError: if the sides of x do not divide, or a condition is given that the network was not built for.
+        """
+        self._check(x, context)
+
+        shifts = iter(self.shifts(F.silu(self.embed(time, vector))).split(self.shift_widths, dim=1))
+
+        h = self.stem(F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x)
+        skips = [h]
+
+        for stage in self.encoder:
+            for block, attention in stage.layers():
+                h = block(h, next(shifts))
+                h = attention(h, context, context_mask) if attention else h
+                skips.append(h)
+            if stage.resample:
+                h = stage.resample(h)
+                skips.append(h)
+
+        before, after = self.bottleneck.blocks
+        h = before(h, next(shifts))
+        h = self.bottleneck_attention(h, context, context_mask)
+        h = after(h, next(shifts))
+
+        for stage in self.decoder:
+            for block, attention in stage.layers():
+                h = block(torch.cat((h, skips.pop()), dim=1), next(shifts))
+                h = attention(h, context, context_mask) if attention else h
+            h = stage.resample(h) if stage.resample else h
+
+        h = self.head(self.norm(h))
+
+        return F.pixel_shuffle(h, self.patch) if self.patch > 1 else h
+
+    def _check(self, x: Tensor, context: Tensor | None) -> None:
+        if x.dim() != self.dims + 2:
+            raise ValueError(f"x has shape {tuple(x.shape)}: a {self.dims}-D U-Net takes (batch, channels, *sides)")
+        if any(side % self.divisor for side in x.shape[2:]):
+            raise ValueError(
+                f"x has sides {tuple(x.shape[2:])}: each must be a multiple of {self.divisor} (patch {self.patch}, times "
+                "2 for each strided stage); pad or resize x, or build the network with fewer multipliers"
+            )
+        if context is not None and not self.context_dim:
+            raise ValueError(
+                "context was given, but the network has context_dim = 0: build it with the context's width"
+            )
+
+
+def tokens(x: Tensor) -> Tensor:
+    """(B, C, *spatial) -> (B, N, C), a view; a contiguous table if x is channels-last."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def untokens(h: Tensor, shape: torch.Size) -> Tensor:
+    """(B, N, C) -> (B, C, *spatial), a view in channels-last memory."""
+    return h.transpose(1, 2).unflatten(2, shape[2:])
+
+
+def check(
+    channels: int,
+    multipliers: Sequence[int],
+    blocks: int,
+    attention_level: int | None,
+    dims: int,
+    patch: int,
+    groups: int,
+) -> None:
+    """Refuse settings that make no network.
+
+    Raises:
+        ValueError: naming the field, its value, the limit and the fix.
+    """
+    if dims not in CONVOLUTIONS:
+        raise ValueError(f"dims = {dims}: must be 1 (signals), 2 (pictures) or 3 (volumes)")
+    if patch not in (1, 2, 4):
+        raise ValueError(f"patch = {patch}: must be 1 (no patches), 2 or 4")
+    if patch > 1 and dims != 2:
+        raise ValueError(f"patch = {patch} with dims = {dims}: patches are for pictures; set patch = 1 or dims = 2")
+    if not multipliers or min(multipliers) < 1:
+        raise ValueError(f"multipliers = {tuple(multipliers)}: give one positive integer per stage, as in (1, 2, 2)")
+    if blocks < 1:
+        raise ValueError(f"blocks = {blocks}: an encoder stage needs at least 1 residual block")
+    if attention_level is not None and not 0 <= attention_level < len(multipliers):
+        raise ValueError(
+            f"attention_level = {attention_level}: must be a stage, 0 ... {len(multipliers) - 1}, "
+            "or None for attention in the bottleneck only"
+        )
+    if groups < 1 or channels < 1 or channels % groups:
+        raise ValueError(f"channels = {channels}: must be a multiple of groups = {groups}; change one of them")

@@ -1,0 +1,69 @@
+"""The one place where a name in a recipe becomes an object.
+
+Mathematics never sees a mode string: a recipe's names are resolved here, once, when a model is built. To add a
+solver, a schedule or a network, write it where it belongs and add its line below. The maps are closed: a file can
+name only what stands here, never an import path.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from sfumato.diffusion import denoisers, grids, objectives, schedules, solvers
+from sfumato.errors import UserError, nearest
+from sfumato.networks.dit import DiT
+from sfumato.networks.unet import UNet
+
+SCHEDULES: dict[str, Callable[[], schedules.Schedule]] = {
+    "linear": schedules.linear_beta,
+    "cosine": schedules.cosine,
+    "flow": schedules.Flow,
+    "karras": schedules.Karras,
+}
+
+PARAMETERIZATIONS: dict[str, Callable[[float], denoisers.Parameterization]] = {
+    "epsilon": lambda sigma_data: denoisers.epsilon,
+    "x": lambda sigma_data: denoisers.x,
+    "v": lambda sigma_data: denoisers.v,
+    "flow": lambda sigma_data: denoisers.flow,
+    "karras": denoisers.karras,
+}
+
+WEIGHTS: dict[str, Callable[[float], objectives.Weight]] = {
+    "simple": lambda sigma_data: objectives.simple,
+    "x": lambda sigma_data: objectives.uniform_x,
+    "v": lambda sigma_data: objectives.v_weight,
+    "flow": lambda sigma_data: objectives.flow_weight,
+    "min_snr": lambda sigma_data: objectives.min_snr(),
+    "edm": objectives.edm,
+}
+
+TIME_LAWS: dict[str, Callable[[schedules.Schedule, float, float], objectives.TimeLaw]] = {
+    "uniform": lambda schedule, mean, std: objectives.uniform,
+    "logit_normal": lambda schedule, mean, std: objectives.logit_normal(mean, std),
+    "log_normal": objectives.log_normal,
+}
+
+SOLVERS: dict[str, Callable[[], solvers.Solver]] = {
+    "ddpm": solvers.ancestral,
+    "ddim": solvers.ddim,
+    "heun": lambda: solvers.heun,
+    "dpm++2m": lambda: solvers.dpm_solver_pp_2m,
+}
+
+GRIDS: dict[str, Callable[[schedules.Schedule, int], Any]] = {
+    "uniform": grids.uniform,
+    "log-snr": grids.log_snr,
+    "karras": grids.karras,
+}
+
+NETWORKS: dict[str, type] = {"unet": UNet, "dit": DiT}
+
+
+def resolve(field: str, registry: dict[str, Any], name: str) -> Any:
+    """The entry ``name`` of ``registry``; a UserError that names the field, the value and the nearest entry."""
+    if name in registry:
+        return registry[name]
+    raise UserError(
+        f"{field}: {name!r} is not known (choose from {', '.join(registry)})",
+        fix=f"did you mean {nearest(name, registry)!r}?",
+    )

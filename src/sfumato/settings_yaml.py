@@ -1,0 +1,76 @@
+"""YAML as a person means it: the safe subset, with the traps of YAML 1.1 taken out.
+
+`1e-4` is a number (YAML 1.1 wants `1.0e-4`), `no` and `on` are words (YAML 1.1: booleans), `12:30` and `010` too
+(YAML 1.1: 750 and 8), and a key given twice is an error instead of a setting silently lost. Aliases are refused:
+settings need none, and nested ones make an endless document of a small file.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, ClassVar
+
+import yaml
+
+from sfumato.errors import ConfigError
+
+# The core schema of YAML 1.2 (section 10.3.2), type -> what it looks like, which characters it begins with.
+CORE = {
+    "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    "int": (r"[-+]?(0|[1-9][0-9]*)", "-+0123456789"),
+    "float": (
+        r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+|[-+]?\.(inf|Inf)|\.(nan|NaN)",
+        "-+.0123456789",
+    ),
+}
+
+
+class _Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers: ClassVar = {
+        first: [rule for rule in rules if rule[0].rpartition(":")[2] in ("null", "merge")]
+        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.MarkedYAMLError(None, None, "aliases (*name) are not allowed", self.peek_event().start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict:
+        seen = set()
+        for key, _ in node.value:
+            if str(key.value) in seen:
+                raise yaml.MarkedYAMLError(None, None, f"{key.value!r} is given twice", key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Groups in block style, lists on one line; quotes what YAML 1.1 or 1.2 would take for another type."""
+
+
+for _type, (_pattern, _first) in CORE.items():
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_type}", re.compile(f"^({_pattern})$"), list(_first))
+
+_Dumper.add_representer(list, lambda dumper, data: dumper.represent_sequence("tag:yaml.org,2002:seq", data, True))
+
+
+def load(text: str, where: str) -> Any:
+    """The plain value that `text` holds.
+
+    Raises:
+        ConfigError: the text is no such YAML; the message begins with `where` and names the line.
+    """
+    try:
+        return yaml.load(text, _Loader)  # a SafeLoader: plain values only
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{where}, line {mark.line + 1}" if mark and "\n" in text else where
+        problem = getattr(error, "problem", None) or str(error)
+        raise ConfigError(f"{place}: {problem}", "write `name: value`, groups nested by two spaces") from None
+
+
+def dump(settings: dict[str, Any]) -> str:
+    """Plain values as YAML that `load` reads back unchanged, in the order given."""
+    return yaml.dump(settings, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)

@@ -1,0 +1,116 @@
+"""The model card (Mitchell et al. 2019): what the model is, what it saw, how it was made, and what it cannot do."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+from sfumato.config import Config
+from sfumato.data.dataset import Dataset
+
+
+def licences(data: Dataset) -> list[tuple[str, str, int]]:
+    """(source, licence, pictures) of the data, most pictures first."""
+    counts = Counter((row.get("source", "not stated"), row.get("licence", "not stated")) for row in data.manifest)
+    return [(source, licence, n) for (source, licence), n in counts.most_common()]
+
+
+def read_losses(path: Path) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
+    """(step, training loss) and (step, validation loss) of a run's loss.jsonl."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return (
+        [(row["step"], row["loss"]) for row in rows if "loss" in row],
+        [(row["step"], row["validation_loss"]) for row in rows if "validation_loss" in row],
+    )
+
+
+def loss_curve(training: list[tuple[int, float]], validation: list[tuple[int, float]]) -> str:
+    """An SVG of both curves; the training loss is the mean over hundredths of the run."""
+    chunk = max(1, len(training) // 100)
+    groups = [training[i : i + chunk] for i in range(0, len(training), chunk)]
+    smooth = [(group[-1][0], sum(loss for _, loss in group) / len(group)) for group in groups]
+    points = smooth + validation
+    if not points:
+        return '<svg xmlns="http://www.w3.org/2000/svg" width="640" height="280"/>'
+    last = max(step for step, _ in points)
+    # The first hundredth is far above the rest and would flatten the curve.
+    high = max(loss for step, loss in points if step > last / 100 or len(points) < 3)
+    low = min(loss for _, loss in points)
+    span = (high - low) or 1.0
+
+    def line(curve: list[tuple[int, float]], colour: str) -> str:
+        places = [f"{50 + 570 * s / last:.1f},{20 + 220 * (high - min(v, high)) / span:.1f}" for s, v in curve]
+        return f'<polyline fill="none" stroke="{colour}" stroke-width="1.5" points="{" ".join(places)}"/>'
+
+    text = '<text x="{}" y="{}" font-family="sans-serif" font-size="12" fill="{}">{}</text>'
+    return "\n".join(
+        [
+            '<svg xmlns="http://www.w3.org/2000/svg" width="640" height="280" viewBox="0 0 640 280">',
+            '<rect width="640" height="280" fill="white"/>',
+            '<path d="M50 20V240H620" fill="none" stroke="#888"/>',
+            text.format(8, 26, "#444", f"{high:.3f}"),
+            text.format(8, 243, "#444", f"{low:.3f}"),
+            text.format(560, 262, "#444", f"step {last:,}"),
+            text.format(440, 36, "#888", "training loss"),
+            text.format(440, 54, "#c0392b", "validation loss (EMA)"),
+            line(smooth, "#aaa"),
+            line(validation, "#c0392b"),
+            "</svg>\n",
+        ]
+    )
+
+
+def model_card(config: Config, data: Dataset, record: dict) -> str:
+    """The card in Markdown.
+
+    Args:
+        config: resolved settings.
+        data: what it was trained on.
+        record: the model's record (seed, steps, hours, losses, environment, hashes).
+    """
+    environment = record["environment"]
+    rows = "\n".join(f"| {source} | {licence} | {n:,} |" for source, licence, n in licences(data))
+    facts = {
+        "Task": config.about.task,
+        "Pictures": f"{config.data.size} x {config.data.size} x {config.data.channels}",
+        "Network": f"{config.network.kind}, {record['parameters'] / 1e6:.1f} M parameters",
+        "Process": f"{config.diffusion.schedule} schedule, {config.diffusion.parameterization} prediction",
+        "Condition": config.condition.kind,
+        "Steps": f"{record['steps']:,} of {config.training.batch * config.training.accumulate} pictures",
+        "Time": f"{record['hours']:.2f} hours of training steps",
+        "Hardware": f"{environment['processor']}, {environment['threads']} thread(s), {environment['device']}",
+        "Precision": record["precision"],
+        "Seed": record["seed"],
+        "Validation loss": f"{record['validation_loss']:.4f} (EMA track {config.training.ema[config.sampling.ema]:g})",
+        "Software": f"sfumato {environment['sfumato']}, torch {environment['torch']}",
+        "Data manifest": f"SHA-256 `{record['manifest_sha256']}`",
+        "Reproduce": f"`{record['command']}`",
+    }
+    table = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    return f"""# Model card: {config.name}
+
+{config.about.notes.strip()}
+
+![samples](samples.png)
+
+|  |  |
+|---|---|
+{table}
+
+## Data
+
+{len(data):,} pictures; {record["held_out"]:,} held out for the validation loss.
+
+| source | licence | pictures |
+|---|---|---|
+{rows}
+
+## Loss
+
+![loss](loss.svg)
+
+## Settings
+
+```yaml
+{config.to_yaml().strip()}
+```
+"""

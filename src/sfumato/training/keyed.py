@@ -1,0 +1,63 @@
+"""Randomness by key: what a sample sees depends on (seed, number of the sample) and on nothing else.
+
+Training has no random state to save. The order of an epoch is keyed by (seed, epoch); the time, the noise, the
+flip, the caption and the dropped condition of a sample by (seed, its number); dropout by (seed, step). So the batch
+size, the number of workers and a kill in the middle of an epoch change nothing of what is drawn.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def key(*parts: int | str) -> int:
+    """A 63-bit integer from the parts, by BLAKE2b: well mixed, the same on every machine."""
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def generator(*parts: int | str) -> torch.Generator:
+    """A CPU generator seeded by ``key(*parts)``."""
+    return torch.Generator().manual_seed(key(*parts))
+
+
+@dataclass(frozen=True)
+class Draw:
+    """All that chance decides about one training sample.
+
+    Attributes:
+        uniforms: (4,) in [0, 1): time, flip, choice of caption, dropping of the condition.
+        noise: standard normal of the sample's shape (C, *spatial).
+    """
+
+    uniforms: Tensor
+    noise: Tensor
+
+
+def draw(shape: tuple[int, ...], *parts: int | str) -> Draw:
+    """The draw of the sample with key ``parts``, e.g. ``draw((3, 32, 32), seed, "train", n)``."""
+    g = generator(*parts)
+    return Draw(torch.rand(4, generator=g, dtype=torch.float64), torch.randn(shape, generator=g))
+
+
+class Order:
+    """The endless sequence of data indices: every epoch is a permutation keyed by (seed, epoch).
+
+    Args:
+        indices: (N,) data indices to shuffle.
+        seed: the run's seed.
+    """
+
+    def __init__(self, indices: Tensor, seed: int) -> None:
+        self.indices, self.seed = indices, seed
+        self._epoch, self._permutation = -1, indices
+
+    def __getitem__(self, n: int) -> int:
+        """The data index of the n-th sample of the run."""
+        epoch, position = divmod(n, len(self.indices))
+        if epoch != self._epoch:
+            shuffle = torch.randperm(len(self.indices), generator=generator(self.seed, "epoch", epoch))
+            self._epoch, self._permutation = epoch, self.indices[shuffle]
+        return int(self._permutation[position])

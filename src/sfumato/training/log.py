@@ -1,0 +1,79 @@
+"""What a run says while it works, and what it writes down.
+
+``loss.jsonl`` holds the numbers that are a function of the settings and the data (step, loss, gradient norm,
+validation loss): a run that was killed and resumed ends with the same bytes. Speeds go to the terminal and to
+TensorBoard, when that is installed.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Protocol
+
+
+class Report(Protocol):
+    """Where progress goes: the command line draws bars, a server would send events, the default stays silent."""
+
+    def say(self, text: str) -> None:
+        """One line that stays."""
+
+    def progress(self, task: str, done: int, total: int, note: str = "") -> None:
+        """How far a task is; ``done`` of the first call is where it starts (a resumed run starts late)."""
+
+
+class Silent:
+    """A report that is not shown."""
+
+    def say(self, text: str) -> None:
+        return None
+
+    def progress(self, task: str, done: int, total: int, note: str = "") -> None:
+        return None
+
+
+class Log:
+    """``loss.jsonl`` and TensorBoard files of one run.
+
+    Args:
+        run: the run folder.
+        length: bytes of ``loss.jsonl`` that the checkpoint knows of; what was written after it is cut off, because
+            the steps after the checkpoint are done again.
+        step: the checkpoint's step.
+    """
+
+    def __init__(self, run: Path, length: int, step: int) -> None:
+        self.path = run / "loss.jsonl"
+        self.path.touch()
+        with self.path.open("r+b") as file:
+            file.truncate(length)
+        self.file = self.path.open("ab")
+        self.board = _tensorboard(run / "tensorboard", step)
+
+    def write(self, **numbers: float) -> None:
+        """Appends one line; ``step`` is among the numbers."""
+        self.file.write((json.dumps(numbers) + "\n").encode())
+
+    def scalars(self, step: int, **numbers: float) -> None:
+        """Numbers for TensorBoard only."""
+        if self.board is not None:
+            for name, value in numbers.items():
+                self.board.add_scalar(name, value, step)
+
+    def length(self) -> int:
+        """Bytes written so far, on the disk."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        return self.path.stat().st_size
+
+    def close(self) -> None:
+        self.file.close()
+        if self.board is not None:
+            self.board.close()
+
+
+def _tensorboard(folder: Path, step: int):
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:  # the extra [track] is not installed; `sfumato doctor` says so
+        return None
+    return SummaryWriter(folder, purge_step=step + 1)

@@ -1,0 +1,234 @@
+"""The training loop: the six steps of DDPM (Ho et al. 2020, algorithm 1), over the user's own data.
+
+Everything that chance decides is drawn by key (see ``keyed``), so a run is a function of its settings and its data:
+stop it anywhere, start it again, and the same weights come out.
+"""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from sfumato import registry
+from sfumato.conditioning.conditioners import Condition
+from sfumato.config import Config
+from sfumato.data.dataset import Dataset
+from sfumato.diffusion.objectives import denoising_loss
+from sfumato.errors import UserError
+from sfumato.model import Model
+from sfumato.training.ema import EMA
+from sfumato.training.keyed import Draw, Order, draw, key
+from sfumato.training.optimizers import Optimizer, rate_factor
+
+VALIDATION_DRAWS = 4  # times a held-out picture is noised for the validation loss
+VALIDATION_PICTURES = 512  # at most so many held-out pictures are used
+
+
+def precision_of(name: str, device: torch.device) -> torch.dtype:
+    """The type that networks compute in; weights, averages and losses stay in single precision.
+
+    "auto" takes bfloat16 where the device multiplies it faster than float32 and float32 elsewhere.
+    """
+    if name == "auto":
+        fast = {
+            "cuda": lambda: torch.cuda.is_bf16_supported(including_emulation=False),
+            "cpu": torch.cpu._is_avx512_bf16_supported,
+        }
+        name = "bf16" if device.type in fast and fast[device.type]() else "fp32"
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
+
+
+@dataclass
+class Batch:
+    """Samples as the network will see them: x_0 (B, C, H, W), noise alike, u (B,) in [0, 1), conditions (B)."""
+
+    x_0: Tensor
+    noise: Tensor
+    u: Tensor
+    conditions: list[Condition]
+    indices: list[int]
+
+
+def conditions_of(data: Dataset, index: int, kind: str) -> tuple[str, ...]:
+    """The conditions that one picture offers: its class for a class condition, its captions for a text condition."""
+    if kind == "class":
+        return (data.classes[data.labels[index]],)
+    return tuple(data.captions[index]) if kind in ("text", "sentence") else ()
+
+
+def assemble(config: Config, model: Model, data: Dataset, indices: Sequence[int], draws: Sequence[Draw]) -> Batch:
+    """Reads the pictures of ``indices`` and applies what their draws decide: flip, caption, dropped condition."""
+    x_0 = model.codec.encode(data.pictures[list(indices)])
+    noise = torch.stack([d.noise for d in draws])
+    u, flip, choice, drop = torch.stack([d.uniforms for d in draws]).unbind(1)
+    if config.data.flip:
+        x_0 = torch.where((flip < 0.5)[:, None, None, None], x_0.flip(-1), x_0)
+    conditions: list[Condition] = []
+    for i, index in enumerate(indices):
+        texts = conditions_of(data, index, config.condition.kind)
+        dropped = not texts or drop[i] < getattr(config.condition, "dropout", 0)
+        conditions.append(None if dropped else texts[int(choice[i] * len(texts))])
+    to = {"device": model.device, "memory_format": torch.channels_last}
+    return Batch(x_0.to(**to), noise.to(**to), u.float().to(model.device), conditions, list(indices))
+
+
+@dataclass
+class Trainer:
+    """One run: model, data and the state that a checkpoint holds (weights, averages, optimizer, step).
+
+    Attributes:
+        config: resolved settings.
+        model: on its device, in its final memory format.
+        data: prepared pictures.
+        train_indices, validation_indices: the split.
+    """
+
+    config: Config
+    model: Model
+    data: Dataset
+    train_indices: Sequence[int]
+    validation_indices: Sequence[int]
+    step: int = 0
+    ema: EMA = field(init=False)
+    optimizer: Optimizer = field(init=False)
+
+    def __post_init__(self) -> None:
+        config, model = self.config, self.model
+        parameters = model.parameters()
+        self.ema = EMA(parameters, tuple(config.training.ema))
+        o = config.optimizer
+        self.optimizer = Optimizer(parameters, o.kind, o.lr, o.betas, o.weight_decay)
+        self.order = Order(torch.as_tensor(self.train_indices), config.training.seed)
+        schedule = model.denoiser.process.schedule
+        law = registry.resolve("objective.time_law", registry.TIME_LAWS, config.objective.time_law)
+        self.time_law = law(schedule, config.objective.time_mean, config.objective.time_std)
+        weight = registry.resolve("objective.weight", registry.WEIGHTS, config.objective.weight)
+        self.weight = weight(config.diffusion.sigma_data)
+        self.dtype = precision_of(config.training.precision, model.device)
+        self.network: nn.Module = model.denoiser
+        if config.training.compile:
+            self.network = torch.compile(model.denoiser)
+
+    # --- the six steps -----------------------------------------------------------------------------------------
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Loss per example (B,): random time, closed-form noise, conditioned prediction, weighted error."""
+        t = self.time_law(batch.u)
+        with self.autocast():
+            condition = self.model.conditioner(batch.conditions)
+            return denoising_loss(self.network, batch.x_0, t, batch.noise, self.weight, **condition)
+
+    def train_step(self) -> dict[str, float]:
+        """One optimizer step; returns its numbers. The picture of algorithm 1, with gradient accumulation."""
+        training = self.config.training
+        torch.manual_seed(key(training.seed, "dropout", self.step))
+        self.optimizer.set_rate(
+            rate_factor(self.step, training.steps, self.config.optimizer.warmup, self.config.optimizer.decay)
+        )
+        self.model.denoiser.train(), self.model.conditioner.train()
+        total = 0.0
+        for micro in range(training.accumulate):
+            batch = self.batch(self.step * training.accumulate + micro)  # 1. data, and all that chance decides
+            losses = self.loss(batch)  # 2.-5. time, noise, prediction, loss
+            loss = losses.mean() / training.accumulate
+            self.check(losses, batch)
+            loss.backward()
+            total += loss.item()
+        norm = nn.utils.clip_grad_norm_(list(self.ema.parameters.values()), self.config.optimizer.clip)
+        self.optimizer.step()  # 6. update, and the averages that will be used
+        for parameter in self.ema.parameters.values():
+            parameter.grad = None
+        self.step += 1
+        self.ema.update(self.step)
+        return {"step": self.step, "loss": total, "gradient_norm": norm.item()}
+
+    # --- what the steps stand on -------------------------------------------------------------------------------
+
+    def batch(self, number: int) -> Batch:
+        """Micro-batch ``number`` of the run: samples number * batch to (number + 1) * batch."""
+        size, seed = self.config.training.batch, self.config.training.seed
+        samples = range(number * size, (number + 1) * size)
+        shape = (self.config.data.channels, self.config.data.size, self.config.data.size)
+        draws = [draw(shape, seed, "train", n) for n in samples]
+        return assemble(self.config, self.model, self.data, [self.order[n] for n in samples], draws)
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        return torch.autocast(self.model.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
+
+    def check(self, losses: Tensor, batch: Batch) -> None:
+        """Stops at the step in which a loss is not finite, before it reaches a weight, and names the pictures."""
+        bad = (~torch.isfinite(losses)).nonzero().flatten().tolist()
+        if bad:
+            names = ", ".join(self.data.manifest[batch.indices[i]]["path"] for i in bad[:5])
+            raise UserError(
+                f"the loss of step {self.step + 1} is not finite for {len(bad)} of {len(losses)} pictures: {names}",
+                fix="the last checkpoint is good; lower optimizer.lr, or use training.precision fp32, and resume",
+            )
+
+    @torch.no_grad()
+    def validate(self) -> float:
+        """The mean loss over held-out pictures with the averaged weights, at fixed times and noises."""
+        config = self.config
+        indices = list(self.validation_indices)[:VALIDATION_PICTURES]
+        shape = (config.data.channels, config.data.size, config.data.size)
+        total, seed = 0.0, config.training.seed
+        self.model.eval()
+        with self.ema.swapped(0):
+            for repeat in range(VALIDATION_DRAWS):
+                for start in range(0, len(indices), config.training.batch):
+                    chosen = indices[start : start + config.training.batch]
+                    draws = [draw(shape, seed, "validation", repeat, start + i) for i in range(len(chosen))]
+                    batch = assemble(config, self.model, self.data, chosen, draws)
+                    # Stratified over the draws of a picture: one time in each quarter of the law.
+                    batch.u = (batch.u + repeat) / VALIDATION_DRAWS
+                    total += self.loss(batch).sum().item()
+        return total / (len(indices) * VALIDATION_DRAWS) if indices else math.nan
+
+    # --- checkpoints -------------------------------------------------------------------------------------------
+
+    def parts(self) -> dict[str, dict[str, Tensor]]:
+        """All tensors of the run's state, by file."""
+        averages = {f"ema-{i}": track for i, track in enumerate(self.ema.tracks)}
+        return {"weights": dict(self.ema.parameters), "optimizer": self.optimizer.state(), **averages}
+
+    @torch.no_grad()
+    def restore(self, step: int, parts: dict[str, dict[str, Tensor]]) -> None:
+        """Takes back what ``parts`` gave at ``step``."""
+        self.step = step
+        tracks = {f"ema-{i}": track for i, track in enumerate(self.ema.tracks)}
+        for part, own in {"weights": self.ema.parameters, **tracks}.items():
+            if own.keys() != parts.get(part, {}).keys():
+                raise UserError(
+                    f"the checkpoint's {part} do not fit this model",
+                    fix="resume with the settings of the run folder's config.yaml, or choose another --out",
+                )
+            for name, value in own.items():
+                value.copy_(parts[part][name])
+        self.optimizer.load_state(parts["optimizer"])
+
+
+def run(
+    trainer: Trainer,
+    on_step: Callable[[dict[str, float]], None],
+    every: Sequence[tuple[int, Callable[[], None]]],
+    stopped: Callable[[], bool],
+) -> None:
+    """Trains until the last step, or until ``stopped`` says so after a step.
+
+    Args:
+        trainer: fresh, or restored from a checkpoint.
+        on_step: told the numbers of each step, with its seconds.
+        every: intervals in steps, and what is done at their multiples, in this order.
+        stopped: asked after every step.
+    """
+    while trainer.step < trainer.config.training.steps and not stopped():
+        begin = time.perf_counter()
+        numbers = trainer.train_step()
+        on_step({**numbers, "seconds": time.perf_counter() - begin})
+        for interval, action in every:
+            if trainer.step % interval == 0:
+                action()

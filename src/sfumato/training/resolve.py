@@ -1,0 +1,83 @@
+"""What "auto" means: the settings of the recipe `folder` that wait for the data and the machine.
+
+The rules are few and written down, so that a person can predict and override each:
+
+* ``data.path``: a folder, or the name of a data set that ``sfumato data get`` has brought.
+* ``data.size``: the largest of 32, 64 and 128 that the median picture fills; on a CPU always 32.
+* ``condition.kind``: captions -> text, classes -> class, else none.
+* ``training.steps``: 400 epochs, at least 2,000 and at most 20,000 steps on a CPU (100,000 on a GPU).
+"""
+
+import contextlib
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from sfumato.config import Config, change, validate
+from sfumato.data import catalogue
+from sfumato.data.readers import FORMATS
+from sfumato.data.records import Record
+from sfumato.errors import UserError
+
+EPOCHS = 400
+STEPS = {"cpu": (2_000, 20_000), "accelerator": (2_000, 100_000)}
+SIZES = {"cpu": (32,), "accelerator": (32, 64, 128)}
+
+
+def locate(path: str) -> Path:
+    """The folder of ``data.path``: on the disk, or a named data set from the local cache."""
+    if Path(path).exists():
+        return Path(path)
+    if path in catalogue.CATALOGUE:
+        cached = catalogue.cache_root() / path
+        if not (cached / catalogue.DONE).is_file():
+            raise UserError(f"data.path: the data set {path!r} is not here yet", fix=f"sfumato data get {path}")
+        return cached
+    raise UserError(
+        f"data.path: {path!r} is neither a folder nor a named data set ({', '.join(catalogue.CATALOGUE)})",
+        fix="give the folder that holds your pictures",
+    )
+
+
+def machine() -> str:
+    return "accelerator" if torch.cuda.is_available() or torch.backends.mps.is_available() else "cpu"
+
+
+def adjusted(config: Config, *overrides: str) -> Config:
+    """``config`` with ``path=value`` overrides, checked again."""
+    return validate(change(config.model_dump(mode="json"), overrides), "automatic settings") if overrides else config
+
+
+def short_sides(records: Sequence[Record], at_most: int = 200) -> list[int]:
+    """The short sides in pixels of some pictures, read from their headers; broken files do not count."""
+    sides = []
+    for record in records[:: -(-len(records) // at_most)]:
+        with contextlib.suppress(OSError, ValueError, Image.DecompressionBombError):
+            with Image.open(io.BytesIO(record.open()), formats=FORMATS) as picture:
+                sides.append(min(picture.size))
+    return sides
+
+
+def resolve_size(config: Config, sides: Callable[[], list[int]]) -> Config:
+    """``data.size`` from the short sides of some pictures, asked for only when the size is open."""
+    if config.data.size:
+        return config
+    choices = SIZES[machine()]
+    found = sorted(sides()) or [choices[0]]
+    median = found[len(found) // 2]
+    return adjusted(config, f"data.size={max((s for s in choices if s <= median), default=choices[0])}")
+
+
+def resolve_rest(config: Config, pictures: int, captioned: bool, classes: int) -> Config:
+    """Condition and number of steps, from what the data turned out to be."""
+    overrides = []
+    if config.condition.kind == "auto":
+        overrides.append(f"condition.kind={'text' if captioned else 'class' if classes > 1 else 'none'}")
+    if not config.training.steps:
+        low, high = STEPS[machine()]
+        batch = config.training.batch * config.training.accumulate
+        overrides.append(f"training.steps={min(high, max(low, EPOCHS * pictures // batch))}")
+    return adjusted(config, *overrides)
