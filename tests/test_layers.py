@@ -20,7 +20,7 @@ LAYERS = (
     {"diffusion", "networks"},
     {"registry"},
     {"codecs", "conditioning", "data"},
-    {"model"},
+    {"saved", "model"},
     {"training", "generation"},
     {"distillation", "evaluation", "provenance", "export"},
     {"serving", "studio"},

@@ -25,7 +25,7 @@ from sfumato.errors import ENCODER_PACKAGE, EXTRAS, pip_install
 
 PATIENCE = 1.7  # seconds for torch, from the start
 CORE = {"numpy": "numpy", "PIL": "pillow", "pydantic": "pydantic", "yaml": "pyyaml", "safetensors": "safetensors",
-        "cyclopts": "cyclopts", "rich": "rich"}  # fmt: skip
+        "cyclopts": "cyclopts", "rich": "rich", "tokenizers": "tokenizers"}  # fmt: skip
 GIB = 2**30
 
 Status = Literal["ok", "note", "missing"]
@@ -222,8 +222,7 @@ def extras() -> Iterator[Finding]:
             versions = ", ".join(f"{name} {metadata.version(name)}" for name in names)
             yield Finding(f"[{extra}]", "ok", f"{purpose} ({versions})")
         else:
-            status = "missing" if extra == "text" else "note"  # the default model reads prompts
-            yield Finding(f"[{extra}]", status, f"{purpose}: not installed", pip_install(*absent))
+            yield Finding(f"[{extra}]", "note", f"{purpose}: not installed", pip_install(*absent))
 
 
 def encoder() -> Finding:

@@ -11,11 +11,11 @@ import importlib.util
 import sys
 from collections.abc import Iterable
 from difflib import SequenceMatcher
+from pathlib import Path
 
 # What each optional part needs: the extra's name -> its packages (module and package have one name), as in
 # pyproject.toml, and what it is for.
 EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
-    "text": (("tokenizers",), "prompts and captions"),
     "hf": (("datasets",), "reading Hugging Face data sets on disk"),
     "track": (("tensorboard",), "TensorBoard logs of training"),
 }
@@ -50,7 +50,8 @@ class MissingPackage(UserError):
 def pip_install(*arguments: str) -> str:
     """The command that installs packages into the Python that runs now, also where that has no pip of its own."""
     if importlib.util.find_spec("pip") is None:
-        words = ["python3", "-m", "pip", "--python", sys.executable, "install", *arguments]
+        base = str(Path(sys.base_prefix) / "bin" / "python3")  # the Python that this environment was made from
+        words = [base, "-m", "pip", "--python", sys.executable, "install", *arguments]
     else:
         words = [sys.executable, "-m", "pip", "install", *arguments]
 

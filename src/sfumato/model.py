@@ -1,40 +1,37 @@
 """The saved model: one folder that holds all that is needed to draw a picture, and says where it came from.
 
 ``model.json`` names the settings (network, schedule, parameterization, codec, conditioner, sampling defaults), the
-classes, the lineage (data manifest, run, seed, EMA track) and the SHA-256 of every other file; ``weights.safetensors``
+classes, the lineage (data manifest, run, seed, EMA track) and the SHA-256 of every file; ``weights.safetensors``
 holds the tensors, ``tokenizer.json`` the vocabulary of a trained text encoder, ``README.md`` the model card.
-Nothing in it can run code, and loading checks every hash.
+Nothing in it can run code, and loading checks every hash (see ``saved``).
 
     model = Model.load("my-model")
     model.generate("a red heart", seed=7)[0].save("heart.png")
 """
 
-import hashlib
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
-from safetensors.torch import load, save
+from safetensors.torch import save
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from sfumato import registry
+from sfumato import registry, saved
 from sfumato.codecs.pixels import Pixels
 from sfumato.conditioning.conditioners import ClassConditioner, Condition, Conditioner, Unconditional
-from sfumato.conditioning.text import SentenceConditioner, TextConditioner, train_tokenizer
+from sfumato.conditioning.text import SentenceConditioner, TextConditioner, read_tokenizer, train_tokenizer
 from sfumato.config import Config, Sampling, validate
 from sfumato.diffusion.denoisers import Denoiser
 from sfumato.diffusion.guidance import Guided
 from sfumato.diffusion.processes import Gaussian
 from sfumato.diffusion.schedules import Shifted
 from sfumato.diffusion.solvers import Step, sample
-from sfumato.errors import UserError
-
-FORMAT = 1
-LARGEST_JSON = 8 * 2**20  # bytes: a model.json beyond this is not ours
+from sfumato.errors import UserError, unknown
+from sfumato.generation.request import Job, Request
 
 
 class SeededNoise:
@@ -47,9 +44,9 @@ class SeededNoise:
     def __init__(self, seeds: Sequence[int]) -> None:
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
-    def draw(self, shape: tuple[int, ...]) -> Tensor:
+    def draw(self, shape: Sequence[int]) -> Tensor:
         """(B, *shape) on the CPU."""
-        return torch.stack([torch.randn(shape, generator=g) for g in self.generators])
+        return torch.stack([torch.randn(tuple(shape), generator=g) for g in self.generators])
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.draw(x.shape[1:]).to(x)
@@ -89,7 +86,23 @@ def build_network(config: Config, conditioner: Conditioner) -> nn.Module:
     )
 
 
-@dataclass
+def build_denoiser(config: Config, network: nn.Module) -> Denoiser:
+    """The denoiser that ``config.diffusion`` makes of a network."""
+    d = config.diffusion
+    schedule = registry.resolve("diffusion.schedule", registry.SCHEDULES, d.schedule)()
+    if d.shift != 1:
+        schedule = Shifted(schedule, d.shift)
+    parameterization = registry.resolve("diffusion.parameterization", registry.PARAMETERIZATIONS, d.parameterization)
+    return Denoiser(
+        network,
+        Gaussian(schedule),
+        parameterization(d.sigma_data),
+        sigma_data=d.sigma_data,
+        learned_variance=config.network.learned_variance,
+    )
+
+
+@dataclass(eq=False)
 class Model:
     """A denoiser with its codec and conditioner, and the record of where it came from.
 
@@ -99,7 +112,7 @@ class Model:
         conditioner: conditions -> tensors.
         codec: pictures <-> x.
         classes: class names, empty without classes.
-        record: lineage: data manifest hash, seed, steps, EMA track, losses, hardware, licences.
+        record: lineage: data manifest hash, seed, steps, losses, hardware; ``config`` has the EMA track that draws.
         hashes: file name -> SHA-256, filled by ``load`` and ``save``.
     """
 
@@ -108,12 +121,16 @@ class Model:
     conditioner: Conditioner
     codec: Pixels
     classes: tuple[str, ...] = ()
-    record: dict = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def build(
-        cls, config: Config, classes: Sequence[str] = (), captions: Sequence[str] = (), tokenizer: Tokenizer | None = None
+        cls,
+        config: Config,
+        classes: Sequence[str] = (),
+        captions: Sequence[str] = (),
+        tokenizer: Tokenizer | None = None,
     ) -> "Model":
         """A new model with random weights; draw them after ``torch.manual_seed``.
 
@@ -122,24 +139,21 @@ class Model:
             classes: for a class condition.
             captions: to build the vocabulary of a trained text encoder from.
             tokenizer: that vocabulary, when it exists already.
+
+        Raises:
+            UserError: settings that are still automatic, or that make no network or no process together.
         """
         if config.condition.kind == "text" and tokenizer is None:
             tokenizer = train_tokenizer(captions, config.condition.vocabulary)
-        conditioner = build_conditioner(config, classes, tokenizer)
-        network = build_network(config, conditioner)
-        d = config.diffusion
-        schedule = registry.resolve("diffusion.schedule", registry.SCHEDULES, d.schedule)()
-        if d.shift != 1:
-            schedule = Shifted(schedule, d.shift)
-        parameterization = registry.resolve("diffusion.parameterization", registry.PARAMETERIZATIONS, d.parameterization)
-        denoiser = Denoiser(
-            network,
-            Gaussian(schedule),
-            parameterization(d.sigma_data),
-            sigma_data=d.sigma_data,
-            learned_variance=getattr(config.network, "learned_variance", False),
-        )
-        return cls(config, denoiser, conditioner, Pixels(config.data.size, config.data.channels), tuple(classes))
+        try:
+            conditioner = build_conditioner(config, classes, tokenizer)
+            denoiser = build_denoiser(config, build_network(config, conditioner))
+            codec = Pixels(config.data.size, config.data.channels)
+        except ValueError as error:  # each setting is in its range, but not with the others
+            raise UserError(
+                f"{config.name}: {error}", fix="change one of the settings that the message names"
+            ) from error
+        return cls(config, denoiser, conditioner, codec, tuple(classes))
 
     # --- weights -----------------------------------------------------------------------------------------------
 
@@ -150,7 +164,7 @@ class Model:
 
     def to(self, device: str | torch.device) -> "Model":
         """Moves the model; convolutions go channels-last, the layout in which they are fastest."""
-        self.denoiser.to(device).to(memory_format=torch.channels_last)
+        self.denoiser.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.conditioner.to(device)
         return self
 
@@ -163,36 +177,38 @@ class Model:
     def device(self) -> torch.device:
         return next(self.denoiser.parameters()).device
 
+    @property
+    def fingerprint(self) -> str:
+        """The SHA-256 of the weights' file, by which a recipe knows the model; where there is none, as if saved."""
+        return self.hashes.get(saved.WEIGHTS) or saved.sha256(self._weights(half=False))
+
+    def _weights(self, half: bool) -> bytes:
+        weights = {name: p.detach().cpu().contiguous() for name, p in self.parameters().items()}
+        return save({name: p.half() for name, p in weights.items()} if half else weights)
+
     # --- the folder --------------------------------------------------------------------------------------------
 
-    def save(self, path: str | Path, attachments: dict[str, bytes] | None = None, half: bool = False) -> Path:
+    def save(self, path: str | Path, attachments: Mapping[str, bytes] | None = None, half: bool = False) -> Path:
         """Writes the folder ``path``.
 
         Args:
             path: a new or an existing model folder.
             attachments: more files by name, e.g. the model card README.md; they are hashed too.
             half: store the weights in half precision (they are computed with in single precision all the same).
+
+        Raises:
+            UserError: the folder cannot be written.
         """
-        path = Path(path)
-        path.mkdir(parents=True, exist_ok=True)
-        weights = {name: p.detach().cpu().contiguous() for name, p in self.parameters().items()}
-        if half:
-            weights = {name: p.half() for name, p in weights.items()}
-        files = {"weights.safetensors": save(weights), **(attachments or {})}
+        files = {**(attachments or {}), saved.WEIGHTS: self._weights(half)}
         if isinstance(self.conditioner, TextConditioner):
-            files["tokenizer.json"] = self.conditioner.tokenizer.to_str().encode()
-        for name, data in files.items():
-            (path / name).write_bytes(data)
-        self.hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+            files[saved.TOKENIZER] = self.conditioner.tokenizer.to_str().encode()
         description = {
-            "format": FORMAT,
             "config": self.config.model_dump(mode="json"),
             "classes": list(self.classes),
             "record": self.record,
-            "sha256": self.hashes,
         }
-        (path / "model.json").write_text(json.dumps(description, indent=1, ensure_ascii=False) + "\n")
-        return path
+        self.hashes = saved.write(Path(path), description, files)
+        return Path(path)
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu") -> "Model":
@@ -203,39 +219,37 @@ class Model:
                 the file is not safetensors (a pickle is refused and never run).
         """
         path = Path(path)
-        description = _read_description(path)
-        files = {}
-        for name, expected in description["sha256"].items():
-            if Path(name).name != name or not (path / name).is_file():
-                raise UserError(f"{path}: {name!r}, which model.json names, is missing", fix="copy the whole folder")
-            files[name] = (path / name).read_bytes()
-            if hashlib.sha256(files[name]).hexdigest() != expected:
-                raise UserError(
-                    f"{path / name}: SHA-256 differs from model.json's; it was damaged or changed",
-                    fix="fetch the model again from where you trust it",
-                )
-        if "weights.safetensors" not in files:
-            raise UserError(f"{path}/model.json names no weights.safetensors", fix="save the model again")
-        config = validate(description["config"], f"{path}/model.json")
-        tokenizer = Tokenizer.from_str(files["tokenizer.json"].decode()) if "tokenizer.json" in files else None
-        with torch.random.fork_rng(devices=[]):
+        description, files = saved.read(path)
+        config = validate(description["config"], str(path / saved.DESCRIPTION))
+        file = path / saved.WEIGHTS
+        weights = saved.read_tensors(file, files[saved.WEIGHTS])
+        tokenizer = None
+        if config.condition.kind == "text":
+            tokenizer = read_tokenizer(path / saved.TOKENIZER, files.get(saved.TOKENIZER, b""))
+        bound = saved.AtMost(sum(w.numel() for w in weights.values()), file)
+        with torch.random.fork_rng(devices=[]), bound:
             model = cls.build(config, description["classes"], tokenizer=tokenizer)
-        model._take(_read_weights(path / "weights.safetensors", files["weights.safetensors"]), path)
+        model._take(weights, file)
         model.record, model.hashes = description["record"], description["sha256"]
         return model.to(device).eval()
 
     @torch.no_grad()
-    def _take(self, weights: dict[str, Tensor], origin: Path) -> None:
+    def _take(self, weights: Mapping[str, Tensor], file: Path) -> None:
+        """Copies ``weights`` into the parameters; a UserError unless names, shapes and numbers fit."""
         own = self.parameters()
-        odd = sorted(own.keys() ^ weights.keys()) + [
-            f"{k} {tuple(weights[k].shape)} for {tuple(own[k].shape)}"
-            for k in own.keys() & weights.keys()
-            if own[k].shape != weights[k].shape
-        ]
+        odd = [f"{name} is missing" for name in own.keys() - weights.keys()]
+        odd += [f"{name} is unknown" for name in weights.keys() - own.keys()]
+        for name in own.keys() & weights.keys():
+            expected, found = tuple(own[name].shape), tuple(weights[name].shape)
+            if found != expected:
+                odd.append(f"{name} has shape {found} and not {expected}")
+            elif not weights[name].is_floating_point() or not weights[name].isfinite().all():
+                odd.append(f"{name} holds what is no finite number ({weights[name].dtype})")
         if odd:
             raise UserError(
-                f"{origin}: {len(odd)} weights do not fit the network that model.json describes, e.g. {odd[0]}",
-                fix="the weights belong to another model: copy the whole folder again",
+                f"{file}: {len(odd)} weights do not fit the network that {saved.DESCRIPTION} describes: "
+                + "; ".join(sorted(odd)[:3]),
+                fix="the weights are of another model, or broken: copy the whole folder again",
             )
         for name, parameter in own.items():
             parameter.copy_(weights[name])
@@ -244,20 +258,38 @@ class Model:
 
     def sampling(self, **changes: object) -> Sampling:
         """The model's sampling settings, with those of ``changes`` that are not None put in their place."""
+        # The average of the weights was chosen when the model was saved, and prompts are those of the sample sheet.
+        possible = Sampling.model_fields.keys() - {"ema", "prompts"}
+        for name in sorted(changes.keys() - possible):
+            raise unknown("sampling setting", name, possible)
         settings = self.config.sampling.model_dump() | {k: v for k, v in changes.items() if v is not None}
         return validate(settings, "sampling", Sampling)
 
-    def denoise(
-        self, conditions: Sequence[Condition], settings: Sampling, negative: Condition = None
-    ) -> tuple[Denoiser | Guided, dict[str, Tensor]]:
-        """The denoiser with guidance, and the condition tensors for it."""
-        normal = [self.conditioner.normalize(c) for c in conditions]
-        positive = self.conditioner(normal)
-        if settings.guidance == 1 or not positive:
-            return self.denoiser, positive
-        null = self.conditioner([self.conditioner.normalize(negative)] * len(normal))
-        low, high = settings.guidance_interval
-        return Guided(self.denoiser, null, settings.guidance, (low, high)), positive
+    def check(self, request: Request) -> Sampling:
+        """The sampling settings for a request, checked as a whole before its first step.
+
+        Raises:
+            UserError: a condition, a setting or a size that this model does not have; names field, value and fix.
+        """
+        settings = self.sampling(**request.settings)
+        for prompt in request.prompts:
+            self.conditioner.normalize(prompt)
+        negative = self.conditioner.normalize(request.negative, "negative")
+        if negative is not None and settings.guidance == 1:
+            raise UserError(
+                f"negative: {negative!r} has no effect with guidance 1, which draws without guidance",
+                fix="set guidance above 1, or leave negative out",
+            )
+        own, multiple = self.config.data.size, self.config.network.multiple
+        if request.size not in (None, own) and self.config.network.kind == "dit":
+            raise UserError(f"size: this model draws {own} pixels, not {request.size}", fix=f"choose size {own}")
+        if (request.size or own) % multiple:
+            near = max(1, round((request.size or own) / multiple)) * multiple
+            raise UserError(
+                f"size: this model draws {own} pixels or other multiples of {multiple}, not {request.size}",
+                fix=f"choose size {own} or {near}",
+            )
+        return settings
 
     @property
     def lanes(self) -> int:
@@ -266,50 +298,57 @@ class Model:
         size, filled up with copies where there are fewer."""
         return 4 if self.device.type == "cpu" else 16
 
+    def batches(self, count: int) -> list[range]:
+        """Splits ``count`` pictures into batches for ``steps``."""
+        return [range(start, min(start + self.lanes, count)) for start in range(0, count, self.lanes)]
+
     @torch.inference_mode()
     def steps(
-        self,
-        conditions: Sequence[Condition],
-        seeds: Sequence[int],
-        settings: Sampling,
-        negative: Condition = None,
-        size: int | None = None,
+        self, jobs: Sequence[Job], settings: Sampling, negative: Condition = None, size: int | None = None
     ) -> Iterator[Step]:
         """The states of sampling one batch of at most ``lanes`` pictures, from noise to data; x is (B, C, H, W).
 
         Args:
-            conditions: (B) prompts or class names, None for no condition.
-            seeds: (B) one a picture.
+            jobs: (B) a prompt or class name (None for no condition) and a seed for each picture.
             settings: solver, grid, steps, guidance.
             negative: what to steer away from.
             size: height and width in pixels, the model's own by default.
         """
-        wanted, spare = len(seeds), self.lanes - len(seeds)
-        conditions, seeds = [*conditions, *conditions[-1:] * spare], [*seeds, *list(seeds[-1:]) * spare]
-        denoiser, condition = self.denoise(conditions, settings, negative)
+        if not 1 <= len(jobs) <= self.lanes:
+            raise ValueError(f"{len(jobs)} pictures are not one batch: give 1 to {self.lanes}, see Model.batches")
+        conditions, seeds = zip(*jobs, *[jobs[-1]] * (self.lanes - len(jobs)), strict=True)
+        denoiser, condition = self._guided(conditions, settings, negative)
         schedule = self.denoiser.process.schedule
         times = registry.resolve("sampling.grid", registry.GRIDS, settings.grid)(schedule, settings.steps)
         solver = registry.resolve("sampling.solver", registry.SOLVERS, settings.solver)()
         noise = SeededNoise(seeds)
-        side = size or self.codec.size
+        side = self.codec.size if size is None else size
         start = noise.draw((self.codec.channels, side, side)).to(self.device).to(memory_format=torch.channels_last)
-        x = self.denoiser.process.prior(start)
-        for step in sample(denoiser, x, times, solver, noise, **condition):
-            yield replace(step, x=step.x[:wanted], mean=step.mean[:wanted])
+        for step in sample(denoiser, self.denoiser.process.prior(start), times, solver, noise, **condition):
+            yield replace(step, x=step.x[: len(jobs)], mean=step.mean[: len(jobs)])
 
-    def check_size(self, size: int | None) -> None:
-        """A UserError unless the network can draw pictures of ``size`` pixels."""
-        own, multiple = self.config.data.size, self.config.network.multiple
-        fixed = self.config.network.kind == "dit" and size not in (None, own)
-        if fixed or (size or own) % multiple:
+    def _guided(
+        self, conditions: Sequence[Condition], settings: Sampling, negative: Condition
+    ) -> tuple[Denoiser | Guided, dict[str, Tensor]]:
+        """The denoiser with guidance, and the condition tensors for it."""
+        positive = self.conditioner([self.conditioner.normalize(c) for c in conditions])
+        if settings.guidance == 1 or not positive:
+            return self.denoiser, positive
+        null = self.conditioner([self.conditioner.normalize(negative, "negative")] * len(conditions))
+        return Guided(self.denoiser, null, settings.guidance, settings.guidance_interval), positive
+
+    def pictures(self, x: Tensor) -> list[Image.Image]:
+        """The finished pictures of x (B, C, H, W).
+
+        Raises:
+            UserError: x is not finite: the sampling has diverged, and would be shown as black.
+        """
+        if not x.isfinite().all():
             raise UserError(
-                f"size: this model draws {own} pixels" + ("" if fixed else f", or other multiples of {multiple}, not {size}"),
-                fix=f"use --size {own}" + ("" if fixed else f" or --size {max(1, round(size / multiple)) * multiple}"),
+                "sampling: the picture is not finite; this solver diverges on this grid, or the weights are broken",
+                fix="choose the grid log-snr or the solver ddim, or more steps",
             )
-
-    def batches(self, count: int) -> list[range]:
-        """Splits ``count`` pictures into batches for ``steps``."""
-        return [range(start, min(start + self.lanes, count)) for start in range(0, count, self.lanes)]
+        return [self.codec.picture(picture) for picture in x]
 
     def generate(
         self,
@@ -331,45 +370,18 @@ class Model:
             size: pixels, the model's own by default.
             on_step: called with every state, e.g. for a progress bar.
             settings: solver, grid, steps, guidance, guidance_interval; the model's own by default.
+
+        Raises:
+            UserError: names the field, the value, the range and the fix.
         """
-        wanted = [prompts] if prompts is None or isinstance(prompts, str) else list(prompts)
-        conditions, seeds = [p for p in wanted for _ in range(n)], [seed + i for _ in wanted for i in range(n)]
-        chosen = self.sampling(**settings)
+        wanted = prompts if isinstance(prompts, Sequence) and not isinstance(prompts, str) else [prompts]
+        request = Request(tuple(wanted), n, seed, negative, size, settings)
+        chosen, jobs = self.check(request), request.jobs()
         pictures: list[Image.Image] = []
-        for batch in self.batches(len(seeds)):
-            part = slice(batch.start, batch.stop)
-            for step in self.steps(conditions[part], seeds[part], chosen, negative, size):
+        for batch in self.batches(len(jobs)):
+            for step in self.steps(jobs[batch.start : batch.stop], chosen, negative, size):
                 if on_step:
                     on_step(step)
-            pictures += [self.codec.picture(x) for x in step.x]
+                if step.index == step.total:
+                    pictures += self.pictures(step.x)
         return pictures
-
-
-def _read_description(path: Path) -> dict:
-    file = path / "model.json"
-    if not file.is_file():
-        raise UserError(f"{path}: no model there (model.json is missing)", fix="give the folder of a saved model")
-    if file.stat().st_size > LARGEST_JSON:
-        raise UserError(f"{file}: {file.stat().st_size} bytes, more than the limit of {LARGEST_JSON}")
-    try:
-        description = json.loads(file.read_bytes())
-        known = description["format"]
-        missing = {"config", "classes", "record", "sha256"} - description.keys()
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{file}: not a model description ({error})", fix="copy the whole folder again") from error
-    if known != FORMAT or missing:
-        raise UserError(
-            f"{file}: format {known!r} with {sorted(missing)} missing; this version of Sfumato reads format {FORMAT}",
-            fix="load it with the version that wrote it, and save it again",
-        )
-    return description
-
-
-def _read_weights(file: Path, data: bytes) -> dict[str, Tensor]:
-    # Pickles start with 0x80 and zips, which torch.save writes, with PK; a safetensors file with a length and "{".
-    if data[:2] == b"PK" or data[:1] == b"\x80" or data[8:9] != b"{":
-        raise UserError(
-            f"{file}: this is not a safetensors file; pickles can run code and are never loaded",
-            fix="convert it with safetensors where you trust it",
-        )
-    return load(data)

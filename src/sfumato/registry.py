@@ -5,13 +5,17 @@ solver, a schedule or a network, write it where it belongs and add its line belo
 name only what stands here, never an import path.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from torch import Tensor, nn
 
 from sfumato.diffusion import denoisers, grids, objectives, schedules, solvers
-from sfumato.errors import UserError, nearest
+from sfumato.errors import unknown
 from sfumato.networks.dit import DiT
 from sfumato.networks.unet import UNet
+
+Entry = TypeVar("Entry")
 
 SCHEDULES: dict[str, Callable[[], schedules.Schedule]] = {
     "linear": schedules.linear_beta,
@@ -50,20 +54,21 @@ SOLVERS: dict[str, Callable[[], solvers.Solver]] = {
     "dpm++2m": lambda: solvers.dpm_solver_pp_2m,
 }
 
-GRIDS: dict[str, Callable[[schedules.Schedule, int], Any]] = {
+GRIDS: dict[str, Callable[[schedules.Schedule, int], Tensor]] = {
     "uniform": grids.uniform,
     "log-snr": grids.log_snr,
     "karras": grids.karras,
 }
 
-NETWORKS: dict[str, type] = {"unet": UNet, "dit": DiT}
+NETWORKS: dict[str, Callable[..., nn.Module]] = {"unet": UNet, "dit": DiT}
 
 
-def resolve(field: str, registry: dict[str, Any], name: str) -> Any:
-    """The entry ``name`` of ``registry``; a UserError that names the field, the value and the nearest entry."""
-    if name in registry:
-        return registry[name]
-    raise UserError(
-        f"{field}: {name!r} is not known (choose from {', '.join(registry)})",
-        fix=f"did you mean {nearest(name, registry)!r}?",
-    )
+def resolve(field: str, registry: Mapping[str, Entry], name: str) -> Entry:
+    """The entry ``name`` of ``registry``.
+
+    Raises:
+        UserError: there is none; names the field, the value, the nearest entry and all.
+    """
+    if name not in registry:
+        raise unknown(field, name, registry)
+    return registry[name]

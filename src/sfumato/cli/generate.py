@@ -13,6 +13,7 @@ from sfumato.errors import UserError
 
 if TYPE_CHECKING:
     from sfumato.diffusion.solvers import Step
+    from sfumato.model import Model
 
 FRAME, LAST = 120, 1500  # milliseconds of a film's frames, and of its last
 
@@ -74,7 +75,8 @@ def generate(
     drawn, code = [], 0
     with Terminal() as terminal:
         try:
-            for picture in draw(open_model(model), request, steps_told_to(terminal), film):
+            opened = open_model(model)
+            for picture in draw(opened, request, steps_told_to(terminal, opened), film):
                 drawn.append(picture)
                 path = write(out, f"{slug(picture.recipe['prompt'])}-{picture.recipe['seed']}.png", picture.png())
                 terminal.say(str(path))
@@ -111,7 +113,8 @@ def rerun(picture: Path, /, *, model: str | None = None, out: Path | None = None
 
     recipe = read_recipe(picture)
     with Terminal() as terminal:
-        again = redraw(open_model(model or recipe["model"]["name"]), recipe, steps_told_to(terminal)).png()
+        opened = open_model(model or recipe["model"]["name"])
+        again = redraw(opened, recipe, steps_told_to(terminal, opened)).png()
     out = out or picture.with_stem(f"{picture.stem}-rerun")
     out.write_bytes(again)
     same = again == picture.read_bytes()
@@ -119,13 +122,14 @@ def rerun(picture: Path, /, *, model: str | None = None, out: Path | None = None
     return 0 if same else 1
 
 
-def steps_told_to(terminal: Terminal) -> Callable[[range, int, Step], None]:
-    """A listener that shows a bar over all steps of all pictures."""
+def steps_told_to(terminal: Terminal, model: Model) -> Callable[[range, int, Step], None]:
+    """A listener that shows the pictures of the batch as they come out of the noise, and a bar over all steps."""
 
     def on_step(batch: range, pictures: int, step: Step) -> None:
         done = batch.start * step.total + len(batch) * step.index
         note = f"step {step.index}/{step.total} of pictures {batch.start + 1} to {batch.stop} of {pictures}"
         terminal.progress("drawing", done, pictures * step.total, note)
+        terminal.show([model.codec.picture(x) for x in step.x])
 
     return on_step
 

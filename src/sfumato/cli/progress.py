@@ -7,10 +7,17 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Self
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Self
 
-from rich.console import Console
+from rich.color import Color
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.style import Style
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 EVERY = 10.0  # seconds between two lines where there is no terminal
 
@@ -27,7 +34,7 @@ class Terminal:
         self.starts: dict[str, tuple[float, int]] = {}  # when a task was first heard of, and what was done by then
         self.bars: dict[str, TaskID] = {}
         self.spoken: dict[str, float] = {}
-        self.live = Progress(
+        self.live = _Live(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.fields[state]}", markup=False),
@@ -42,6 +49,12 @@ class Terminal:
 
     def __exit__(self, *exception: object) -> None:
         self.live.stop()
+
+    def show(self, pictures: Sequence[Image.Image]) -> None:
+        """Show pictures above the bars, as many as fit beside each other; nothing where there is no terminal."""
+        if self.console.is_terminal:
+            self.live.preview = half_blocks(pictures, self.console.width)
+            self.live.refresh()
 
     def say(self, text: str) -> None:
         """Print a line that stays."""
@@ -61,6 +74,32 @@ class Terminal:
         elif now - self.spoken.setdefault(task, start) >= EVERY or (done >= total and now - start >= 2):
             self.spoken[task] = now
             print(f"{task}: {state}", file=sys.stderr, flush=True)
+
+
+class _Live(Progress):
+    """Bars with a picture above them."""
+
+    preview: Text | None = None
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        if self.preview is not None:
+            yield self.preview
+        yield from super().get_renderables()
+
+
+def half_blocks(pictures: Sequence[Image.Image], width: int) -> Text:
+    """Pictures side by side in at most ``width`` characters: each character is two pixels, one above the other."""
+    side = min(32, width)
+    fitting = [picture.convert("RGB").resize((side, side)) for picture in pictures[: max(1, width // (side + 1))]]
+    text = Text(no_wrap=True)
+    for y in range(0, side - 1, 2):
+        for picture in fitting:
+            for x in range(side):
+                upper, lower = (Color.from_rgb(*picture.getpixel((x, row))) for row in (y, y + 1))
+                text.append("▀", Style(color=upper, bgcolor=lower))
+            text.append(" ")
+        text.append("\n")
+    return text
 
 
 def remaining(done: int, left: int, seconds: float) -> str:

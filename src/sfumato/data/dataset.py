@@ -10,6 +10,7 @@ import numpy as np
 
 from sfumato.data import manifest
 from sfumato.data.faults import DataError
+from sfumato.data.records import count
 
 PICTURES = "pictures.npy"
 INDEX = "index.json"
@@ -34,6 +35,8 @@ class Dataset:
         self.index: dict[str, Any] = json.loads((self.folder / INDEX).read_text(encoding="utf-8"))
         self.pictures: np.ndarray = np.load(self.folder / PICTURES, mmap_mode="r", allow_pickle=False)
         self.manifest_hash = manifest.file_hash(self.folder / manifest.NAME)
+        if self.manifest_hash != self.index["manifest_hash"] or len(self.pictures) != self.index["pictures"]:
+            raise DataError(f"{self.folder} is incomplete or was changed", "delete it, and it is made anew")
         self.classes = tuple(self.index["classes"])
 
         numbers = {name: index for index, name in enumerate(self.classes)}
@@ -47,9 +50,6 @@ class Dataset:
         self.labels = None if not labels or None in labels else [n for n in labels if n is not None]
         # 52 bits of each hash: exact in a double, and even over [0, 1).
         self._places = np.array([int(digest[:13], 16) / 16**13 for digest in hashes])
-
-        if len(self.pictures) != len(hashes) or self.manifest_hash != self.index["manifest_hash"]:
-            raise DataError(f"{self.folder} is incomplete or was changed", "delete it, and it is made anew")
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -94,6 +94,6 @@ class Dataset:
         if self.index["notes"]:
             lines.append("converted: " + ", ".join(f"{kind} {n:,}" for kind, n in self.index["notes"].items()))
         if self.index["duplicates"]:
-            lines.append(f"duplicates: {self.index['duplicates']:,} pictures repeat another exactly")
+            lines.append(f"duplicates: {count(self.index['duplicates'], 'picture')} the same as another")
         lines.append(f"ready: {len(self):,} pictures of {self.size} x {self.size} x {self.channels}")
         return "\n".join(lines)

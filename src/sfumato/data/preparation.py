@@ -249,7 +249,7 @@ def _reuse(cache: Path, signature: str) -> Dataset | None:
     try:
         index = json.loads((cache / INDEX).read_text(encoding="utf-8"))
         return Dataset(cache) if index.get("signature") == signature else None
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, DataError):
         return None  # absent, or damaged: it is made anew
 
 

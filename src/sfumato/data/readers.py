@@ -47,7 +47,8 @@ class Limits:
     pixels: int = 64 * 2**20  # 8192 x 8192
     aspect: float = 20.0  # a centre crop of anything longer shows almost nothing of it
     shortest: int = 4  # pixels of the short side; below it there is nothing to learn
-    text_bytes: int = 2**20  # text chunks of a PNG, as stored; Pillow bounds what they unpack to
+    text_bytes: int = 2**20  # text chunks of a PNG, as stored
+    text_chunks: int = 32  # each may unpack to 1 MiB, where Pillow stops
 
 
 LIMITS = Limits()
@@ -144,7 +145,7 @@ def _check_header(data: bytes, limits: Limits, notes: list[str]) -> None:
 
 
 def _check_png_chunks(data: bytes, limits: Limits) -> None:
-    at, text = 8, 0
+    at, text, chunks = 8, 0, 0
     while at + 8 <= len(data):
         length, kind = struct.unpack(">I4s", data[at : at + 8])
         if kind == b"acTL" and length >= 8 and at + 12 <= len(data):
@@ -152,11 +153,11 @@ def _check_png_chunks(data: bytes, limits: Limits) -> None:
             if frames > 1:
                 raise _animated(f"{frames:,} frames")
         if kind in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
-            text += length
-            if text > limits.text_bytes:
+            text, chunks = text + length, chunks + 1
+            if text > limits.text_bytes or chunks > limits.text_chunks:
                 raise Unusable(
                     "too large",
-                    f"text chunks of more than {limits.text_bytes:,} bytes in a PNG",
+                    f"more than {limits.text_bytes:,} bytes or {limits.text_chunks} chunks of text in a PNG",
                     "Save the picture again without its metadata",
                 )
         at += 12 + length
@@ -212,10 +213,8 @@ def _straighten(image: Image.Image, notes: list[str]) -> Image.Image:
         notes.append("palette")
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        if image.getchannel("A").getextrema() != (
-            255,
-            255,
-        ):  # an alpha channel that is opaque everywhere changes nothing
+        opaque = image.getchannel("A").getextrema() == (255, 255)
+        if not opaque:
             notes.append("alpha")
         return image
     if image.mode == "1":

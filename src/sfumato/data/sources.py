@@ -11,7 +11,7 @@ import difflib
 from dataclasses import replace
 from pathlib import Path
 
-from sfumato.data.catalogue import CATALOGUE
+from sfumato.data.catalogue import CATALOGUE, catalogued
 from sfumato.data.containers import is_idx, read_hugging_face, read_idx, read_shards
 from sfumato.data.faults import LAYOUTS, DataError
 from sfumato.data.folders import read_folder
@@ -26,6 +26,18 @@ def open_source(path: str | Path) -> Source:
 
     Raises `DataError` when there is nothing there to train on, showing the layouts and the nearest fix.
     """
+    source = _recognise(path)
+    entry = catalogued(source.root)
+    if entry is None:
+        return source
+    licence, origin = entry.licence, ", ".join(package.name for package in entry.packages)
+    records = [
+        replace(record, licence=record.licence or licence, source=record.source or origin) for record in source.records
+    ]
+    return replace(source, records=records)
+
+
+def _recognise(path: str | Path) -> Source:
     root = Path(path).expanduser()
     if not root.exists():
         raise DataError(f"{root} does not exist", _nearest(root, str(path)))

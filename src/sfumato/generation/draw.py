@@ -1,55 +1,25 @@
 """From a request to finished pictures, one batch at a time, each with its recipe."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 
 import sfumato
-from sfumato.conditioning.conditioners import Condition
 from sfumato.diffusion.solvers import Step
 from sfumato.errors import UserError, unknown
-from sfumato.generation.recipe import to_png
+from sfumato.generation.recipe import OF_TRAINING, to_png
+from sfumato.generation.request import Request
 from sfumato.model import Model
 
-LARGEST_SEED = 2**63 - 1
-LARGEST_SIZE = 1024
-LARGEST_COUNT = 10_000
 SHIPPED = Path(__file__).parent.parent / "models"
 DEFAULT_MODEL = "emoji"
 
-
-@dataclass(frozen=True)
-class Request:
-    """What to draw.
-
-    Attributes:
-        prompts: None stands for no condition.
-        n: pictures a prompt; picture i has seed ``seed + i``.
-        seed: 0 to 2^63 - 1.
-        negative: what to steer away from.
-        size: pixels, None for the model's own.
-        settings: changes to the model's sampling settings.
-    """
-
-    prompts: tuple[Condition, ...]
-    n: int = 1
-    seed: int = 0
-    negative: Condition = None
-    size: int | None = None
-    settings: dict[str, object] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        bounds = {
-            "n": (self.n * max(1, len(self.prompts)), 1, LARGEST_COUNT),
-            "seed": (self.seed, 0, LARGEST_SEED - self.n),
-            "size": (self.size or 8, 8, LARGEST_SIZE),
-        }
-        for name, (value, low, high) in bounds.items():
-            if not low <= value <= high:
-                raise UserError(f"{name}: {value} is outside {low} to {high}", fix=f"choose --{name} within the range")
+# Told the pictures of a batch, the number of all pictures, and the step that was done.
+OnStep = Callable[[range, int, Step], None]
 
 
 @dataclass(frozen=True)
@@ -57,7 +27,7 @@ class Drawn:
     """A finished picture with its recipe; ``film`` holds its state after every step, when asked for."""
 
     picture: Image.Image
-    recipe: dict
+    recipe: dict[str, Any]
     film: tuple[Image.Image, ...] = ()
 
     def png(self) -> bytes:
@@ -65,72 +35,78 @@ class Drawn:
 
 
 def open_model(name: str | Path | None = None) -> Model:
-    """A model by folder, or one that ships with the package by name; the default model when None."""
+    """A model that ships with the package by name, or any by its folder or run folder; the default one when None.
+
+    A folder that has the name of a shipped model is written as a path, ``./emoji``.
+    """
     name = str(name or DEFAULT_MODEL)
-    if Path(name).is_dir():
-        folder = Path(name)
-        # A run folder is as good as the model in it.
-        return Model.load(folder / "model" if (folder / "model" / "model.json").is_file() else folder)
     shipped = sorted(p.parent.name for p in SHIPPED.glob("*/model.json"))
     if name in shipped:
         return Model.load(SHIPPED / name)
-    raise unknown("model", name, shipped)
+    if not Path(name).is_dir():
+        raise unknown("model", name, shipped)
+    inner = Path(name) / "model"  # of a run folder, which is as good as the model in it
+    return Model.load(inner if (inner / "model.json").is_file() else name)
 
 
 def draw(
     model: Model,
     request: Request,
-    on_step: Callable[[range, int, Step], None] = lambda batch, total, step: None,
+    on_step: OnStep = lambda batch, total, step: None,
     film: bool = False,
 ) -> Iterator[Drawn]:
     """Yields every picture as soon as its batch is done, prompt by prompt.
 
     Args:
         model: from ``open_model``.
-        request: what to draw.
-        on_step: told the pictures of the batch, the number of all pictures, and the step.
+        request: what to draw; checked as a whole before the first step.
+        on_step: told of every step.
         film: keep every state of every picture.
     """
-    settings = model.sampling(**request.settings)
-    model.check_size(request.size)
-    jobs = [(prompt, request.seed + i) for prompt in request.prompts for i in range(request.n)]
+    settings, jobs = model.check(request), request.jobs()
+    same = {
+        "sfumato": sfumato.__version__,
+        "torch": torch.__version__,
+        "device": model.device.type,
+        "threads": torch.get_num_threads(),
+        "model": {"name": model.config.name, "weights_sha256": model.fingerprint},
+        "negative": request.negative,
+        "size": model.codec.size if request.size is None else request.size,
+        "sampling": settings.model_dump(mode="json", exclude=OF_TRAINING),
+    }
     for batch in model.batches(len(jobs)):
-        prompts, seeds = zip(*jobs[batch.start : batch.stop], strict=True)
-        frames: list[Sequence[Image.Image]] = []
-        for step in model.steps(prompts, seeds, settings, request.negative, request.size):
+        part = jobs[batch.start : batch.stop]
+        frames: list[list[Image.Image]] = []
+        pictures: list[Image.Image] = []
+        for step in model.steps(part, settings, request.negative, request.size):
             on_step(batch, len(jobs), step)
             if film:
                 frames.append([model.codec.picture(x) for x in step.x])
-        for i, x in enumerate(step.x):
-            recipe = {
-                "sfumato": sfumato.__version__,
-                "torch": torch.__version__,
-                "device": model.device.type,
-                "threads": torch.get_num_threads(),
-                "model": {"name": model.config.name, "weights_sha256": model.hashes["weights.safetensors"]},
-                "prompt": prompts[i],
-                "negative": request.negative,
-                "seed": seeds[i],
-                "size": x.shape[-1],
-                "sampling": settings.model_dump(mode="json", exclude={"prompts", "ema"}),
-            }
-            yield Drawn(model.codec.picture(x), recipe, tuple(frame[i] for frame in frames))
+            if step.index == step.total:
+                pictures = model.pictures(step.x)
+        for i, (picture, (prompt, seed)) in enumerate(zip(pictures, part, strict=True)):
+            recipe = {**same, "prompt": prompt, "seed": seed}
+            yield Drawn(picture, recipe, tuple(frame[i] for frame in frames))
 
 
-def redraw(model: Model, recipe: dict, on_step: Callable[[range, int, Step], None]) -> Drawn:
+def redraw(model: Model, recipe: dict[str, Any], on_step: OnStep = lambda batch, total, step: None) -> Drawn:
     """Draws a picture again from its recipe.
+
+    Args:
+        model: the one that drew it.
+        recipe: from ``read_recipe``.
+        on_step: told of every step.
 
     Raises:
         UserError: the model is not the one that drew it.
     """
-    expected, found = recipe["model"]["weights_sha256"], model.hashes["weights.safetensors"]
+    expected, found = recipe["model"]["weights_sha256"], model.fingerprint
     if expected != found:
         raise UserError(
             f"model: the picture was drawn by {recipe['model']['name']!r} with weights {expected[:10]}, "
             f"but this one has {found[:10]}",
             fix="name the folder of that model with --model",
         )
-    torch.set_num_threads(recipe["threads"])  # another number of threads adds up in another order
     request = Request(
         prompts=(recipe["prompt"],),
         seed=recipe["seed"],
@@ -138,4 +114,9 @@ def redraw(model: Model, recipe: dict, on_step: Callable[[range, int, Step], Non
         size=recipe["size"],
         settings=recipe["sampling"],
     )
-    return next(draw(model, request, on_step))
+    before = torch.get_num_threads()
+    torch.set_num_threads(recipe["threads"])  # another number of threads adds up in another order
+    try:
+        return next(draw(model, request, on_step))
+    finally:
+        torch.set_num_threads(before)

@@ -1,22 +1,50 @@
 """The recipe inside a picture: all that is needed to draw it again, byte for byte on the same machine.
 
 It is written twice into the PNG: as our own JSON (key ``sfumato``), and as the text that other tools read (key
-``parameters``, the convention of AUTOMATIC1111's web interface).
+``parameters``, the convention of AUTOMATIC1111's web interface). A picture can come from anywhere, so what is read is
+bounded and checked as strictly as a recipe for training.
 """
 
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, PngImagePlugin
+from pydantic import ConfigDict, Field
 
+from sfumato.config import LARGEST_SEED, LARGEST_SIZE, Sampling, Settings, validate
 from sfumato.errors import UserError
+from sfumato.generation.request import LARGEST_PROMPT, SMALLEST_SIZE
 
 SOLVER_NAMES = {"ddpm": "DDPM", "ddim": "DDIM", "heun": "Heun", "dpm++2m": "DPM++ 2M"}
-LARGEST_RECIPE = 64 * 1024  # characters; a prompt and its settings are far below
+LARGEST_RECIPE = 256 * 1024  # characters; two prompts of the largest size and all settings are below
+OF_TRAINING = {"prompts", "ema"}  # sampling settings that mean nothing for one picture
 
 
-def parameters(recipe: dict) -> str:
+class Drawer(Settings):
+    """The model that drew the picture."""
+
+    model_config = ConfigDict(extra="ignore")
+    name: str = Field(max_length=64)
+    weights_sha256: str = Field(pattern="^[0-9a-f]{64}$", description="a SHA-256 in hexadecimal digits")
+
+
+class Recipe(Settings):
+    """What is read from a picture. What a later version adds is left out; what it changes is refused."""
+
+    model_config = ConfigDict(extra="ignore")
+    sfumato: str = Field(max_length=64, description="version")
+    threads: int = Field(ge=1, le=1024, description="CPU threads")
+    model: Drawer
+    prompt: str | None = Field(max_length=LARGEST_PROMPT)
+    negative: str | None = Field(max_length=LARGEST_PROMPT)
+    seed: int = Field(ge=0, le=LARGEST_SEED)
+    size: int = Field(ge=SMALLEST_SIZE, le=LARGEST_SIZE)
+    sampling: Sampling
+
+
+def parameters(recipe: dict[str, Any]) -> str:
     """The recipe as AUTOMATIC1111's ``parameters`` text."""
     sampling, model = recipe["sampling"], recipe["model"]
     entries = {
@@ -36,7 +64,7 @@ def parameters(recipe: dict) -> str:
     return "\n".join([*lines, ", ".join(f"{name}: {value}" for name, value in entries.items())])
 
 
-def to_png(picture: Image.Image, recipe: dict) -> bytes:
+def to_png(picture: Image.Image, recipe: dict[str, Any]) -> bytes:
     """The PNG file of a picture, with its recipe."""
     info = PngImagePlugin.PngInfo()
     info.add_itxt("sfumato", json.dumps(recipe, ensure_ascii=False))
@@ -46,27 +74,30 @@ def to_png(picture: Image.Image, recipe: dict) -> bytes:
     return buffer.getvalue()
 
 
-def read_recipe(path: Path) -> dict:
-    """The recipe of a picture that Sfumato drew.
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The recipe of a picture that Sfumato drew; its pixels are not read.
 
     Raises:
-        UserError: no such file, not a PNG, or no recipe in it.
+        UserError: no such file, not a PNG, no recipe in it, or one that cannot be.
     """
     try:
         with Image.open(path, formats=["PNG"]) as picture:
-            text = picture.text.get("sfumato", "")
-    except (OSError, ValueError) as error:
+            text = picture.info.get("sfumato")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} cannot be read as a PNG ({error})", fix="give a picture that Sfumato wrote") from error
-    if not text or len(text) > LARGEST_RECIPE:
+    if not isinstance(text, str):
         raise UserError(
             f"{path} holds no recipe; it was not drawn by Sfumato, or was saved again by a program that dropped it",
             fix="give the original file",
         )
+    if len(text) > LARGEST_RECIPE:
+        raise UserError(
+            f"{path}: its recipe has {len(text):,} characters, more than the limit of {LARGEST_RECIPE:,}",
+            fix="give the original file",
+        )
     try:
         recipe = json.loads(text)
-        needed = {"sfumato", "model", "prompt", "negative", "seed", "size", "threads", "sampling"} - recipe.keys()
-    except (ValueError, AttributeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: its recipe is not readable ({error})", fix="give the original file") from error
-    if needed:
-        raise UserError(f"{path}: its recipe lacks {', '.join(sorted(needed))}", fix="give the original file")
-    return recipe
+    checked = validate(recipe, f"{path}: its recipe", Recipe)
+    return checked.model_dump(mode="json", exclude={"sampling": OF_TRAINING})

@@ -17,7 +17,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sfumato.networks.layers import CrossAttention, SelfAttention, TimeEmbedding, initialise, sinusoids, zeroed
+from sfumato.networks.layers import (
+    CrossAttention,
+    SelfAttention,
+    TimeEmbedding,
+    check_context,
+    initialise,
+    sinusoids,
+    zeroed,
+)
 
 FREQUENCIES = 256  # of the time embedding, as in the paper's code
 
@@ -123,10 +131,7 @@ class DiT(nn.Module):
             raise ValueError(
                 f"x has sides {tuple(x.shape[2:])}: this DiT was built with size = {self.size}; resize x or rebuild it"
             )
-        if context is not None and not self.context_dim:
-            raise ValueError(
-                "context was given, but the network has context_dim = 0: build it with the context's width"
-            )
+        check_context(context, self.context_dim)
 
         c = F.silu(self.embed(time, vector))
 

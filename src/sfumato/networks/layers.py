@@ -118,8 +118,7 @@ class _GroupNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, groups: int, silu: bool, eps: float) -> Tensor:
         x32 = x.float()
-        z = x32 * x32
-        mean, square = (group_mean(positions_sum(v), groups, x) for v in (x32, z))
+        mean, square = (group_mean(positions_sum(v), groups, x) for v in (x32, x32 * x32))
         rstd = torch.rsqrt((square - mean * mean).clamp_min(0) + eps)
 
         mean, rstd = (v.repeat_interleave(x.shape[1] // groups, dim=1) for v in (mean, rstd))
@@ -129,7 +128,7 @@ class _GroupNorm(torch.autograd.Function):
         ctx.save_for_backward(x, weight, mean, rstd, scale, shift)
         ctx.groups, ctx.silu = groups, silu
 
-        torch.addcmul(over_positions(shift, x), x32, over_positions(scale, x), out=z)
+        z = torch.addcmul(over_positions(shift, x), x32, over_positions(scale, x))
 
         return (F.silu(z, inplace=True) if silu else z).to(x.dtype)
 
@@ -141,17 +140,16 @@ class _GroupNorm(torch.autograd.Function):
 
         if ctx.silu:
             z = torch.addcmul(over_positions(shift, x), x32, scale_x)
-            g = torch.ops.aten.silu_backward.grad_input(g, z, grad_input=z)
+            g = torch.ops.aten.silu_backward(g, z)
 
-        dx = g * x32
         dbias = positions_sum(g)
-        dweight = (positions_sum(dx) - mean * dbias) * rstd
+        dweight = (positions_sum(g * x32) - mean * dbias) * rstd
 
         means = (group_mean(weight * v, ctx.groups, x) for v in (dweight, dbias))
         projection, average = (v.repeat_interleave(x.shape[1] // ctx.groups, dim=1) for v in means)
         a = -rstd * rstd * projection
         b = -rstd * average - a * mean
-        torch.addcmul(over_positions(b, x), x32, over_positions(a, x), out=dx).addcmul_(g, scale_x)
+        dx = torch.addcmul(over_positions(b, x), x32, over_positions(a, x)).addcmul_(g, scale_x)
 
         return dx.to(x.dtype), dweight.sum(0), dbias.sum(0), None, None, None
 
@@ -217,6 +215,16 @@ class CrossAttention(nn.Module):
     def forward(self, tokens: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
         """Let `tokens` read `context` where `mask` (B, L) is True; a row without any True reads exactly zero."""
         return self.out(attend(self.q(tokens), *self.kv(context).chunk(2, dim=2), self.heads, mask))
+
+
+def check_context(context: Tensor | None, context_dim: int) -> None:
+    """Refuse a context that a network has no cross-attention for.
+
+    Raises:
+        ValueError: if there is a context and context_dim is 0.
+    """
+    if context is not None and not context_dim:
+        raise ValueError("context was given, but the network has context_dim = 0: build it with the context's width")
 
 
 def check_heads(width: int, heads: int) -> int:

@@ -29,6 +29,7 @@ from sfumato.networks.layers import (
     GroupNorm,
     SelfAttention,
     TimeEmbedding,
+    check_context,
     initialise,
     over_positions,
     zeroed,
@@ -258,13 +259,10 @@ class UNet(nn.Module):
             raise ValueError(f"x has shape {tuple(x.shape)}: a {self.dims}-D U-Net takes (batch, channels, *sides)")
         if any(side % self.divisor for side in x.shape[2:]):
             raise ValueError(
-                f"x has sides {tuple(x.shape[2:])}: each must be a multiple of {self.divisor} (patch {self.patch}, times "
-                "2 for each strided stage); pad or resize x, or build the network with fewer multipliers"
+                f"x has sides {tuple(x.shape[2:])}: each must be a multiple of {self.divisor} (patch {self.patch} "
+                "times 2 for each strided stage); pad or resize x, or build the network with fewer multipliers"
             )
-        if context is not None and not self.context_dim:
-            raise ValueError(
-                "context was given, but the network has context_dim = 0: build it with the context's width"
-            )
+        check_context(context, self.context_dim)
 
 
 def tokens(x: Tensor) -> Tensor:

@@ -67,7 +67,8 @@ def model_card(config: Config, data: Dataset, record: dict) -> str:
         data: what it was trained on.
         record: the model's record (seed, steps, hours, losses, environment, hashes).
     """
-    environment = record["environment"]
+    environment, held_out_loss = record["environment"], record["validation_loss"]
+    track = f"EMA track {config.training.ema[config.sampling.ema]:g}"
     rows = "\n".join(f"| {source} | {licence} | {n:,} |" for source, licence, n in licences(data))
     facts = {
         "Task": config.about.task,
@@ -80,7 +81,7 @@ def model_card(config: Config, data: Dataset, record: dict) -> str:
         "Hardware": f"{environment['processor']}, {environment['threads']} thread(s), {environment['device']}",
         "Precision": record["precision"],
         "Seed": record["seed"],
-        "Validation loss": f"{record['validation_loss']:.4f} (EMA track {config.training.ema[config.sampling.ema]:g})",
+        "Validation loss": "not measured" if held_out_loss is None else f"{held_out_loss:.4f} ({track})",
         "Software": f"sfumato {environment['sfumato']}, torch {environment['torch']}",
         "Data manifest": f"SHA-256 `{record['manifest_sha256']}`",
         "Reproduce": f"`{record['command']}`",

@@ -1,9 +1,9 @@
 """Checkpoints that survive a kill at any instruction, and know when they are damaged.
 
 A checkpoint is a folder ``checkpoint-<step>`` of safetensors files and one ``state.json`` that holds the SHA-256 of
-each. It is written aside, flushed to the disk and renamed, so a folder with that name is complete; ``latest`` moves
-after that, and old folders go last. Reading verifies every hash (safetensors itself has no checksum) and falls back
-to the newest checkpoint that is whole.
+each, and of itself. It is written aside, flushed to the disk and renamed, so a folder with that name is complete;
+``latest`` moves after that, and old folders go last, renamed before they are taken apart. Reading verifies every hash
+(safetensors itself has no checksum) and falls back to the newest checkpoint that is whole.
 """
 
 import fcntl
@@ -11,19 +11,34 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
 from sfumato.errors import UserError
 
 STATE = "state.json"
+DAMAGED = "its SHA-256 is not the recorded one"
 
 
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+@contextmanager
+def writing(what: str, run: Path) -> Iterator[None]:
+    """Turns a full disk, a read-only folder or a failing drive into a UserError that names ``what`` and ``run``."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{what} could not be written to {run}: {error.strerror or error}",
+            fix="free some space, and the same command goes on from the last checkpoint; or choose another --out",
+        ) from error
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -56,7 +71,8 @@ def folder_of(run: Path, step: int) -> Path:
 
 def checkpoints(run: Path) -> list[Path]:
     """The complete checkpoints of a run, oldest first."""
-    return sorted(run.glob("checkpoint-????????"))
+    found = [folder for folder in run.glob("checkpoint-*") if folder.name.removeprefix("checkpoint-").isdigit()]
+    return sorted(found, key=lambda folder: int(folder.name.removeprefix("checkpoint-")))
 
 
 def save_checkpoint(run: Path, step: int, parts: dict[str, dict[str, Tensor]], state: dict, keep: int) -> Path:
@@ -70,33 +86,40 @@ def save_checkpoint(run: Path, step: int, parts: dict[str, dict[str, Tensor]], s
         keep: checkpoints to keep, at least 1.
 
     Raises:
-        UserError: the disk is full or cannot be written; the older checkpoints are untouched.
+        UserError: a tensor is not finite, or the disk is full or cannot be written; older checkpoints are untouched.
     """
     final = folder_of(run, step)
     if final.exists():
         return final
-    aside = run / f".writing-{final.name}"
-    try:
+    _check_finite(step, parts)
+    with writing(f"the checkpoint of step {step}", run):
+        aside = run / f".writing-{final.name}"
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir()
-        hashes = {}
+        hashes: dict[str, str] = {}
         for stem, tensors in parts.items():
             data = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
             _write(aside / f"{stem}.safetensors", data)
             hashes[f"{stem}.safetensors"] = sha256(data)
-        _write(aside / STATE, json.dumps({"step": step, **state, "sha256": hashes}, indent=1).encode())
+        record = {"step": step, **state, "sha256": hashes}
+        hashes[STATE] = sha256(json.dumps(record).encode())
+        _write(aside / STATE, json.dumps(record, indent=1).encode())
         _sync(aside)
         os.rename(aside, final)
         _sync(run)
         write_atomically(run / "latest", final.name.encode())
-    except OSError as error:
-        raise UserError(
-            f"the checkpoint of step {step} could not be written to {run}: {error.strerror}",
-            fix="free some space or choose another folder with --out; the same command goes on from the last checkpoint",
-        ) from error
-    for old in checkpoints(run)[:-keep]:
-        shutil.rmtree(old)
+        for old in checkpoints(run)[:-keep]:
+            shutil.rmtree(old.rename(run / f".removing-{old.name}"))
     return final
+
+
+def _check_finite(step: int, parts: dict[str, dict[str, Tensor]]) -> None:
+    bad = [f"{stem}/{name}" for stem, part in parts.items() for name, v in part.items() if not torch.isfinite(v).all()]
+    if bad:
+        raise UserError(
+            f"after step {step}, {len(bad)} tensors are not finite, e.g. {bad[0]}; no checkpoint was written",
+            fix="the last checkpoint is good; lower optimizer.lr, or use training.precision fp32, in another --out",
+        )
 
 
 def read_checkpoint(folder: Path) -> tuple[dict, dict[str, dict[str, Tensor]]]:
@@ -105,35 +128,46 @@ def read_checkpoint(folder: Path) -> tuple[dict, dict[str, dict[str, Tensor]]]:
     Raises:
         UserError: names the file that is missing, cut or changed.
     """
+    name = STATE
     try:
         state = json.loads((folder / STATE).read_bytes())
-        hashes: dict[str, str] = state.pop("sha256")
+        hashes: dict[str, str] = state["sha256"]
+        own = hashes.pop(STATE, None)  # None: written before version 0.1.0
+        if own is not None and own != sha256(json.dumps(state).encode()):
+            raise ValueError(DAMAGED)
         parts = {}
         for name, expected in hashes.items():
             data = (folder / name).read_bytes()
             if sha256(data) != expected:
-                raise UserError(f"{folder.name}/{name} is damaged: its SHA-256 is not the recorded one")
+                raise ValueError(DAMAGED)
             parts[Path(name).stem] = load(data)
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"{folder.name}/{STATE} or a file it names is damaged or missing ({error})") from error
+        raise UserError(f"{folder.name}/{name} is damaged or missing: {error}") from error
     return state, parts
 
 
 def newest_whole(run: Path, report: Callable[[str], None]) -> tuple[dict, dict[str, dict[str, Tensor]]] | None:
-    """The newest checkpoint that verifies, or None for a fresh run; every damaged one is reported and set aside.
+    """The newest checkpoint that verifies, or None for a fresh run; damaged ones are reported and renamed.
 
     Raises:
-        UserError: there are checkpoints, but none is whole.
+        UserError: there are checkpoints, but none is whole; they are left as they are.
     """
-    for torn in run.glob(".writing-*"):
-        shutil.rmtree(torn)
-    found = checkpoints(run)
+    for unfinished in [*run.glob(".writing-*"), *run.glob(".removing-*")]:
+        shutil.rmtree(unfinished)
+    found, damaged = checkpoints(run), []
     for folder in reversed(found):
         try:
-            return read_checkpoint(folder)
+            whole = read_checkpoint(folder)
         except UserError as error:
             report(f"{error}; falling back to the checkpoint before it")
-            folder.rename(folder.with_name(f"damaged-{folder.name}"))
+            damaged.append(folder)
+            continue
+        write_atomically(run / "latest", folder.name.encode())
+        for bad in damaged:
+            aside = bad.with_name(f"damaged-{bad.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            bad.rename(aside)
+        return whole
     if found:
         raise UserError(
             f"none of the {len(found)} checkpoints in {run} is whole", fix="start again in another folder with --out"
@@ -145,15 +179,15 @@ class RunLock:
     """One process a run folder. The lock is the kernel's, so it ends with its process, however that ends."""
 
     def __init__(self, run: Path) -> None:
-        self.path = run / "lock"
-        self.file = self.path.open("a+")
+        self.file = (run / "lock").open("a+")
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            self.file.seek(0)
+            with self.file:
+                self.file.seek(0)
+                owner = self.file.read().strip() or "unknown"
             raise UserError(
-                f"{run} is in use by process {self.file.read().strip() or 'unknown'}",
-                fix="wait for it, or choose another folder with --out",
+                f"{run} is in use by process {owner}", fix="wait for it, or choose another folder with --out"
             ) from error
         self.file.seek(0)
         self.file.truncate()

@@ -4,7 +4,7 @@ A track of relative width sigma_rel weighs the past by (tau / t)^gamma: its wind
 forgotten and one number fits runs of any length. Two tracks are kept; the saved model names the one it uses.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -31,7 +31,7 @@ class EMA:
         widths: relative widths sigma_rel, one track each.
     """
 
-    def __init__(self, parameters: dict[str, Tensor], widths: tuple[float, ...]) -> None:
+    def __init__(self, parameters: Mapping[str, Tensor], widths: tuple[float, ...]) -> None:
         self.parameters, self.widths = parameters, tuple(widths)
         self.tracks = [{k: v.detach().clone() for k, v in parameters.items()} for _ in self.widths]
 
@@ -40,7 +40,8 @@ class EMA:
         """Moves every track towards the live weights, after optimizer step number ``step`` >= 1."""
         live = [v.detach() for v in self.parameters.values()]
         for sigma_rel, track in zip(self.widths, self.tracks, strict=True):
-            torch._foreach_lerp_(list(track.values()), live, 1 - decay(sigma_rel, step))
+            fraction = 1 - decay(sigma_rel, step)
+            torch._foreach_lerp_(list(track.values()), live, fraction)  # pyright: ignore[reportPrivateImportUsage]
 
     @contextmanager
     def swapped(self, track: int) -> Iterator[None]:

@@ -10,6 +10,8 @@ import os
 from pathlib import Path
 from typing import Protocol
 
+from sfumato.errors import UserError
+
 
 class Report(Protocol):
     """Where progress goes: the command line draws bars, a server would send events, the default stays silent."""
@@ -39,19 +41,27 @@ class Log:
         length: bytes of ``loss.jsonl`` that the checkpoint knows of; what was written after it is cut off, because
             the steps after the checkpoint are done again.
         step: the checkpoint's step.
+
+    Raises:
+        UserError: the file is shorter than the checkpoint says.
     """
 
     def __init__(self, run: Path, length: int, step: int) -> None:
         self.path = run / "loss.jsonl"
         self.path.touch()
+        if self.path.stat().st_size < length:
+            raise UserError(
+                f"{self.path} holds {self.path.stat().st_size:,} bytes, but {length:,} when the checkpoint was written",
+                fix="put the file back as it was, or start again in another folder with --out",
+            )
         with self.path.open("r+b") as file:
             file.truncate(length)
         self.file = self.path.open("ab")
         self.board = _tensorboard(run / "tensorboard", step)
 
-    def write(self, **numbers: float) -> None:
-        """Appends one line; ``step`` is among the numbers."""
-        self.file.write((json.dumps(numbers) + "\n").encode())
+    def write(self, step: int, **numbers: float) -> None:
+        """Appends one line."""
+        self.file.write((json.dumps({"step": step, **numbers}) + "\n").encode())
 
     def scalars(self, step: int, **numbers: float) -> None:
         """Numbers for TensorBoard only."""

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from sfumato import registry
 from sfumato.conditioning.conditioners import Condition
 from sfumato.config import Config
 from sfumato.data.dataset import Dataset
+from sfumato.diffusion.denoisers import Denoiser
 from sfumato.diffusion.objectives import denoising_loss
 from sfumato.errors import UserError
 from sfumato.model import Model
@@ -56,6 +58,7 @@ class Batch:
 def conditions_of(data: Dataset, index: int, kind: str) -> tuple[str, ...]:
     """The conditions that one picture offers: its class for a class condition, its captions for a text condition."""
     if kind == "class":
+        assert data.labels is not None, "resolve_rest refuses a class condition without classes"
         return (data.classes[data.labels[index]],)
     return tuple(data.captions[index]) if kind in ("text", "sentence") else ()
 
@@ -93,15 +96,16 @@ class Trainer:
     train_indices: Sequence[int]
     validation_indices: Sequence[int]
     step: int = 0
+    parameters: dict[str, nn.Parameter] = field(init=False)
     ema: EMA = field(init=False)
     optimizer: Optimizer = field(init=False)
 
     def __post_init__(self) -> None:
         config, model = self.config, self.model
-        parameters = model.parameters()
-        self.ema = EMA(parameters, tuple(config.training.ema))
+        self.parameters = model.parameters()
+        self.ema = EMA(self.parameters, config.training.ema)
         o = config.optimizer
-        self.optimizer = Optimizer(parameters, o.kind, o.lr, o.betas, o.weight_decay)
+        self.optimizer = Optimizer(self.parameters, o.kind, o.lr, o.betas, o.weight_decay)
         self.order = Order(torch.as_tensor(self.train_indices), config.training.seed)
         schedule = model.denoiser.process.schedule
         law = registry.resolve("objective.time_law", registry.TIME_LAWS, config.objective.time_law)
@@ -109,9 +113,9 @@ class Trainer:
         weight = registry.resolve("objective.weight", registry.WEIGHTS, config.objective.weight)
         self.weight = weight(config.diffusion.sigma_data)
         self.dtype = precision_of(config.training.precision, model.device)
-        self.network: nn.Module = model.denoiser
+        self.network = model.denoiser
         if config.training.compile:
-            self.network = torch.compile(model.denoiser)
+            self.network = cast(Denoiser, torch.compile(model.denoiser))
 
     # --- the six steps -----------------------------------------------------------------------------------------
 
@@ -124,27 +128,30 @@ class Trainer:
 
     def train_step(self) -> dict[str, float]:
         """One optimizer step; returns its numbers. The picture of algorithm 1, with gradient accumulation."""
-        training = self.config.training
+        training, optimizer = self.config.training, self.config.optimizer
         torch.manual_seed(key(training.seed, "dropout", self.step))
-        self.optimizer.set_rate(
-            rate_factor(self.step, training.steps, self.config.optimizer.warmup, self.config.optimizer.decay)
-        )
-        self.model.denoiser.train(), self.model.conditioner.train()
-        total = 0.0
+        self.optimizer.set_rate(rate_factor(self.step, training.steps, optimizer.warmup, optimizer.decay))
+        self.model.denoiser.train()
+        self.model.conditioner.train()
+
+        total, seen = 0.0, []
         for micro in range(training.accumulate):
             batch = self.batch(self.step * training.accumulate + micro)  # 1. data, and all that chance decides
             losses = self.loss(batch)  # 2.-5. time, noise, prediction, loss
+            self.demand_finite("loss", losses, batch.indices)
             loss = losses.mean() / training.accumulate
-            self.check(losses, batch)
             loss.backward()
             total += loss.item()
-        norm = nn.utils.clip_grad_norm_(list(self.ema.parameters.values()), self.config.optimizer.clip)
+            seen += batch.indices
+
+        norm = nn.utils.clip_grad_norm_(list(self.parameters.values()), optimizer.clip)
+        self.demand_finite("gradient", norm.expand(len(seen)), seen)
         self.optimizer.step()  # 6. update, and the averages that will be used
-        for parameter in self.ema.parameters.values():
+        for parameter in self.parameters.values():
             parameter.grad = None
         self.step += 1
         self.ema.update(self.step)
-        return {"step": self.step, "loss": total, "gradient_norm": norm.item()}
+        return {"loss": total, "gradient_norm": norm.item()}
 
     # --- what the steps stand on -------------------------------------------------------------------------------
 
@@ -159,25 +166,33 @@ class Trainer:
     def autocast(self) -> contextlib.AbstractContextManager:
         return torch.autocast(self.model.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
-    def check(self, losses: Tensor, batch: Batch) -> None:
-        """Stops at the step in which a loss is not finite, before it reaches a weight, and names the pictures."""
-        bad = (~torch.isfinite(losses)).nonzero().flatten().tolist()
+    def demand_finite(self, what: str, values: Tensor, indices: Sequence[int]) -> None:
+        """Stops in the step in which a value is not finite, before it reaches a weight, and names the pictures.
+
+        Args:
+            what: "loss" or "gradient".
+            values: (B), one a picture.
+            indices: (B) data indices.
+        """
+        bad = [index for index, fine in zip(indices, torch.isfinite(values).tolist(), strict=True) if not fine]
         if bad:
-            names = ", ".join(self.data.manifest[batch.indices[i]]["path"] for i in bad[:5])
+            rows = self.data.manifest
+            names = ", ".join(rows[index]["path"] for index in bad[:5])
             raise UserError(
-                f"the loss of step {self.step + 1} is not finite for {len(bad)} of {len(losses)} pictures: {names}",
-                fix="the last checkpoint is good; lower optimizer.lr, or use training.precision fp32, and resume",
+                f"the {what} of step {self.step + 1} is not finite for {len(bad)} of {len(indices)} pictures: "
+                f"{names}{', ...' if len(bad) > 5 else ''}",
+                fix="the last checkpoint is good; lower optimizer.lr, or use training.precision fp32, in another --out",
             )
 
     @torch.no_grad()
     def validate(self) -> float:
-        """The mean loss over held-out pictures with the averaged weights, at fixed times and noises."""
+        """The mean loss over held-out pictures with the averaged weights that will draw, at fixed times and noises."""
         config = self.config
         indices = list(self.validation_indices)[:VALIDATION_PICTURES]
         shape = (config.data.channels, config.data.size, config.data.size)
         total, seed = 0.0, config.training.seed
         self.model.eval()
-        with self.ema.swapped(0):
+        with self.ema.swapped(config.sampling.ema):
             for repeat in range(VALIDATION_DRAWS):
                 for start in range(0, len(indices), config.training.batch):
                     chosen = indices[start : start + config.training.batch]
@@ -193,14 +208,14 @@ class Trainer:
     def parts(self) -> dict[str, dict[str, Tensor]]:
         """All tensors of the run's state, by file."""
         averages = {f"ema-{i}": track for i, track in enumerate(self.ema.tracks)}
-        return {"weights": dict(self.ema.parameters), "optimizer": self.optimizer.state(), **averages}
+        return {"weights": dict(self.parameters), "optimizer": self.optimizer.state(), **averages}
 
     @torch.no_grad()
     def restore(self, step: int, parts: dict[str, dict[str, Tensor]]) -> None:
         """Takes back what ``parts`` gave at ``step``."""
         self.step = step
         tracks = {f"ema-{i}": track for i, track in enumerate(self.ema.tracks)}
-        for part, own in {"weights": self.ema.parameters, **tracks}.items():
+        for part, own in {"weights": self.parameters, **tracks}.items():
             if own.keys() != parts.get(part, {}).keys():
                 raise UserError(
                     f"the checkpoint's {part} do not fit this model",

@@ -2,7 +2,7 @@
 
 AdamW: Loshchilov & Hutter 2019. Muon: Jordan et al. 2024, momentum made orthogonal by Newton-Schulz iterations, with
 the step scaled to AdamW's root mean square (Liu et al. 2025), so that one learning rate serves both. A convolution is
-the matrix (out, in * kernel); the first and last layers, embeddings, gains and biases stay with AdamW.
+the matrix (out, in * kernel), an embedding the matrix (entries, width); gains and biases stay with AdamW.
 """
 
 import torch
@@ -29,7 +29,6 @@ class Optimizer:
         lr: the peak learning rate.
         betas: AdamW's.
         weight_decay: decoupled, on tensors of two or more dimensions.
-        outer: names of first and last layers, which stay with AdamW.
     """
 
     def __init__(
@@ -39,19 +38,17 @@ class Optimizer:
         lr: float,
         betas: tuple[float, float],
         weight_decay: float,
-        outer: frozenset[str] = frozenset(),
     ) -> None:
         self.lr = lr
-        self.matrices = {
-            name: p for name, p in parameters.items() if kind == "muon" and p.ndim >= 2 and name not in outer
-        }
-        rest = {name: p for name, p in parameters.items() if name not in self.matrices}
-        self.names = {"adamw": list(rest), "muon": list(self.matrices)}
+        wide = {name: p for name, p in parameters.items() if p.ndim >= 2}
+        flat = {name: p for name, p in parameters.items() if p.ndim < 2}
+        self.matrices = wide if kind == "muon" else {}
+        decayed = {} if kind == "muon" else wide
+        self.names = {"adamw": [*decayed, *flat], "muon": list(self.matrices)}
         groups = [
-            {"params": [p for p in rest.values() if p.ndim >= 2], "weight_decay": weight_decay},
-            {"params": [p for p in rest.values() if p.ndim < 2], "weight_decay": 0.0},
+            {"params": list(decayed.values()), "weight_decay": weight_decay},
+            {"params": list(flat.values()), "weight_decay": 0.0},
         ]
-        self.names["adamw"] = [n for n, p in rest.items() if p.ndim >= 2] + [n for n, p in rest.items() if p.ndim < 2]
         self.adamw = torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, fused=True)
         self.views = [nn.Parameter(as_matrix(p.data, p)) for p in self.matrices.values()]
         self.muon = (
@@ -93,7 +90,7 @@ class Optimizer:
                 prefix = f"{kind}/{name}/"
                 entries = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
                 optimizer.state[p] = {
-                    slot: torch.empty_like(p).copy_(v) if v.shape == p.shape and v.ndim else v.clone()
+                    slot: torch.empty_like(p).copy_(v) if v.ndim else v.to(p.device, copy=True)
                     for slot, v in entries.items()
                 }
 

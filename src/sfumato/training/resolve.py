@@ -8,7 +8,6 @@ The rules are few and written down, so that a person can predict and override ea
 * ``training.steps``: 400 epochs, at least 2,000 and at most 20,000 steps on a CPU (100,000 on a GPU).
 """
 
-import contextlib
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -55,9 +54,11 @@ def short_sides(records: Sequence[Record], at_most: int = 200) -> list[int]:
     """The short sides in pixels of some pictures, read from their headers; broken files do not count."""
     sides = []
     for record in records[:: -(-len(records) // at_most)]:
-        with contextlib.suppress(OSError, ValueError, Image.DecompressionBombError):
+        try:
             with Image.open(io.BytesIO(record.open()), formats=FORMATS) as picture:
                 sides.append(min(picture.size))
+        except (OSError, ValueError, Image.DecompressionBombError):
+            continue  # preparing the data will name the file and its reason
     return sides
 
 
@@ -72,7 +73,24 @@ def resolve_size(config: Config, sides: Callable[[], list[int]]) -> Config:
 
 
 def resolve_rest(config: Config, pictures: int, captioned: bool, classes: int) -> Config:
-    """Condition and number of steps, from what the data turned out to be."""
+    """Condition and number of steps, from what the data turned out to be.
+
+    Args:
+        config: settings, perhaps with "auto" left.
+        pictures: how many there are.
+        captioned: whether any has a caption.
+        classes: their number, 0 unless every picture has one.
+
+    Raises:
+        UserError: the settings ask for a condition that the data does not have.
+    """
+    wanted = config.condition.kind
+    if (wanted == "class" and not classes) or (wanted in ("text", "sentence") and not captioned):
+        lacking = "class folders were found" if wanted == "class" else "picture has a caption"
+        raise UserError(
+            f"condition.kind: {wanted} is asked for, but no {lacking} in {config.data.path}",
+            fix="use --set condition.kind=auto, which takes what the data has",
+        )
     overrides = []
     if config.condition.kind == "auto":
         overrides.append(f"condition.kind={'text' if captioned else 'class' if classes > 1 else 'none'}")

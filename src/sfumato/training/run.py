@@ -1,43 +1,36 @@
 """One training run: a folder that explains itself, and one command that starts and resumes it.
 
-    run/
-      config.yaml         the resolved settings          data.json          hash and description of the data
-      environment.json    machine, versions, commit      loss.jsonl         every step's loss
-      samples/            same-seed grids from step 0    tensorboard/       the same for TensorBoard
-      checkpoint-<step>/  the newest few                 model/             the saved model, when done
+run/
+  config.yaml         the resolved settings          data.json          hash and description of the data
+  environment.json    machine, versions, commit      loss.jsonl         every step's loss
+  samples/            same-seed grids from step 0    tensorboard/       the same for TensorBoard
+  checkpoint-<step>/  the newest few                 model/             the saved model, when done
 """
 
 import json
-import platform
-import signal
-import subprocess
-import sys
-import threading
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from sfumato.config import Config
+from sfumato.config import Config, load_recipe
 from sfumato.data.dataset import Dataset
 from sfumato.data.preparation import prepare
 from sfumato.data.sources import open_source
 from sfumato.errors import UserError
 from sfumato.model import Model
 from sfumato.training.card import loss_curve, model_card, read_losses
-from sfumato.training.checkpoint import RunLock, newest_whole, save_checkpoint, write_atomically
+from sfumato.training.checkpoint import RunLock, newest_whole, save_checkpoint, write_atomically, writing
+from sfumato.training.environment import device, environment
+from sfumato.training.interrupts import Interruptible, Stop
 from sfumato.training.keyed import key
 from sfumato.training.log import Log, Report, Silent
 from sfumato.training.loop import Trainer, run
-from sfumato.training.resolve import adjusted, locate, resolve_rest, resolve_size
+from sfumato.training.resolve import adjusted, locate, resolve_rest, resolve_size, short_sides
 from sfumato.training.samples import draw_sheet, sample_sheet, sheet_conditions
 
 LOG_EVERY = 20  # steps between two numbers on TensorBoard
-
-
-class Interrupted(UserError):
-    """Training was stopped by a signal; everything is saved."""
 
 
 @dataclass(frozen=True)
@@ -51,20 +44,40 @@ class Prepared:
     model: Model
 
 
+def machine_settings(config: Config) -> None:
+    """Sets what belongs to the process: the number of threads."""
+    if config.training.threads:
+        torch.set_num_threads(config.training.threads)
+
+
 def prepare_run(config: Config, out: Path, report: Report) -> Prepared:
     """Reads the data, resolves what the settings left open, and builds the model with its first weights."""
     data = prepared_data(config, out / "data", report)
-    config = resolve_rest(
-        adjusted(config, f"data.size={data.size}"), len(data), any(data.captions), len(data.classes) if data.labels else 0
-    )
+    captions = [caption for row in data.captions for caption in row]
+    return build(config, data, captions, len(data), report)
+
+
+def build(
+    config: Config, data: Dataset, captions: list[str], pictures: int, report: Report, encode: bool = True
+) -> Prepared:
+    """The resolved settings, and the model with its first weights.
+
+    Args:
+        config: settings, perhaps with "auto" left.
+        data: the pictures, or (for an estimate) some of them.
+        captions: of all pictures.
+        pictures: how many there are in all.
+        report: where progress goes.
+        encode: let a frozen encoder read all captions now and not when each is first seen.
+    """
+    classes = len(data.classes) if data.labels else 0
+    config = resolve_rest(adjusted(config, f"data.size={data.size}"), pictures, bool(captions), classes)
     train, validation = data.split(config.data.validation)
     torch.manual_seed(key(config.training.seed, "weights"))
-    captions = sorted({c for row in data.captions for c in row})
-    model = Model.build(config, data.classes, captions).to(device())
-    if config.condition.kind == "sentence":
-        report.say(f"encoding {len(captions):,} captions with the frozen encoder {config.condition.encoder!r}")
+    model = Model.build(config, data.classes, sorted(set(captions))).to(device())
+    if encode and config.condition.kind == "sentence":
         model.conditioner.prepare(captions, lambda done, total: report.progress("encoding captions", done, total))
-    return Prepared(config, data, list(train), list(validation), model)
+    return Prepared(config, data, train.tolist(), validation.tolist(), model)
 
 
 def prepared_data(config: Config, cache: Path, report: Report) -> Dataset:
@@ -84,59 +97,7 @@ def prepared_data(config: Config, cache: Path, report: Report) -> Dataset:
     return data
 
 
-def device() -> torch.device:
-    """The best device of this machine."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def environment() -> dict:
-    """What the run ran on: enough to explain a difference, nothing that names a person or a place."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    ).stdout.strip()
-    return {
-        "sfumato": version("sfumato"),
-        "commit": commit or None,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "platform": platform.platform(),
-        "processor": processor(),
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else device().type,
-    }
-
-
-def processor() -> str:
-    """The processor's name as the system gives it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-class Stop:
-    """SIGTERM and Ctrl-C end the run after the step at hand; a second one ends the process at once."""
-
-    def __init__(self) -> None:
-        self.signal = 0
-        main = threading.current_thread() is threading.main_thread()  # signals can be caught there only
-        self.before = {s: signal.signal(s, self._catch) for s in (signal.SIGINT, signal.SIGTERM) if main}
-
-    def _catch(self, number: int, frame: object) -> None:
-        if self.signal:
-            sys.exit(128 + number)
-        self.signal = number
-
-    def __call__(self) -> bool:
-        return bool(self.signal)
-
-    def restore(self) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-
-def train(config: Config, out: Path, report: Report | None = None, command: str = "") -> Model:
+def train(config: Config, out: Path | str, report: Report | None = None, command: str = "train(...) again") -> Model:
     """Trains, or goes on with, the run in folder ``out`` and returns the finished model (also in ``out/model``).
 
     Args:
@@ -149,22 +110,23 @@ def train(config: Config, out: Path, report: Report | None = None, command: str 
         UserError: bad data, another process in the folder, other settings than the folder's, a damaged run.
         Interrupted: stopped by a signal, everything saved.
     """
-    report = report or Silent()
-    out.mkdir(parents=True, exist_ok=True)
-    lock = RunLock(out)
-    stop = Stop()
+    out, report = Path(out), report or Silent()
+    with writing("the run", out):
+        out.mkdir(parents=True, exist_ok=True)
+        lock = RunLock(out)
+    stop = Stop(out, command)
     try:
-        if config.training.threads:
-            torch.set_num_threads(config.training.threads)
-        prepared = prepare_run(config, out, report)
+        machine_settings(config)
+        prepared = prepare_run(config, out, Interruptible(report, stop))
         claim(out, prepared)
         trainer = Trainer(
             prepared.config, prepared.model, prepared.data, prepared.train_indices, prepared.validation_indices
         )
-        hours = fit(trainer, out, report, stop)
-        if trainer.step < prepared.config.training.steps:
-            raise Interrupted(f"stopped at step {trainer.step:,}; everything is saved in {out}", fix=f"resume: {command}")
-        return finish(trainer, out, hours, command, report)
+        with writing("the run", out):
+            hours = fit(trainer, out, report, stop)
+            if trainer.step < prepared.config.training.steps:
+                raise stop.interrupted(f"at step {trainer.step:,}")
+            return finish(trainer, out, hours, command, report)
     finally:
         stop.restore()
         lock.release()
@@ -180,11 +142,10 @@ def claim(out: Path, prepared: Prepared) -> None:
         write_atomically(out / "environment.json", json.dumps(environment(), indent=1).encode())
         write_atomically(kept, config.to_yaml().encode())
         return
-    if kept.read_text() != config.to_yaml():
-        old, new = kept.read_text().splitlines(), config.to_yaml().splitlines()
-        changed = [f"{a.strip()} -> {b.strip()}" for a, b in zip(old, new, strict=False) if a != b]
+    changed = differences(kept, config)
+    if changed:
         raise UserError(
-            f"{out} holds a run with other settings ({'; '.join(changed[:3]) or 'entries added or removed'})",
+            f"{out} holds a run with other settings: {'; '.join(changed[:3])}{'; ...' if len(changed) > 3 else ''}",
             fix="give the settings it was started with, or choose another folder with --out",
         )
     if json.loads((out / "data.json").read_text())["manifest_sha256"] != data.manifest_hash:
@@ -194,11 +155,34 @@ def claim(out: Path, prepared: Prepared) -> None:
         )
 
 
+def differences(kept: Path, config: Config) -> list[str]:
+    """What a run's config.yaml says otherwise than ``config``, e.g. "optimizer.lr was 0.001, now 0.002".
+
+    ``about`` may change, for it has no influence on a run; a setting that is younger than the file has its default.
+    """
+    old, new = (flat(c.model_dump(mode="json", exclude={"about"})) for c in (load_recipe(kept), config))
+    missing = "not there"
+    return [
+        f"{name} was {old.get(name, missing)}, now {new.get(name, missing)}"
+        for name in dict.fromkeys([*new, *old])
+        if old.get(name, missing) != new.get(name, missing)
+    ]
+
+
+def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    entries: dict[str, Any] = {}
+    for name, value in settings.items():
+        path = f"{prefix}{name}"
+        entries |= flat(value, f"{path}.") if isinstance(value, dict) else {path: value}
+    return entries
+
+
 def fit(trainer: Trainer, out: Path, report: Report, stop: Stop) -> float:
     """Resumes from the newest whole checkpoint, trains to the end or to a signal, and saves; the hours of all steps."""
     config = trainer.config
     training = config.training
-    state = {"log_bytes": 0, "seconds": 0.0}
+    state: dict[str, Any] = {"log_bytes": 0, "seconds": 0.0}
     found = newest_whole(out, report.say)
     if found:
         state, parts = found
@@ -209,15 +193,18 @@ def fit(trainer: Trainer, out: Path, report: Report, stop: Stop) -> float:
 
     def on_step(numbers: dict[str, float]) -> None:
         seconds = numbers.pop("seconds")
-        log.write(**numbers)
+        log.write(trainer.step, **numbers)
         speed = rate.update(seconds)
-        report.progress("training", trainer.step, training.steps, f"loss {rate.smooth(numbers['loss']):.4f}  {speed:.0f} pictures/s")
+        note = f"loss {rate.smooth(numbers['loss']):.4f}  {speed:.0f} pictures/s"
+        report.progress("training", trainer.step, training.steps, note)
         if trainer.step % LOG_EVERY == 0:
-            log.scalars(trainer.step, loss=numbers["loss"], gradient_norm=numbers["gradient_norm"], pictures_per_second=speed)
+            log.scalars(trainer.step, pictures_per_second=speed, **numbers)
 
     def validate() -> None:
+        if not trainer.validation_indices:
+            return
         loss = trainer.validate()
-        log.write(step=trainer.step, validation_loss=loss)
+        log.write(trainer.step, validation_loss=loss)
         log.scalars(trainer.step, validation_loss=loss)
         report.say(f"step {trainer.step:,}: validation loss {loss:.4f}")
 
@@ -225,10 +212,11 @@ def fit(trainer: Trainer, out: Path, report: Report, stop: Stop) -> float:
         sample_sheet(trainer, out / "samples" / f"step-{trainer.step:08d}.png")
 
     def save() -> None:
-        save_checkpoint(out, trainer.step, trainer.parts(), {"log_bytes": log.length(), "seconds": rate.total}, training.keep)
+        facts = {"log_bytes": log.length(), "seconds": rate.total}
+        save_checkpoint(out, trainer.step, trainer.parts(), facts, training.keep)
 
     try:
-        if trainer.step == 0:
+        if trainer.step == 0 and not stop():
             sample()
         report.progress("training", trainer.step, training.steps)
         run(
@@ -257,7 +245,7 @@ def finish(trainer: Trainer, out: Path, hours: float, command: str, report: Repo
         "seed": config.training.seed,
         "precision": str(trainer.dtype).removeprefix("torch."),
         "parameters": sum(p.numel() for p in model.parameters().values()),
-        "validation_loss": validation[-1][1] if validation else float("nan"),
+        "validation_loss": validation[-1][1] if validation else None,
         "manifest_sha256": data.manifest_hash,
         "pictures": len(data),
         "held_out": len(trainer.validation_indices),
@@ -280,7 +268,9 @@ class Rate:
     """Pictures per second over the last steps, the seconds of all steps, and a smoothed loss for the eye."""
 
     def __init__(self, pictures: int, total: float) -> None:
-        self.pictures, self.total, self.seconds, self.loss = pictures, total, None, None
+        self.pictures, self.total = pictures, total
+        self.seconds: float | None = None
+        self.loss: float | None = None
 
     def update(self, seconds: float) -> float:
         self.total += seconds

@@ -29,7 +29,11 @@ def sheet_conditions(trainer: Trainer) -> tuple[list[Condition], int]:
 def draw_sheet(model: Model, conditions: Sequence[Condition], columns: int, path: Path) -> None:
     """Draws each condition with the seed of its place and writes the labelled sheet to ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pictures = [model.generate(condition, seed=seed)[0] for seed, condition in enumerate(conditions)]
+    pictures = []
+    for seeds in model.batches(len(conditions)):
+        *_, last = model.steps(conditions[seeds.start : seeds.stop], seeds, model.sampling())
+        # An early network may diverge; that is worth seeing on the sheet, and not worth a run.
+        pictures += [model.codec.picture(x.nan_to_num()) for x in last.x]
     labelled_grid(pictures, [c or "" for c in conditions], columns).save(path)
 
 

@@ -1,0 +1,81 @@
+"""What a person asks for: which pictures, how many, from which seeds; within bounds before anything is drawn."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sfumato.conditioning.conditioners import Condition
+from sfumato.config import LARGEST_SEED, LARGEST_SIZE
+from sfumato.errors import UserError
+
+SMALLEST_SIZE = 4
+LARGEST_COUNT = 10_000
+LARGEST_PROMPT = 10_000  # characters; text encoders read a few hundred at most
+
+Job = tuple[Condition, int]  # a condition and a seed: one picture
+
+
+@dataclass(frozen=True)
+class Request:
+    """Pictures to draw.
+
+    Attributes:
+        prompts: prompts or class names; None stands for no condition.
+        n: pictures a prompt; picture i has seed ``seed + i``.
+        seed: 0 to 2^63 - 1.
+        negative: what to steer away from.
+        size: pixels, None for the model's own.
+        settings: changes to the model's sampling settings; None changes nothing.
+
+    Raises:
+        UserError: names the field, the value, the range and the fix.
+    """
+
+    prompts: tuple[Condition, ...]
+    n: int = 1
+    seed: int = 0
+    negative: Condition = None
+    size: int | None = None
+    settings: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for text in self.prompts:
+            check_text("prompt", text)
+        check_text("negative", self.negative)
+        if not self.prompts:
+            raise UserError("prompt: none is given", fix="give at least one, or None for a picture without a condition")
+
+        check_number("n", self.n, 1, LARGEST_COUNT)
+        if self.n * len(self.prompts) > LARGEST_COUNT:
+            raise UserError(
+                f"n: {self.n} pictures of {len(self.prompts)} prompts are more than {LARGEST_COUNT}",
+                fix=f"choose n up to {LARGEST_COUNT // len(self.prompts)}, or fewer prompts",
+            )
+        check_number("seed", self.seed, 0, LARGEST_SEED + 1 - self.n)
+        if self.size is not None:
+            check_number("size", self.size, SMALLEST_SIZE, LARGEST_SIZE)
+
+    def jobs(self) -> list[Job]:
+        """The pictures one by one, prompt by prompt."""
+        return [(prompt, self.seed + i) for prompt in self.prompts for i in range(self.n)]
+
+
+def check_number(name: str, value: object, low: int, high: int) -> None:
+    """A UserError unless ``value`` is a whole number from ``low`` to ``high``."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise UserError(f"{name}: {value!r} is not a whole number", fix=f"choose {name} from {low} to {high}")
+    if not low <= value <= high:
+        raise UserError(f"{name}: {value} is outside {low} to {high}", fix=f"choose {name} within the range")
+
+
+def check_text(name: str, value: object) -> None:
+    """A UserError unless ``value`` is None or a text that encoders, and the file of the picture, can hold."""
+    if value is None:
+        return
+    if not isinstance(value, str):
+        raise UserError(f"{name}: {value!r} is not a text", fix="give a text in quotes, or None for no condition")
+    if len(value) > LARGEST_PROMPT:
+        raise UserError(
+            f"{name}: {len(value):,} characters are more than the limit of {LARGEST_PROMPT:,}", fix="shorten it"
+        )
+    if any("\ud800" <= c <= "\udfff" for c in value):
+        raise UserError(f"{name}: {value[:60]!a} is not valid text (UTF-8)", fix="type it again, or check its encoding")

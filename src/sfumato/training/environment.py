@@ -1,0 +1,49 @@
+"""The machine that a run works on: its device, and what is written down of it."""
+
+import platform
+import shutil
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+
+def device() -> torch.device:
+    """The best device of this machine."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def environment() -> dict:
+    """What the run ran on: enough to explain a difference, nothing that names a person or a place."""
+    return {
+        "sfumato": version("sfumato"),
+        "commit": commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else device().type,
+    }
+
+
+def commit() -> str | None:
+    """The commit of a source checkout; None for an installed package, or where there is no git."""
+    here = Path(__file__)
+    if shutil.which("git") is None:
+        return None
+    tracked = subprocess.run(
+        ["git", "ls-files", here.name], cwd=here.parent, capture_output=True, text=True, check=False
+    )
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here.parent, capture_output=True, text=True, check=False)
+    return head.stdout.strip() or None if tracked.stdout.strip() else None
+
+
+def processor() -> str:
+    """The processor's name as the system gives it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -1,0 +1,60 @@
+"""Ctrl-C and SIGTERM, made polite: the step at hand is finished, all is saved, and the way back is told."""
+
+import signal
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from sfumato.errors import UserError
+from sfumato.training.log import Report
+
+
+class Interrupted(UserError):
+    """Training was stopped by a signal; everything is saved."""
+
+
+class Stop:
+    """SIGTERM and Ctrl-C end the run after the step at hand; a second one ends the process at once.
+
+    Args:
+        out: the run folder.
+        command: what resumes the run.
+    """
+
+    def __init__(self, out: Path, command: str) -> None:
+        self.out, self.command, self.signal = out, command, 0
+        main = threading.current_thread() is threading.main_thread()  # signals can be caught there only
+        self.before = {s: signal.signal(s, self._catch) for s in (signal.SIGINT, signal.SIGTERM) if main}
+
+    def _catch(self, number: int, frame: object) -> None:
+        if self.signal:
+            sys.exit(128 + number)
+        self.signal = number
+
+    def __call__(self) -> bool:
+        return bool(self.signal)
+
+    def interrupted(self, when: str) -> Interrupted:
+        """The error that says how to go on."""
+        return Interrupted(f"stopped {when}; everything is saved in {self.out}", fix=f"resume: {self.command}")
+
+    def restore(self) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+@dataclass(frozen=True)
+class Interruptible:
+    """A report that ends the work before the first step when ``stop`` says so; until then nothing needs saving."""
+
+    report: Report
+    stop: Stop
+
+    def say(self, text: str) -> None:
+        self.report.say(text)
+
+    def progress(self, task: str, done: int, total: int, note: str = "") -> None:
+        if self.stop():
+            raise self.stop.interrupted(f"while {task}")
+        self.report.progress(task, done, total, note)

@@ -1,0 +1,64 @@
+"""The contact sheet has the size that its docstring gives, the pictures, and the words."""
+
+import numpy as np
+import pytest
+
+from sfumato.data import DataError, contact_sheet, open_source, prepare
+from sfumato.data.sheet import GAP, LINE, MARGIN
+
+
+def expected_size(lines: int, columns: int, rows: int, tile: int) -> tuple[int, int]:
+    width = 2 * MARGIN + columns * (tile + GAP) - GAP
+    return width, MARGIN + lines * (LINE + 4) + GAP + rows * (tile + 2 * LINE + GAP) + MARGIN - GAP
+
+
+@pytest.fixture
+def source(tmp_path, folder):
+    folder(tmp_path / "pictures", [f"{index:02d}.png" for index in range(20)])
+    for index in range(20):
+        (tmp_path / "pictures" / f"{index:02d}.txt").write_text(
+            f"a rather long caption number {index} that must be cut"
+        )
+    return open_source(tmp_path / "pictures")
+
+
+def test_the_sheet_has_the_promised_size_for_a_source_and_for_a_dataset(source, tmp_path):
+    dataset = prepare(source, 32, cache_dir=tmp_path / "ready")
+    for data in (source, dataset):
+        lines = len(data.describe().splitlines())
+        for columns, rows, tile in ((8, 6, 96), (3, 2, 64), (1, 1, 16)):
+            sheet = contact_sheet(data, columns, rows, tile)
+            assert sheet.mode == "RGB" and sheet.size == expected_size(lines, columns, rows, tile)
+
+
+def test_the_sheet_shows_the_pictures_and_is_the_same_each_time(source, tmp_path):
+    dataset = prepare(source, 32, cache_dir=tmp_path / "ready")
+    sheet = np.asarray(contact_sheet(dataset, 20, 1, 32))
+    assert np.array_equal(sheet, np.asarray(contact_sheet(dataset, 20, 1, 32)))
+    top = MARGIN + len(dataset.describe().splitlines()) * (LINE + 4) + GAP
+    for index in range(20):  # twenty cells for twenty pictures: all of them, in order
+        left = MARGIN + index * (32 + GAP)
+        assert np.array_equal(sheet[top : top + 32, left : left + 32], dataset.pictures[index])
+    assert (sheet[top + 32 :, :] < 100).any()  # words below
+    assert not np.array_equal(sheet[:, :200], np.asarray(contact_sheet(dataset, 4, 1, 32, seed=1))[:, :200])
+
+
+def test_bad_pictures_are_red_and_grey_ones_are_shown(tmp_path, folder):
+    root = folder(tmp_path / "pictures", ["a.png", "b.png"])
+    (root / "b.png").write_text("text")
+    sheet = np.asarray(contact_sheet(open_source(root), 2, 1, 32))
+    assert (sheet == (0xB3, 0x26, 0x1E)).all(-1).sum() == 32 * 32
+
+    (root / "b.png").unlink()
+    folder(root, ["a.png", "c.png"])
+    grey = contact_sheet(prepare(open_source(root), 32, 1, tmp_path / "ready"), 2, 1, 32)
+    assert grey.mode == "RGB"
+
+
+def test_impossible_sheets_are_refused(source, tmp_path):
+    for wrong in ({"columns": 0}, {"rows": 0}, {"tile": 4}):
+        with pytest.raises(ValueError, match="at least"):
+            contact_sheet(source, **wrong)
+    empty = type(source)(source.root, "flat folder", [])
+    with pytest.raises(DataError, match="nothing to show"):
+        contact_sheet(empty)

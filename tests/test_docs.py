@@ -1,0 +1,203 @@
+"""What the pages say is true: their code runs, their commands parse, and what they link to or name is there.
+
+Blocks of one page run in order, in one namespace and in a temporary folder that holds `my-pictures`, 32 captioned
+drawings. Where a block trains, the network is tiny and the run four steps long; all else is as the page says.
+"""
+
+import ast
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageDraw
+
+import sfumato
+from sfumato.cli.main import build
+from sfumato.cli.train import settings
+from sfumato.config import Config, change, validate
+from sfumato.data.catalogue import CATALOGUE
+from sfumato.training import resolve
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").rglob("*.md") if "_build" not in p.parts)]
+TINY = (
+    "network.channels=8",
+    "network.groups=4",
+    "network.multipliers=[1, 2]",
+    "network.blocks=1",
+    "data.size=16",
+    "training.steps=4",
+    "training.batch=4",
+    "training.checkpoint_every=2",
+    "training.validate_every=2",
+    "sampling.steps=2",
+)
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def blocks(page: Path, *languages: str) -> list[tuple[int, str]]:
+    """(number of its first line, text) of the fenced blocks of a page in one of the languages."""
+    found = re.finditer(r"^```(\w*)[^\n]*\n(.*?)^```$", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    text = page.read_text("utf-8")
+    return [(text.count("\n", 0, m.start(2)) + 1, m[2]) for m in found if m[1] in languages]
+
+
+def prose(page: Path) -> str:
+    """A page without its fenced blocks."""
+    return re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+# --- Python ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def reader(tmp_path, monkeypatch):
+    """A reader's folder, and training that takes seconds."""
+    folder = tmp_path / "my-pictures"
+    folder.mkdir()
+    for i in range(32):
+        colour, shape = ("red", "blue")[i % 2], ("circle", "square")[i // 2 % 2]
+        picture = Image.new("RGB", (40, 40), "white")
+        pen = ImageDraw.Draw(picture)
+        (pen.ellipse if shape == "circle" else pen.rectangle)((4 + i // 4, 6, 28 + i // 4, 30), fill=colour)
+        picture.save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(f"a {colour} {shape}\n{shape}\n")
+
+    train = sfumato.train
+
+    def train_tiny(config, *arguments, **named):
+        tiny = validate(change(config.model_dump(mode="json"), TINY), "the tiny settings of this test")
+        return train(tiny, *arguments, **named)
+
+    monkeypatch.setattr(sfumato, "train", train_tiny)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=name_of)
+def test_every_python_block_runs(page, reader):
+    namespace = {"__name__": name_of(page)}
+    for line, code in blocks(page, "python"):
+        exec(compile("\n" * (line - 1) + code, page, "exec"), namespace)  # a traceback names page and line
+
+
+# --- commands --------------------------------------------------------------------------------------------------------
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The words of every command of the shell blocks of a page; a line may hold several, and `> file`."""
+    found = []
+    for _, block in blocks(page, "sh", "bash", "console", ""):
+        for line in block.replace("\\\n", " ").splitlines():
+            lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+            lexer.whitespace_split = True
+            words: list[str] = []
+            for word in [*lexer, ";"]:
+                if word in (";", "&&", "||", "|", "&"):
+                    found.append(words)
+                    words = []
+                else:
+                    words.append(word)
+    return [words[: words.index(">")] if ">" in words else words for words in found if words]
+
+
+def sfumato_commands(page: Path) -> list[list[str]]:
+    ours = [c[3:] if c[:3] == ["python3", "dev.py", "run"] else c for c in commands(page)]
+    return [command[1:] for command in ours if command[:1] == ["sfumato"]]
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if sfumato_commands(p)], ids=name_of)
+def test_every_sfumato_command_is_one(page):
+    app = build()
+    for words in sfumato_commands(page):
+        if words == ["..."]:
+            continue
+        function, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
+        given = bound.arguments
+        if words[0] == "train":
+            settings(*(given.get(key, default) for key, default in TRAIN))  # recipe and settings exist, too
+        if words[:2] == ["data", "get"] and "name" in given:
+            assert given["name"] in CATALOGUE
+        assert function is not None
+
+
+TRAIN = (("path", None), ("recipe", None), ("out", None), ("changes", ()))
+
+
+def test_the_check_of_commands_has_teeth(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text('```sh\nsfumato data get emoji && sfumato train ./x --sett a=b   # and\nsfumato recipes x > y\n```\n')
+
+    assert sfumato_commands(page) == [
+        ["data", "get", "emoji"],
+        ["train", "./x", "--sett", "a=b"],
+        ["recipes", "x"],
+    ]
+    with pytest.raises(Exception, match="--sett"):
+        build().parse_args(["train", "./x", "--sett", "a=b"], exit_on_error=False, print_error=False)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_verb_of_dev_py_is_one(page):
+    known = set(re.findall(r"python3 dev\.py (\w+)", ast.get_docstring(ast.parse((ROOT / "dev.py").read_text())) or ""))
+
+    assert {c[2] for c in commands(page) if c[:2] == ["python3", "dev.py"]} <= known
+
+
+# --- links and names -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_relative_link_leads_to_a_file_and_every_test_it_names_is_there(page):
+    missing = []
+    for words, target in re.findall(r"\[([^\]]*)\]\(([^)\s]+)\)", prose(page)):
+        if target.startswith(("http://", "https://", "mailto:")):
+            continue
+        file = page.parent / target.partition("#")[0] if not target.startswith("#") else page
+        if not file.exists():
+            missing.append(target)
+        elif (test := words.strip("`")).startswith("test_") and f"def {test}(" not in file.read_text("utf-8"):
+            missing.append(f"{target}: {test}")
+    assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_name_of_the_code_is_one(page):
+    for name in sorted(set(re.findall(r"`(sfumato(?:\.\w+)+)`", prose(page)))):
+        found = sfumato
+        for depth, part in enumerate(name.split(".")[1:], 2):
+            if not hasattr(found, part):
+                importlib.import_module(".".join(name.split(".")[:depth]))
+            found = getattr(found, part)
+
+
+def setting_names() -> set[str]:
+    schema = Config.model_json_schema()
+    names = set()
+    for group, below in schema["properties"].items():
+        branches = [b["$ref"] for b in below.get("oneOf", [])] or ([below["$ref"]] if "$ref" in below else [])
+        for branch in branches:
+            names |= {f"{group}.{key}" for key in schema["$defs"][branch.rpartition("/")[2]]["properties"]}
+    return names
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_setting_that_is_named_is_one(page):
+    groups = "|".join({name.partition(".")[0] for name in setting_names()})
+    named = set(re.findall(rf"`((?:{groups})\.[a-z_]+)(?:=[^`]*)?`", prose(page)))
+
+    assert {n for n in named if not n.endswith((".json", ".yaml", ".py"))} <= setting_names()
+
+
+def test_the_rules_of_the_recipe_folder_are_told_as_they_are():
+    page = (ROOT / "docs" / "train-your-own.md").read_text("utf-8")
+    low, high = resolve.STEPS["cpu"]
+
+    assert f"{resolve.EPOCHS} epochs, at least {low:,} and at most {high:,} steps on a CPU" in page
+    assert f"({resolve.STEPS['accelerator'][1]:,} on a GPU)" in page
+    assert resolve.SIZES["cpu"] == (32,) and "takes 32 px on a CPU" in page
