@@ -29,7 +29,8 @@ def text(x: float, y: float, words: str, anchor: str = "middle", colour: str = "
 
 def box(x: float, y: float, width: float, height: float, colour: str, *lines: str) -> str:
     middle = y + height / 2 - 8 * (len(lines) - 1) + 4
-    words = "".join(text(x + width / 2, middle + 16 * i, line, size=13 if i == 0 else 11) for i, line in enumerate(lines))
+    sizes = (13, *[11] * len(lines))
+    words = "".join(text(x + width / 2, middle + 16 * i, line, size=sizes[i]) for i, line in enumerate(lines))
     return f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="5" fill="{colour}" stroke="#888"/>{words}'
 
 

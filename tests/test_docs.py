@@ -6,8 +6,11 @@ drawings. Where a block trains, the network is tiny and the run four steps long;
 
 import ast
 import importlib
+import importlib.util
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +21,7 @@ from sfumato.cli.main import build
 from sfumato.cli.train import settings
 from sfumato.config import Config, change, validate
 from sfumato.data.catalogue import CATALOGUE
-from sfumato.training import resolve
+from sfumato.training import resolve, run
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").rglob("*.md") if "_build" not in p.parts)]
@@ -68,11 +71,9 @@ def reader(tmp_path, monkeypatch):
         picture.save(folder / f"{i}.png")
         (folder / f"{i}.txt").write_text(f"a {colour} {shape}\n{shape}\n")
 
-    train = sfumato.train
-
     def train_tiny(config, *arguments, **named):
         tiny = validate(change(config.model_dump(mode="json"), TINY), "the tiny settings of this test")
-        return train(tiny, *arguments, **named)
+        return run.train(tiny, *arguments, **named)
 
     monkeypatch.setattr(sfumato, "train", train_tiny)
     monkeypatch.chdir(tmp_path)
@@ -106,6 +107,11 @@ def commands(page: Path) -> list[list[str]]:
     return [words[: words.index(">")] if ">" in words else words for words in found if words]
 
 
+def written_files(page: Path) -> set[str]:
+    """What commands of a page write by `> file`."""
+    return set(re.findall(r"> ([\w.-]+)", "\n".join(text for _, text in blocks(page, "sh"))))
+
+
 def sfumato_commands(page: Path) -> list[list[str]]:
     ours = [c[3:] if c[:3] == ["python3", "dev.py", "run"] else c for c in commands(page)]
     return [command[1:] for command in ours if command[:1] == ["sfumato"]]
@@ -119,19 +125,20 @@ def test_every_sfumato_command_is_one(page):
             continue
         function, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
         given = bound.arguments
-        if words[0] == "train":
-            settings(*(given.get(key, default) for key, default in TRAIN))  # recipe and settings exist, too
+        if function.__name__ == "train":  # recipe and settings exist, too
+            recipe = given.get("recipe")
+            printed = recipe in written_files(page)  # `sfumato recipes folder > mine.yaml`, further up
+            settings(given.get("path"), "folder" if printed else recipe, given.get("out"), given.get("changes", ()))
         if words[:2] == ["data", "get"] and "name" in given:
             assert given["name"] in CATALOGUE
         assert function is not None
 
 
-TRAIN = (("path", None), ("recipe", None), ("out", None), ("changes", ()))
-
-
 def test_the_check_of_commands_has_teeth(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text('```sh\nsfumato data get emoji && sfumato train ./x --sett a=b   # and\nsfumato recipes x > y\n```\n')
+    page.write_text(
+        "```sh\nsfumato data get emoji && sfumato train ./x --sett a=b  # and\nsfumato recipes x > y\n```\n"
+    )
 
     assert sfumato_commands(page) == [
         ["data", "get", "emoji"],
@@ -201,3 +208,54 @@ def test_the_rules_of_the_recipe_folder_are_told_as_they_are():
     assert f"{resolve.EPOCHS} epochs, at least {low:,} and at most {high:,} steps on a CPU" in page
     assert f"({resolve.STEPS['accelerator'][1]:,} on a GPU)" in page
     assert resolve.SIZES["cpu"] == (32,) and "takes 32 px on a CPU" in page
+
+
+# --- what is made from the code --------------------------------------------------------------------------------------
+
+
+def script(name: str):
+    """A script of docs/ as a module."""
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / "docs" / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_table_of_settings_is_that_of_the_code():
+    made = script("settings")
+
+    assert made.PAGE.read_text("utf-8") == made.page(), "run: python docs/settings.py"
+
+
+@pytest.mark.parametrize("name", ["schedules", "unet", "nouns"])
+def test_the_diagrams_are_those_of_the_script(name):
+    made = script("figures")
+
+    assert (made.FOLDER / f"{name}.svg").read_text("utf-8") == getattr(made, name)(), "run: python docs/figures.py"
+
+
+def test_every_module_is_in_the_reference():
+    modules = {
+        ".".join(p.relative_to(ROOT / "src").with_suffix("").parts) for p in (ROOT / "src" / "sfumato").rglob("*.py")
+    }
+    wanted = {m.removesuffix(".__init__") for m in modules if not re.search(r"\.cli\b|__main__", m)}
+    told = "\n".join(p.read_text("utf-8") for p in (ROOT / "docs" / "reference").glob("*.md"))
+    named = set(re.findall(r"^\.\. automodule:: (\S+)$", told, re.MULTILINE))
+
+    assert named <= wanted
+    assert {m for m in wanted - named if not is_package(m)} == set()
+
+
+@pytest.mark.slow
+def test_the_website_builds_without_a_warning(tmp_path):
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-d", tmp_path / "doctrees"]
+    done = subprocess.run([*command, ROOT / "docs", tmp_path / "html"], capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
+    told = (tmp_path / "html" / "reference" / "diffusion.html").read_text("utf-8")
+    assert "alpha_bar_i = prod_{j &lt;= i} (1 - beta_j)" in told  # formulas of docstrings stay as they are written
+
+
+def is_package(module: str) -> bool:
+    return (ROOT / "src" / Path(*module.split(".")) / "__init__.py").exists()

@@ -92,7 +92,7 @@ class UNet(Settings):
     blocks: int = within(2, 1, 8, "residual blocks a level on the way down")
     attention_level: int | None = within(1, 0, 7, "the level with self-attention, 0 the finest; null for none")
     heads: int = within(1, 1, 64, "attention heads")
-    patch: int = within(1, 1, 16, "side of the pixel blocks folded into channels at the entry")
+    patch: Literal[1, 2, 4] = word(1, "side of the pixel blocks folded into channels at the entry")
     dropout: float = within(0.0, 0, 0.9, "of the residual blocks")
     groups: int = within(32, 1, 256, "of the group normalisation")
     learned_variance: bool = word(False, "also predict the variance of a step")

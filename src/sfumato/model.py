@@ -31,7 +31,7 @@ from sfumato.diffusion.processes import Gaussian
 from sfumato.diffusion.schedules import Shifted
 from sfumato.diffusion.solvers import Step, sample
 from sfumato.errors import UserError, unknown
-from sfumato.generation.request import Job, Request
+from sfumato.generation.request import Request
 
 
 class SeededNoise:
@@ -304,19 +304,26 @@ class Model:
 
     @torch.inference_mode()
     def steps(
-        self, jobs: Sequence[Job], settings: Sampling, negative: Condition = None, size: int | None = None
+        self,
+        conditions: Sequence[Condition],
+        seeds: Sequence[int],
+        settings: Sampling,
+        negative: Condition = None,
+        size: int | None = None,
     ) -> Iterator[Step]:
         """The states of sampling one batch of at most ``lanes`` pictures, from noise to data; x is (B, C, H, W).
 
         Args:
-            jobs: (B) a prompt or class name (None for no condition) and a seed for each picture.
+            conditions: (B) prompts or class names, None for no condition.
+            seeds: (B) one a picture.
             settings: solver, grid, steps, guidance.
             negative: what to steer away from.
             size: height and width in pixels, the model's own by default.
         """
-        if not 1 <= len(jobs) <= self.lanes:
-            raise ValueError(f"{len(jobs)} pictures are not one batch: give 1 to {self.lanes}, see Model.batches")
-        conditions, seeds = zip(*jobs, *[jobs[-1]] * (self.lanes - len(jobs)), strict=True)
+        wanted, spare = len(seeds), self.lanes - len(seeds)
+        if len(conditions) != wanted or not 0 <= spare < self.lanes:
+            raise ValueError(f"{len(conditions)} conditions and {wanted} seeds: give 1 to {self.lanes} of each")
+        conditions, seeds = [*conditions, *[conditions[-1]] * spare], [*seeds, *[seeds[-1]] * spare]
         denoiser, condition = self._guided(conditions, settings, negative)
         schedule = self.denoiser.process.schedule
         times = registry.resolve("sampling.grid", registry.GRIDS, settings.grid)(schedule, settings.steps)
@@ -325,7 +332,7 @@ class Model:
         side = self.codec.size if size is None else size
         start = noise.draw((self.codec.channels, side, side)).to(self.device).to(memory_format=torch.channels_last)
         for step in sample(denoiser, self.denoiser.process.prior(start), times, solver, noise, **condition):
-            yield replace(step, x=step.x[: len(jobs)], mean=step.mean[: len(jobs)])
+            yield replace(step, x=step.x[:wanted], mean=step.mean[:wanted])
 
     def _guided(
         self, conditions: Sequence[Condition], settings: Sampling, negative: Condition
@@ -379,7 +386,8 @@ class Model:
         chosen, jobs = self.check(request), request.jobs()
         pictures: list[Image.Image] = []
         for batch in self.batches(len(jobs)):
-            for step in self.steps(jobs[batch.start : batch.stop], chosen, negative, size):
+            conditions, seeds = zip(*jobs[batch.start : batch.stop], strict=True)
+            for step in self.steps(conditions, seeds, chosen, negative, size):
                 if on_step:
                     on_step(step)
                 if step.index == step.total:

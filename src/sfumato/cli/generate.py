@@ -76,7 +76,7 @@ def generate(
     with Terminal() as terminal:
         try:
             opened = open_model(model)
-            for picture in draw(opened, request, steps_told_to(terminal, opened), film):
+            for picture in draw(opened, request, steps_told_to(terminal, opened, every=film), film):
                 drawn.append(picture)
                 path = write(out, f"{slug(picture.recipe['prompt'])}-{picture.recipe['seed']}.png", picture.png())
                 terminal.say(str(path))
@@ -122,12 +122,17 @@ def rerun(picture: Path, /, *, model: str | None = None, out: Path | None = None
     return 0 if same else 1
 
 
-def steps_told_to(terminal: Terminal, model: Model) -> Callable[[range, int, Step], None]:
-    """A listener that shows the pictures of the batch as they come out of the noise, and a bar over all steps."""
+def steps_told_to(terminal: Terminal, model: Model, every: bool = False) -> Callable[[range, int, Step], None]:
+    """A listener that shows the pictures of the batch as they come out of the noise, and a bar over all steps.
+
+    Where there is no terminal to show them, ``every`` step is told in a line, or only how far the whole is.
+    """
 
     def on_step(batch: range, pictures: int, step: Step) -> None:
         done = batch.start * step.total + len(batch) * step.index
         note = f"step {step.index}/{step.total} of pictures {batch.start + 1} to {batch.stop} of {pictures}"
+        if every and not terminal.console.is_terminal:
+            terminal.say(note)
         terminal.progress("drawing", done, pictures * step.total, note)
         terminal.show([model.codec.picture(x) for x in step.x])
 

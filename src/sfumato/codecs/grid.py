@@ -18,7 +18,7 @@ def labelled_grid(pictures: Sequence[Image.Image], labels: Sequence[str], column
     """
     font = ImageFont.load_default(max(10, tile // 8))
     labels = [" ".join(label.split()) for label in labels]  # a line is one line
-    text_height = round(1.4 * max(10, tile // 8)) if any(labels) else 0
+    text_height = int(1.4 * max(10, tile // 8)) if any(labels) else 0
     rows = -(-len(pictures) // columns)
     step_x, step_y = tile + MARGIN, tile + text_height + MARGIN
     sheet = Image.new("RGB", (columns * step_x + MARGIN, rows * step_y + MARGIN), "white")

@@ -75,17 +75,17 @@ def draw(
         "sampling": settings.model_dump(mode="json", exclude=OF_TRAINING),
     }
     for batch in model.batches(len(jobs)):
-        part = jobs[batch.start : batch.stop]
+        conditions, seeds = zip(*jobs[batch.start : batch.stop], strict=True)
         frames: list[list[Image.Image]] = []
         pictures: list[Image.Image] = []
-        for step in model.steps(part, settings, request.negative, request.size):
+        for step in model.steps(conditions, seeds, settings, request.negative, request.size):
             on_step(batch, len(jobs), step)
             if film:
                 frames.append([model.codec.picture(x) for x in step.x])
             if step.index == step.total:
                 pictures = model.pictures(step.x)
-        for i, (picture, (prompt, seed)) in enumerate(zip(pictures, part, strict=True)):
-            recipe = {**same, "prompt": prompt, "seed": seed}
+        for i, picture in enumerate(pictures):
+            recipe = {**same, "prompt": conditions[i], "seed": seeds[i]}
             yield Drawn(picture, recipe, tuple(frame[i] for frame in frames))
 
 

@@ -141,6 +141,7 @@ def read_checkpoint(folder: Path) -> tuple[dict, dict[str, dict[str, Tensor]]]:
             if sha256(data) != expected:
                 raise ValueError(DAMAGED)
             parts[Path(name).stem] = load(data)
+        del state["sha256"]
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"{folder.name}/{name} is damaged or missing: {error}") from error
     return state, parts

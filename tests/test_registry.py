@@ -1,0 +1,74 @@
+"""Names in recipes and the objects that they stand for."""
+
+from typing import Any, get_args
+
+import pytest
+import torch
+
+from sfumato import config, registry
+from sfumato.diffusion.schedules import Flow, Schedule
+from sfumato.errors import UserError
+
+# Where config.py lists the words that a registry resolves.
+WORDS: dict[str, tuple[type[config.Settings], str, Any]] = {
+    "schedule": (config.Diffusion, "schedule", registry.SCHEDULES),
+    "parameterization": (config.Diffusion, "parameterization", registry.PARAMETERIZATIONS),
+    "weight": (config.Objective, "weight", registry.WEIGHTS),
+    "time_law": (config.Objective, "time_law", registry.TIME_LAWS),
+    "solver": (config.Sampling, "solver", registry.SOLVERS),
+    "grid": (config.Sampling, "grid", registry.GRIDS),
+}
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_every_word_that_a_recipe_may_say_has_an_object_and_the_other_way_round(name):
+    group, field, entries = WORDS[name]
+    assert set(get_args(group.model_fields[field].annotation)) == set(entries)
+
+
+def test_every_network_of_the_recipes_has_a_class():
+    kinds = {get_args(kind.model_fields["kind"].annotation)[0] for kind in (config.UNet, config.DiT)}
+    assert kinds == set(registry.NETWORKS)
+
+
+@pytest.mark.parametrize("name", registry.SCHEDULES)
+def test_schedules_are_made_without_arguments(name):
+    assert isinstance(registry.resolve("diffusion.schedule", registry.SCHEDULES, name)(), Schedule)
+
+
+@pytest.mark.parametrize("name", registry.PARAMETERIZATIONS)
+def test_parameterizations_give_two_coefficients(name):
+    one = torch.tensor(0.6), torch.tensor(0.8)
+    assert len(registry.PARAMETERIZATIONS[name](0.5)(*one)) == 2
+
+
+@pytest.mark.parametrize("name", registry.WEIGHTS)
+def test_weights_are_positive_numbers(name):
+    assert registry.WEIGHTS[name](0.5)(torch.tensor(0.6), torch.tensor(0.8)) > 0
+
+
+@pytest.mark.parametrize("name", registry.TIME_LAWS)
+def test_time_laws_stay_within_the_process(name):
+    u = torch.linspace(0.001, 0.999, 99)
+    t = registry.TIME_LAWS[name](Flow(), 0.0, 1.0)(u)
+    assert t.shape == u.shape and (t >= 0).all() and (t <= 1).all()
+
+
+@pytest.mark.parametrize("name", registry.GRIDS)
+def test_grids_run_from_noise_to_data(name):
+    times = registry.GRIDS[name](Flow(), 7)
+    assert times.shape == (8,) and times[0] == 1 and times[-1] == 0
+
+
+def test_an_unknown_name_is_refused_with_the_field_the_value_and_the_nearest():
+    with pytest.raises(UserError) as caught:
+        registry.resolve("sampling.solver", registry.SOLVERS, "dpm+2m")
+    assert "sampling.solver" in caught.value.message
+    assert "'dpm+2m'" in caught.value.message
+    assert "'dpm++2m'" in caught.value.message
+    assert all(name in caught.value.fix for name in registry.SOLVERS)
+
+
+def test_no_name_is_an_import_path():
+    with pytest.raises(UserError):
+        registry.resolve("network.kind", registry.NETWORKS, "os.system")
