@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -12,6 +13,10 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from sfumato.config import Config
 from sfumato.model import Model
+
+# A busy machine is no fault of the code.
+hypothesis.settings.register_profile("sfumato", deadline=None)
+hypothesis.settings.load_profile("sfumato")
 
 CLASSES = ("Apple", "brown dog", "cat", "house")
 CAPTIONS = ("a red apple", "a brown dog", "a cat on a red house", "flag of Japan", "the house of the brown cat")

@@ -56,6 +56,14 @@ for _type, (_pattern, _first) in CORE.items():
 _Dumper.add_representer(list, lambda dumper, data: dumper.represent_sequence("tag:yaml.org,2002:seq", data, True))
 
 
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    # Only a double-quoted scalar escapes what YAML folds as line breaks, U+0085 among them.
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, None if text.isprintable() else '"')
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
 def load(text: str, where: str) -> Any:
     """The plain value that `text` holds.
 
