@@ -139,19 +139,18 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     clock = time.process_time if arguments.threads == 1 else time.perf_counter
 
-    print(
-        f"torch {torch.__version__}, {arguments.threads} thread(s), {arguments.repeats} turns, ours {arguments.precision}"
-    )
+    settings = f"threads {arguments.threads}, turns {arguments.repeats}, ours {arguments.precision}"
+    print(f"torch {torch.__version__}, {settings}")
     print("| size | step | ours | diffusers as | diffusers | ratio (quartiles) |")
     print("|---|---|---|---|---|---|")
 
     for size in arguments.sizes:
-        batch, settings = SIZES[size]
+        batch, shape = SIZES[size]
         torch.manual_seed(0)
-        network = wake_up(UNet(3, **settings))
+        network = wake_up(UNet(3, **shape))
         x, t = torch.randn(batch, 3, 32, 32), torch.rand(batch) * 1000
 
-        peers = {precision: theirs(twin(network, **settings), precision) for precision in ("fp32", arguments.precision)}
+        peers = {precision: theirs(twin(network, **shape), precision) for precision in ("fp32", arguments.precision)}
         mine = ours(network, arguments.precision)
 
         for kind in ("sampling", "training"):

@@ -51,7 +51,7 @@ def bert(tmp_path_factory) -> Path:
     }
     (folder / "config.json").write_text(json.dumps(config))
 
-    shapes = {
+    shapes: dict[str, tuple[int, ...]] = {
         "embeddings.word_embeddings.weight": (len(vocabulary), 384),
         "embeddings.position_embeddings.weight": (16, 384),
         "embeddings.token_type_embeddings.weight": (2, 384),

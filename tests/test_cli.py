@@ -184,8 +184,8 @@ def test_a_printed_recipe_is_one_that_can_be_trained(capsys, tmp_path):
 
 def test_train_takes_recipe_folder_run_folder_and_changes_from_the_command_line(tmp_path):
     found, out = settings(str(tmp_path / "my: pictures"), None, None, ())
-    assert (found.name, found.data.path) == ("folder", str(tmp_path / "my: pictures"))
-    assert str(out) == os.path.join("runs", "my: pictures")
+    assert (found.name, found.data.path) == ("my-pictures", str(tmp_path / "my: pictures"))
+    assert str(out) == os.path.join("runs", "my-pictures")
 
     found, out = settings(None, "emoji", None, ("network.channels=64",))
     assert (found.data.path, found.model_dump()["network"]["channels"]) == ("emoji", 64)

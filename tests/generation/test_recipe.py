@@ -113,7 +113,7 @@ def test_tools_of_the_a1111_convention_read_prompt_and_settings(prompt, negative
     assert found["Negative prompt"] == (negative or "")
     assert found["Steps"] == "20" and int(found["Seed"]) == 7 and float(found["CFG scale"]) == 3
     assert found["Sampler"] == {"ddpm": "DDPM", "ddim": "DDIM", "heun": "Heun", "dpm++2m": "DPM++ 2M"}[solver]
-    assert SIZE.match(found["Size"]).groups() == ("32", "32")
+    assert SIZE.findall(found["Size"]) == [("32", "32")]
     assert found["Model"] == "emoji" and found["Model hash"] == "0123456789"
 
 

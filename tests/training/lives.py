@@ -12,8 +12,8 @@ Each line of standard input is one life as JSON, and one line of standard output
 import json
 import os
 import shutil
-import signal
 import sys
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +26,7 @@ from sfumato.config import load_recipe
 from sfumato.errors import UserError
 from sfumato.training import loop, run, samples
 from sfumato.training.ema import EMA
+from sfumato.training.keyed import Order
 from sfumato.training.loop import Trainer
 from sfumato.training.optimizers import Optimizer
 
@@ -111,23 +112,34 @@ def forget(what: str) -> None:
     """Breaks the restoring of one part of the state, as a careless trainer might."""
     restore, load_state, draw, rate_factor = Trainer.restore, Optimizer.load_state, loop.draw, loop.rate_factor
 
-    def forgetful(trainer: Trainer, step: int, parts: dict) -> None:
-        fresh = [{name: v.clone() for name, v in track.items()} for track in trainer.ema.tracks]
+    def forgetful(self: Trainer, step: int, parts: dict) -> None:
+        fresh = [{name: v.clone() for name, v in track.items()} for track in self.ema.tracks]
         if what == "optimizer":
             Optimizer.load_state = lambda self, tensors: None
-        restore(trainer, step, parts)
+        restore(self, step, parts)
         Optimizer.load_state = load_state
         if what == "random numbers":
             loop.draw = lambda shape, *key: draw(shape, "another process", *key)
         if what == "averages":
-            trainer.ema.tracks = fresh
+            self.ema.tracks = fresh
         if what == "learning rate":
             loop.rate_factor = lambda now, *rest: rate_factor(now - step, *rest)
         if what == "place in the epoch":
-            seen, order = step * trainer.config.training.batch * trainer.config.training.accumulate, trainer.order
-            trainer.order = type("Afresh", (), {"__getitem__": lambda self, n: order[n - seen]})()
+            seen = step * self.config.training.batch * self.config.training.accumulate
+            self.order = Afresh(self.order, seen)
 
     Trainer.restore = forgetful
+
+
+class Afresh(Order):
+    """An order that begins again at its first sample."""
+
+    def __init__(self, order: Order, seen: int) -> None:
+        super().__init__(order.indices, order.seed)
+        self.seen = seen
+
+    def __getitem__(self, n: int) -> int:
+        return super().__getitem__(n - self.seen)
 
 
 def live(order: dict[str, Any]) -> int:
@@ -157,14 +169,11 @@ def main() -> None:
             code = 1
             try:
                 code = live(order)
+            except Exception:  # noqa: BLE001 - a fault: its traceback goes to the log
+                traceback.print_exc()
             finally:
                 sys.stdout.flush()
                 sys.stderr.flush()
-                if code == 1:
-                    import traceback
-
-                    traceback.print_exc()
-                    sys.stderr.flush()
                 os._exit(code)
         _, status = os.waitpid(process, 0)
         phase = Path(order["log"]).with_suffix(".phase").read_text().strip()
@@ -172,5 +181,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -61,7 +62,8 @@ def settings(path: str | None, recipe: str | None, out: Path | None, changes: tu
         )
     if path is not None:
         changes = (f"data.path={json.dumps(path)}", *changes)
+    if path is not None and recipe is None:
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(path).resolve().name).strip("-._")[:64]
+        changes = (f"name={json.dumps(name or 'pictures')}", *changes)
     config = load_recipe(recipe or "folder", changes)
-
-    name = config.name if path is None or recipe is not None else Path(path).resolve().name or "root"
-    return config, out or Path("runs") / name
+    return config, out or Path("runs") / config.name

@@ -181,7 +181,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = No
         (B, N, C).
     """
     q, k, v = (tokens.unflatten(2, (heads, -1)).transpose(1, 2) for tokens in (q, k, v))
-    out = F.scaled_dot_product_attention(q, k, v, None if mask is None else mask.bool()[:, None, None, :])
+
+    # PyTorch's fused kernel for the CPU was measured to take 2.5 times as long as the formula in bfloat16 (as long in
+    # float32), 12 % of a training step. The formula's table of N x L weights is affordable while the tokens are few.
+    if q.is_cpu and mask is None and k.shape[2] <= 1024:
+        out = torch.softmax((q * q.shape[-1] ** -0.5) @ k.mT, dim=-1) @ v
+    else:
+        out = F.scaled_dot_product_attention(q, k, v, None if mask is None else mask.bool()[:, None, None, :])
 
     return out.transpose(1, 2).flatten(2)
 

@@ -53,7 +53,7 @@ def adjusted(config: Config, *overrides: str) -> Config:
 def short_sides(records: Sequence[Record], at_most: int = 200) -> list[int]:
     """The short sides in pixels of some pictures, read from their headers; broken files do not count."""
     sides = []
-    for record in records[:: -(-len(records) // at_most)]:
+    for record in records[:: max(1, -(-len(records) // at_most))]:
         try:
             with Image.open(io.BytesIO(record.open()), formats=FORMATS) as picture:
                 sides.append(min(picture.size))

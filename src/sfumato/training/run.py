@@ -83,7 +83,6 @@ def build(
 def prepared_data(config: Config, cache: Path, report: Report) -> Dataset:
     """The pictures of ``data.path``, checked and fitted to size, from the cache when nothing has changed."""
     source = open_source(locate(config.data.path))
-    report.say(source.describe())
     config = resolve_size(config, lambda: short_sides(source.records))
     data = prepare(
         source,

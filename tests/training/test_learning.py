@@ -1,0 +1,69 @@
+"""From end to end: a model of two colours learns which is which."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from sfumato.model import Model
+from sfumato.training.card import read_losses
+from sfumato.training.run import train
+
+COLOURS = {"red": (220, 40, 40), "blue": (40, 40, 220)}
+
+
+def draw_squares(folder: Path, count: int) -> Path:
+    """Squares of 4 pixels anywhere on grey, 8 x 8, in a folder for each colour."""
+    chance = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            picture = np.full((8, 8, 3), 128, np.uint8)
+            y, x = chance.integers(0, 5, 2)
+            picture[y : y + 4, x : x + 4] = colour
+            picture += chance.integers(0, 8, picture.shape, dtype=np.uint8)  # so that no two files are alike
+            Image.fromarray(picture).save(folder / name / f"{i}.png")
+    return folder
+
+
+def test_a_toy_of_two_classes_is_learnt_and_drawn_by_class(
+    settings: Callable, trainer_of: Callable, tmp_path: Path
+) -> None:
+    pictures = draw_squares(tmp_path / "pictures", 40)
+    config = settings(
+        pictures,
+        "data.flip=false",
+        "condition.kind=class",
+        "condition.width=32",
+        "network.channels=32",
+        "network.groups=8",
+        "network.dropout=0.0",
+        "network.multipliers=[1, 1]",
+        "optimizer.lr=0.01",
+        "optimizer.warmup=20",
+        "training.steps=150",
+        "training.batch=32",
+        "training.accumulate=1",
+        "training.validate_every=150",
+        "training.sample_every=1000",
+        "training.checkpoint_every=150",
+        "sampling.steps=12",
+        "sampling.prompts=[]",
+    )
+    before = trainer_of(config, tmp_path / "before").validate()
+    train(config, tmp_path / "run")
+    training, validation = read_losses(tmp_path / "run" / "loss.jsonl")
+    assert len(training) == 150
+    print(f"validation loss: {before:.3f} before, {validation[-1][1]:.3f} after")
+    assert validation[-1][1] < before / 2
+
+    model = Model.load(tmp_path / "run" / "model")
+    assert set(model.classes) == set(COLOURS)
+    right = {name: 0 for name in COLOURS}
+    for name in COLOURS:
+        for picture in model.generate(name, n=8, seed=3):
+            red, _, blue = np.asarray(picture, dtype=float).mean((0, 1))
+            right[name] += (red > blue + 10) if name == "red" else (blue > red + 10)
+    print(right)
+    assert min(right.values()) >= 7

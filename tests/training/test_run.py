@@ -1,0 +1,334 @@
+"""One folder, one run: what it refuses, what it writes down, and where it stops."""
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from sfumato.errors import UserError
+from sfumato.model import Model
+from sfumato.training import environment as machine
+from sfumato.training import loop, run
+from sfumato.training.interrupts import Interrupted, Interruptible, Stop
+from sfumato.training.log import Log, Silent
+from sfumato.training.run import prepare_run, train
+from sfumato.training.samples import draw_sheet
+
+
+def losses(out: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (out / "loss.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory, drawn: Callable) -> Path:
+    return drawn(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="module")
+def once(pictures: Path, settings: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of six steps."""
+    folder = tmp_path_factory.mktemp("once")
+    train(settings(pictures), folder)
+    return folder
+
+
+@pytest.fixture
+def finished(once: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run, to do with as one likes."""
+    return Path(shutil.copytree(once, tmp_path / "run"))
+
+
+def test_a_finished_run_explains_itself(finished: Path, pictures: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    assert names >= {"config.yaml", "data.json", "environment.json", "loss.jsonl", "samples", "model", "tensorboard"}
+    assert [path.name for path in sorted(finished.glob("checkpoint-*"))] == [
+        "checkpoint-00000004",
+        "checkpoint-00000006",
+    ]
+    assert (finished / "latest").read_text() == "checkpoint-00000006"
+    assert sorted(path.name for path in (finished / "samples").iterdir()) == ["step-00000000.png"]
+    told = json.loads((finished / "environment.json").read_text())
+    assert told["torch"] == torch.__version__ and told["threads"] == 1
+    assert json.loads((finished / "data.json").read_text())["pictures"] == 24
+
+    model = Model.load(finished / "model")
+    assert model.record["steps"] == 6 and model.record["held_out"] > 0
+    assert model.record["validation_loss"] == losses(finished)[-2]["validation_loss"]
+    card = (finished / "model" / "README.md").read_text()
+    assert "Model card: tiny" in card and "<polyline" in (finished / "model" / "loss.svg").read_text()
+    assert model.generate("red picture", seed=1)[0].size == (8, 8)
+
+
+def test_every_step_is_logged_once(finished: Path) -> None:
+    rows = losses(finished)
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in rows if "validation_loss" in row] == [5]
+    assert all(row["gradient_norm"] > 0 for row in rows if "loss" in row)
+
+
+def test_what_was_logged_after_the_checkpoint_is_written_again_and_not_twice(
+    pictures: Path, settings: Callable, finished: Path
+) -> None:
+    whole = (finished / "loss.jsonl").read_bytes()
+    for path in (finished / "checkpoint-00000006").iterdir():
+        path.unlink()
+    (finished / "checkpoint-00000006").rmdir()
+    with (finished / "loss.jsonl").open("ab") as file:
+        file.write(b'{"step": 7, "lo')  # torn by a kill
+    train(settings(pictures), finished)
+    assert (finished / "loss.jsonl").read_bytes() == whole
+
+
+def test_a_shortened_log_is_refused(pictures: Path, settings: Callable, finished: Path) -> None:
+    (finished / "loss.jsonl").write_text("")
+    with pytest.raises(UserError, match=r"loss\.jsonl holds 0 bytes"):
+        train(settings(pictures), finished)
+
+
+def test_the_log_is_cut_to_what_the_checkpoint_knows(tmp_path: Path) -> None:
+    log = Log(tmp_path, 0, 0)
+    log.write(1, loss=0.5)
+    length = log.length()
+    log.write(2, loss=0.25)
+    log.close()
+    log = Log(tmp_path, length, 1)
+    log.write(2, loss=0.125)
+    log.close()
+    assert [row["loss"] for row in losses(tmp_path)] == [0.5, 0.125]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("optimizer.lr=0.004", r"optimizer\.lr was 0\.003, now 0\.004"),
+        ("network.channels=12", r"network\.channels was 8, now 12"),
+        ("training.ema=[0.2]", r"training\.ema was \[0\.05, 0\.1\], now \[0\.2\]"),
+        ("condition.kind=class", r"condition\.kind was text, now class"),
+    ],
+)
+def test_other_settings_are_refused_by_name(
+    change: str, told: str, pictures: Path, settings: Callable, finished: Path
+) -> None:
+    before = (finished / "loss.jsonl").read_bytes()
+    with pytest.raises(UserError, match=told):
+        train(settings(pictures, change), finished)
+    assert (finished / "loss.jsonl").read_bytes() == before
+    train(settings(pictures), finished)  # and the folder is as good as it was
+
+
+def test_what_a_recipe_says_about_itself_may_change(pictures: Path, settings: Callable, finished: Path) -> None:
+    train(settings(pictures, "about.time=ten minutes"), finished)
+
+
+def test_other_data_is_refused(pictures: Path, settings: Callable, finished: Path) -> None:
+    file = pictures / "red" / "1.png"
+    before = file.read_bytes()
+    try:
+        Image.new("RGB", (8, 8), "green").save(file)
+        with pytest.raises(UserError, match="was trained on other data"):
+            train(settings(pictures), finished)
+    finally:
+        file.write_bytes(before)
+    train(settings(pictures), finished)  # and with the old data it goes on
+
+
+def test_a_folder_that_cannot_be_made_is_told_in_words(pictures: Path, settings: Callable, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="could not be written"):
+        train(settings(pictures), tmp_path / "file" / "run")
+
+
+def test_a_full_disk_ends_the_run_in_words_and_the_same_command_goes_on(
+    pictures: Path, settings: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(log: Log) -> int:
+        raise OSError(28, os.strerror(28))
+
+    with monkeypatch.context() as fault:
+        length = Log.length
+        fault.setattr(Log, "length", lambda log: length(log) if log.path.stat().st_size == 0 else full(log))
+        with pytest.raises(UserError, match="No space left on device"):
+            train(settings(pictures), tmp_path / "run")
+    train(settings(pictures), tmp_path / "run")
+    assert [row["step"] for row in losses(tmp_path / "run") if "loss" in row] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_what_is_not_finite_stops_the_run_in_that_step_and_names_the_pictures(
+    what: str, pictures: Path, settings: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, honest, calls = tmp_path / "run", loop.denoising_loss, 0
+
+    class Spoil(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+            return gradients[0] * float("inf")
+
+    def spoilt(*arguments: Any, **named: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        value = honest(*arguments, **named)
+        if calls != 10:  # the second micro-batch of step 5
+            return value
+        return value.index_fill(0, torch.tensor([2]), float("nan")) if what == "loss" else Spoil.apply(value)
+
+    with monkeypatch.context() as fault:
+        fault.setattr(loop, "denoising_loss", spoilt)
+        with pytest.raises(UserError, match=f"the {what} of step 5 is not finite") as told:
+            train(settings(pictures), out)
+    assert calls == 10
+    named = [path for path in pictures.rglob("*.png") if f"{path.parent.name}/{path.name}" in told.value.message]
+    assert len(named) == (1 if what == "loss" else 5), "the picture at fault, or the first of all that were added up"
+    assert (out / "latest").read_text() == "checkpoint-00000004"
+    train(settings(pictures), out)
+    assert [row["step"] for row in losses(out) if "loss" in row] == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_validation_loss_is_a_function_of_the_weights(
+    pictures: Path, settings: Callable, trainer_of: Callable, tmp_path: Path
+) -> None:
+    trainer = trainer_of(settings(pictures), tmp_path)
+    first = trainer.validate()
+    torch.manual_seed(123)
+    trainer.model.denoiser.train()  # dropout would show
+    assert trainer.validate() == first
+    weights = {name: p.detach().clone() for name, p in trainer.parameters.items()}
+    trainer.train_step()
+    assert trainer.validate() != first
+    for track in trainer.ema.tracks:
+        for name, value in track.items():
+            value.copy_(weights[name])
+    assert trainer.validate() == first  # whatever the live weights are by now
+    other = trainer_of(settings(pictures, "training.batch=3"), tmp_path)
+    assert other.validate() == pytest.approx(first, rel=1e-5)
+
+
+def test_the_validation_loss_is_that_of_the_average_that_will_draw(
+    pictures: Path, settings: Callable, trainer_of: Callable, tmp_path: Path
+) -> None:
+    values = []
+    for track in (0, 1):
+        trainer = trainer_of(settings(pictures, f"sampling.ema={track}", "optimizer.warmup=0"), tmp_path)
+        for _ in range(4):
+            trainer.train_step()
+        values.append(trainer.validate())
+    assert values[0] != values[1]
+
+
+def test_batch_and_accumulation_multiply(
+    pictures: Path, settings: Callable, trainer_of: Callable, tmp_path: Path
+) -> None:
+    ends = []
+    for batch, accumulate in ((8, 1), (4, 2), (2, 4)):
+        changes = (f"training.batch={batch}", f"training.accumulate={accumulate}", "network.dropout=0.0")
+        trainer = trainer_of(settings(pictures, "optimizer.kind=adamw", *changes), tmp_path)
+        ends.append([trainer.train_step()["loss"] for _ in range(3)])
+    # The same samples and noises: only sums are in another order.
+    assert ends[1] == pytest.approx(ends[0], rel=1e-4) and ends[2] == pytest.approx(ends[0], rel=1e-4)
+
+
+def test_a_run_without_held_out_pictures_has_no_validation_loss(
+    pictures: Path, settings: Callable, tmp_path: Path
+) -> None:
+    model = train(settings(pictures, "data.validation=0.0"), tmp_path / "run")
+    assert model.record["validation_loss"] is None and model.record["held_out"] == 0
+    assert not any("validation_loss" in row for row in losses(tmp_path / "run"))
+    assert "not measured" in (tmp_path / "run" / "model" / "README.md").read_text()
+
+
+def test_the_settings_reach_the_process(pictures: Path, settings: Callable, tmp_path: Path) -> None:
+    torch.set_num_threads(2)
+    train(settings(pictures, "training.steps=1", "training.threads=1"), tmp_path / "run")
+    assert torch.get_num_threads() == 1
+
+
+def test_bfloat16_trains_and_keeps_single_precision_weights(
+    pictures: Path, settings: Callable, trainer_of: Callable, tmp_path: Path
+) -> None:
+    trainer = trainer_of(settings(pictures, "training.precision=bf16"), tmp_path)
+    assert trainer.train_step()["loss"] > 0
+    assert {p.dtype for p in trainer.parameters.values()} == {torch.float32}
+    assert {v.dtype for track in trainer.ema.tracks for v in track.values()} == {torch.float32}
+    assert trainer.validate() > 0
+
+
+def test_the_sheet_shows_each_condition_with_the_seed_of_its_place(
+    pictures: Path, settings: Callable, trainer_of: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, shown = trainer_of(settings(pictures), tmp_path).model.eval(), []
+
+    def grid(drawn: list[Image.Image], labels: list[str], columns: int) -> Image.Image:
+        shown.extend(drawn)
+        assert labels[:3] == ["red picture", "", "blue picture"] and columns == 8
+        return Image.new("RGB", (1, 1))
+
+    monkeypatch.setattr("sfumato.training.samples.labelled_grid", grid)
+    conditions = ["red picture", None, "blue picture", "a", "b", "c"]  # more than are drawn at once
+    draw_sheet(model, conditions, 8, tmp_path / "sheets" / "sheet.png")
+    alone = [model.generate([condition], seed=seed)[0] for seed, condition in enumerate(conditions)]
+    assert [a.tobytes() for a in shown] == [b.tobytes() for b in alone]
+    assert (tmp_path / "sheets" / "sheet.png").is_file()
+
+
+def test_the_environment_is_known_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert machine.environment()["commit"] is None
+
+
+def test_a_signal_before_the_first_step_ends_the_preparation(
+    pictures: Path, settings: Callable, tmp_path: Path
+) -> None:
+    stop = Stop(tmp_path, "the command")
+    try:
+        report = Interruptible(Silent(), stop)
+        prepare_run(settings(pictures), tmp_path / "calm", report)
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Interrupted, match=r"stopped while reading pictures(.|\n)*resume: the command"):
+            prepare_run(settings(pictures), tmp_path / "stopped", report)
+        with pytest.raises(SystemExit) as second:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert second.value.code == 128 + signal.SIGTERM
+    finally:
+        stop.restore()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_damaged_checkpoint_costs_steps_and_not_the_run(
+    pictures: Path, settings: Callable, finished: Path, quiet: Any
+) -> None:
+    weights = (finished / "model" / "weights.safetensors").read_bytes()
+    file = finished / "checkpoint-00000006" / "optimizer.safetensors"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 4
+    file.write_bytes(data)
+    train(settings(pictures), finished, quiet)
+    said = "\n".join(quiet.said)
+    assert "checkpoint-00000006/optimizer.safetensors is damaged" in said and "resuming at step 4 of 6" in said
+    assert (finished / "model" / "weights.safetensors").read_bytes() == weights
+
+
+def test_a_checkpoint_of_another_network_is_refused(
+    pictures: Path, settings: Callable, trainer_of: Callable, tmp_path: Path
+) -> None:
+    parts = trainer_of(settings(pictures), tmp_path).parts()
+    other = trainer_of(settings(pictures, "network.blocks=2"), tmp_path)
+    with pytest.raises(UserError, match="weights do not fit this model"):
+        other.restore(3, parts)
+
+
+def test_saving_twice_at_a_step_keeps_the_first(finished: Path, pictures: Path, settings: Callable) -> None:
+    file = finished / "checkpoint-00000006" / "state.json"
+    before = file.stat().st_mtime_ns
+    run.train(settings(pictures), str(finished))  # a path may be text
+    assert file.stat().st_mtime_ns == before
