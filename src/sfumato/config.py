@@ -245,7 +245,6 @@ class Training(Settings):
     checkpoint_every: int = within(500, 1, 10**8, "steps between checkpoints")
     keep: int = within(3, 1, 1000, "checkpoints kept")
     half: bool = word(True, "save the model's weights in half precision")
-    half: bool = word(False, "save the finished model in half precision")
     threads: int = within(0, 0, 1024, "CPU threads; 0: all cores")
 
 

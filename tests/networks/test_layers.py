@@ -119,6 +119,14 @@ def test_group_norm_and_its_gradient_are_those_of_pytorch(shape, silu):
 
 
 @pytest.mark.parametrize("silu", [False, True])
+def test_the_gradient_of_group_norm_agrees_with_differences(silu):
+    norm = norm_pair(silu)[0].double()
+    x = torch.randn(2, 12, 3, 2, dtype=torch.float64, requires_grad=True)
+
+    assert torch.autograd.gradcheck(lambda x, *_: norm(x), (x, norm.weight, norm.bias))
+
+
+@pytest.mark.parametrize("silu", [False, True])
 def test_group_norm_of_bfloat16_is_that_of_float32_rounded_once(silu):
     ours, theirs = norm_pair(silu)
     x = torch.randn(2, 12, 5, 6).bfloat16().requires_grad_()

@@ -82,7 +82,7 @@ class GroupNorm(nn.Module):
 
     Result and parameters are those of `nn.GroupNorm`. It is written anew because PyTorch's channels-last kernel for
     bfloat16 on the CPU is slow (measured ten times slower than the few passes used here, a fifth of a training step),
-    and because here only x is kept for the gradient. Inside, all is float32, whatever the type of x.
+    and because here only x is kept for the gradient. Inside, all is at least float32, whatever the type of x.
 
     Args:
         groups: a divisor of channels.
@@ -100,7 +100,9 @@ class GroupNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x (B, C, *spatial); the result has the type and the memory format of x."""
-        return _GroupNorm.apply(x, self.weight.float(), self.bias.float(), self.groups, self.silu, self.eps)
+        weight, bias = at_least_float32(self.weight), at_least_float32(self.bias)
+
+        return _GroupNorm.apply(x, weight, bias, self.groups, self.silu, self.eps)
 
 
 class _GroupNorm(torch.autograd.Function):
@@ -117,7 +119,7 @@ class _GroupNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, groups: int, silu: bool, eps: float) -> Tensor:
-        x32 = x.float()
+        x32 = at_least_float32(x)
         mean, square = (group_mean(positions_sum(v), groups, x) for v in (x32, x32 * x32))
         rstd = torch.rsqrt((square - mean * mean).clamp_min(0) + eps)
 
@@ -136,7 +138,7 @@ class _GroupNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, rstd, scale, shift = ctx.saved_tensors
-        x32, g, scale_x = x.float(), grad.float(), over_positions(scale, x)
+        x32, g, scale_x = at_least_float32(x), at_least_float32(grad), over_positions(scale, x)
 
         if ctx.silu:
             z = torch.addcmul(over_positions(shift, x), x32, scale_x)
@@ -152,6 +154,11 @@ class _GroupNorm(torch.autograd.Function):
         dx = torch.addcmul(over_positions(b, x), x32, over_positions(a, x)).addcmul_(g, scale_x)
 
         return dx.to(x.dtype), dweight.sum(0), dbias.sum(0), None, None, None
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision to float32; float32 and float64 as they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def positions_sum(x: Tensor) -> Tensor:
