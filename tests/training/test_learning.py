@@ -36,25 +36,23 @@ def test_a_toy_of_two_classes_is_learnt_and_drawn_by_class(
         "data.flip=false",
         "condition.kind=class",
         "condition.width=32",
-        "network.channels=32",
-        "network.groups=8",
+        "network.channels=16",
         "network.dropout=0.0",
-        "network.multipliers=[1, 1]",
-        "optimizer.lr=0.01",
-        "optimizer.warmup=20",
-        "training.steps=150",
+        "optimizer.lr=0.02",
+        "optimizer.warmup=10",
+        "training.steps=60",
         "training.batch=32",
         "training.accumulate=1",
-        "training.validate_every=150",
+        "training.validate_every=60",
         "training.sample_every=1000",
-        "training.checkpoint_every=150",
-        "sampling.steps=12",
+        "training.checkpoint_every=60",
+        "sampling.steps=10",
         "sampling.prompts=[]",
     )
     before = trainer_of(config, tmp_path / "before").validate()
     train(config, tmp_path / "run")
     training, validation = read_losses(tmp_path / "run" / "loss.jsonl")
-    assert len(training) == 150
+    assert len(training) == 60
     print(f"validation loss: {before:.3f} before, {validation[-1][1]:.3f} after")
     assert validation[-1][1] < before / 2
 

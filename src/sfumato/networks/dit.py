@@ -46,7 +46,7 @@ class Block(nn.Module):
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c)[:, None, :].chunk(6, dim=2)
 
         h = torch.addcmul(h, gate1, self.attention(modulate(h, shift1, scale1)))
-        if context is not None:
+        if self.cross is not None and context is not None:
             h = h + self.cross(F.layer_norm(h, h.shape[-1:], eps=1e-6), context, mask)
 
         return torch.addcmul(h, gate2, self.mlp(modulate(h, shift2, scale2)))

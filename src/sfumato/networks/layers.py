@@ -67,7 +67,7 @@ class TimeEmbedding(nn.Module):
         Raises:
             ValueError: if a vector is given and the network was built without one.
         """
-        embedding = self.mlp(sinusoids(time, self.channels).to(self.mlp[0].weight.dtype))
+        embedding = self.mlp(sinusoids(time, self.channels).to(next(self.mlp.parameters()).dtype))
 
         if vector is None:
             return embedding
@@ -211,7 +211,9 @@ class SelfAttention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Mix `tokens` (B, N, C)."""
-        return self.out(attend(*self.qkv(tokens).chunk(3, dim=2), self.heads))
+        q, k, v = self.qkv(tokens).chunk(3, dim=2)
+
+        return self.out(attend(q, k, v, self.heads))
 
 
 class CrossAttention(nn.Module):
@@ -227,7 +229,9 @@ class CrossAttention(nn.Module):
 
     def forward(self, tokens: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
         """Let `tokens` read `context` where `mask` (B, L) is True; a row without any True reads exactly zero."""
-        return self.out(attend(self.q(tokens), *self.kv(context).chunk(2, dim=2), self.heads, mask))
+        k, v = self.kv(context).chunk(2, dim=2)
+
+        return self.out(attend(self.q(tokens), k, v, self.heads, mask))
 
 
 def check_context(context: Tensor | None, context_dim: int) -> None:

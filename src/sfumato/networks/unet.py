@@ -19,6 +19,7 @@ side, patch^2 times the channels, and about 1/patch^2 of the cost.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -74,7 +75,7 @@ class Attention(nn.Module):
         self.norm = GroupNorm(groups, channels)
         self.attention = SelfAttention(channels, heads)
         zeroed(self.attention.out)
-        self.cross_norm = GroupNorm(groups, channels) if context_dim else None
+        self.cross_norm = GroupNorm(groups, channels) if context_dim else nn.Identity()
         self.cross = CrossAttention(channels, context_dim, heads) if context_dim else None
 
     def forward(self, x: Tensor, context: Tensor | None, mask: Tensor | None) -> Tensor:
@@ -82,7 +83,7 @@ class Attention(nn.Module):
         h = self.attention(tokens(self.norm(x)))
         h += tokens(x)
 
-        if context is not None:
+        if self.cross is not None and context is not None:
             x = untokens(h, x.shape)
             h = self.cross(tokens(self.cross_norm(x)), context, mask)
             h += tokens(x)
@@ -100,7 +101,7 @@ class Stage(nn.Module):
         self.attentions = nn.ModuleList(attentions)
         self.resample = resample
 
-    def layers(self) -> Iterator[tuple[ResBlock, Attention | None]]:
+    def layers(self) -> Iterator[tuple[nn.Module, nn.Module | None]]:
         """The blocks in order, each with the attention that follows it."""
         yield from zip(self.blocks, self.attentions or (None,) * len(self.blocks), strict=True)
 
@@ -175,23 +176,25 @@ class UNet(nn.Module):
         self.embed = TimeEmbedding(channels, 4 * channels, vector_dim)
         self.stem = conv(in_channels * patch**dims, channels, 3, padding=1)
 
-        self.encoder = nn.ModuleList()
+        encoder: list[Stage] = []
         width, kept = channels, [channels]
         for level, outputs in enumerate(widths):
             down = conv(outputs, outputs, 3, stride=2, padding=1) if level < last else None
-            self.encoder.append(stage(level, [width] + [outputs] * (blocks - 1), down))
+            encoder.append(stage(level, [width] + [outputs] * (blocks - 1), down))
             width, kept = outputs, kept + [outputs] * (blocks + (level < last))
 
+        self.encoder = stages(encoder)
         self.bottleneck = Stage([block(width, width), block(width, width)], [], None)
         self.bottleneck_attention = attention(width)
 
-        self.decoder = nn.ModuleList()
+        decoder: list[Stage] = []
         for level, outputs in reversed(list(enumerate(widths))):
             inputs = [(width if i == 0 else outputs) + kept.pop() for i in range(blocks + 1)]
             up = nn.Sequential(nn.Upsample(scale_factor=2), conv(outputs, outputs, 3, padding=1)) if level else None
-            self.decoder.append(stage(level, inputs, up))
+            decoder.append(stage(level, inputs, up))
             width = outputs
 
+        self.decoder = stages(decoder)
         self.norm = GroupNorm(groups, width, silu=True)
         self.head = zeroed(conv(width, out_channels * patch**dims, 3, padding=1))
 
@@ -263,6 +266,11 @@ class UNet(nn.Module):
                 "times 2 for each strided stage); pad or resize x, or build the network with fewer multipliers"
             )
         check_context(context, self.context_dim)
+
+
+def stages(modules: list[Stage]) -> list[Stage]:
+    """`modules` as a ModuleList, which type checkers are told to take for the list that it behaves as."""
+    return cast("list[Stage]", nn.ModuleList(modules))
 
 
 def tokens(x: Tensor) -> Tensor:
