@@ -81,14 +81,14 @@ def autocast(precision: str) -> torch.autocast | nullcontext:
 
 def ours(network: UNet, precision: str) -> dict[str, Step]:
     """Our steps."""
-    network = network.to(memory_format=torch.channels_last)
-    weights = list(network.parameters())
+    network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    weights: list[Tensor] = list(network.parameters())
     mean = [weight.detach().clone() for weight in weights]
     optimizer = torch.optim.AdamW(weights, lr=1e-5, fused=True)
 
     @torch.no_grad()
     def average() -> None:
-        torch._foreach_lerp_(mean, weights, 1e-3)
+        torch._foreach_lerp_(mean, weights, 1e-3)  # pyright: ignore[reportPrivateImportUsage]
 
     return {
         "sampling": sampling_step(network, torch.inference_mode, precision),

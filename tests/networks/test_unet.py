@@ -1,5 +1,7 @@
 """The U-Net has the structure that it is said to have, and its conditions do what they promise."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,7 +10,7 @@ from torch import nn
 from sfumato.networks import UNet
 from sfumato.networks.unet import Attention, ResBlock
 
-SMALL = {"channels": 16, "multipliers": (1, 2), "groups": 4, "blocks": 1}
+SMALL: dict[str, Any] = {"channels": 16, "multipliers": (1, 2), "groups": 4, "blocks": 1}
 
 
 def inputs(network: UNet, batch: int = 2, side: int = 16) -> dict[str, torch.Tensor]:
@@ -32,9 +34,13 @@ def test_the_structure_is_that_of_ddpm():
     network = UNet(3, channels=128, multipliers=(1, 2, 2, 2), attention_level=1)
     widths = [128, 256, 256, 256]
 
+    def inputs_and_outputs(block: nn.Module) -> tuple[int, int]:
+        assert isinstance(block, ResBlock)
+        return block.conv1.in_channels, block.conv2.out_channels
+
     # Encoder: two residual blocks a stage, then a convolution of stride 2, except in the last stage.
     assert [len(stage.blocks) for stage in network.encoder] == [2, 2, 2, 2]
-    assert [stage.blocks[-1].conv2.out_channels for stage in network.encoder] == widths
+    assert [inputs_and_outputs(stage.blocks[-1])[1] for stage in network.encoder] == widths
     for stage in network.encoder[:-1]:
         assert isinstance(stage.resample, nn.Conv2d)
         assert stage.resample.stride == (2, 2)
@@ -46,9 +52,12 @@ def test_the_structure_is_that_of_ddpm():
 
     # Decoder: three residual blocks, then nearest x2 and a 3x3 convolution, except at full resolution.
     assert [len(stage.blocks) for stage in network.decoder] == [3, 3, 3, 3]
-    assert [stage.blocks[-1].conv2.out_channels for stage in network.decoder] == widths[::-1]
+    assert [inputs_and_outputs(stage.blocks[-1])[1] for stage in network.decoder] == widths[::-1]
     for stage in network.decoder[:-1]:
+        assert isinstance(stage.resample, nn.Sequential)
         upsample, convolution = stage.resample
+        assert isinstance(upsample, nn.Upsample)
+        assert isinstance(convolution, nn.Conv2d)
         assert (upsample.mode, upsample.scale_factor) == ("nearest", 2)
         assert (convolution.kernel_size, convolution.stride) == ((3, 3), (1, 1))
     assert network.decoder[-1].resample is None
@@ -56,7 +65,7 @@ def test_the_structure_is_that_of_ddpm():
     # Skip connections: what the stem, the blocks and the strided convolutions return, taken in reverse.
     below = [256, 256, 256, 256, 256, 256, 256, 256, 256, 256, 128, 128]
     skips = [256, 256, 256, 256, 256, 256, 256, 256, 128, 128, 128, 128]
-    joined = [block.conv1.in_channels for stage in network.decoder for block in stage.blocks]
+    joined = [inputs_and_outputs(block)[0] for stage in network.decoder for block in stage.blocks]
     assert joined == [b + s for b, s in zip(below, skips, strict=True)]
 
     # Self-attention after each residual block of level 1, and nowhere else.
@@ -65,7 +74,7 @@ def test_the_structure_is_that_of_ddpm():
 
 
 def test_attention_sees_the_resolution_of_its_level_and_of_the_bottleneck():
-    network = UNet(**SMALL | {"multipliers": (1, 2, 2)}, attention_level=1)
+    network = UNet(channels=16, multipliers=(1, 2, 2), groups=4, blocks=1, attention_level=1)
     seen = []
     for module in network.modules():
         if isinstance(module, Attention):
@@ -220,8 +229,8 @@ def test_gradient_agrees_with_differences(wake):
     direction /= direction.norm()
     x = values.pop("x").requires_grad_()
 
-    (network(x, **values).mean()).backward()
-    slope = (x.grad * direction).sum()
+    (gradient,) = torch.autograd.grad(network(x, **values).mean(), x)
+    slope = (gradient * direction).sum()
     with torch.no_grad():
         ends = [network(x + h * direction, **values).mean() for h in (0.1, -0.1)]
 

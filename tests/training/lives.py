@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.utils.tensorboard  # training/log.py imports it late; so every fork has it
+import torch._dynamo  # what training imports late and a fork would import again: a second each
+import torch.utils.tensorboard
 
 from sfumato.config import load_recipe
 from sfumato.errors import UserError
