@@ -20,7 +20,7 @@ LAYERS = (
     {"diffusion", "networks"},
     {"registry"},
     {"codecs", "conditioning", "data"},
-    {"saved", "model"},
+    {"saved", "request", "model"},
     {"training", "generation"},
     {"distillation", "evaluation", "provenance", "export"},
     {"serving", "studio"},

@@ -123,7 +123,6 @@ def test_the_description_is_plain_json_without_a_path_of_this_machine(tiny, tmp_
     [
         ({"data": {"size": 0}}, "size"),
         ({"condition": {"kind": "auto"}}, "condition.kind: 'auto'"),
-        ({"network": {"patch": 8, "multipliers": [1, 1]}}, "patch = 8"),
         ({"diffusion": {"schedule": "cosine", "parameterization": "epsilon"}}, "epsilon is ill-posed"),
     ],
 )

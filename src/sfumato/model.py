@@ -31,7 +31,7 @@ from sfumato.diffusion.processes import Gaussian
 from sfumato.diffusion.schedules import Shifted
 from sfumato.diffusion.solvers import Step, sample
 from sfumato.errors import UserError, unknown
-from sfumato.generation.request import Request
+from sfumato.request import Request
 
 
 class SeededNoise:

@@ -12,8 +12,8 @@ from sfumato.errors import UserError
 from sfumato.generation import draw as module
 from sfumato.generation.draw import draw, open_model, redraw
 from sfumato.generation.recipe import read_recipe
-from sfumato.generation.request import Request
 from sfumato.model import Model
+from sfumato.request import Request
 
 
 @pytest.fixture(scope="module")

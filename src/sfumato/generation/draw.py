@@ -12,8 +12,8 @@ import sfumato
 from sfumato.diffusion.solvers import Step
 from sfumato.errors import UserError, unknown
 from sfumato.generation.recipe import OF_TRAINING, to_png
-from sfumato.generation.request import Request
 from sfumato.model import Model
+from sfumato.request import Request
 
 SHIPPED = Path(__file__).parent.parent / "models"
 DEFAULT_MODEL = "emoji"

@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field
 
 from sfumato.config import LARGEST_SEED, LARGEST_SIZE, Sampling, Settings, validate
 from sfumato.errors import UserError
-from sfumato.generation.request import LARGEST_PROMPT, SMALLEST_SIZE
+from sfumato.request import LARGEST_PROMPT, SMALLEST_SIZE
 
 SOLVER_NAMES = {"ddpm": "DDPM", "ddim": "DDIM", "heun": "Heun", "dpm++2m": "DPM++ 2M"}
 LARGEST_RECIPE = 256 * 1024  # characters; two prompts of the largest size and all settings are below

@@ -6,7 +6,7 @@ import pytest
 
 from sfumato.config import LARGEST_SEED, LARGEST_SIZE
 from sfumato.errors import UserError
-from sfumato.generation.request import LARGEST_COUNT, LARGEST_PROMPT, Request
+from sfumato.request import LARGEST_COUNT, LARGEST_PROMPT, Request
 
 
 def test_jobs_are_prompt_by_prompt_each_with_its_seeds():
