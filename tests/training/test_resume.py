@@ -109,7 +109,7 @@ def moments(seed: int) -> list[tuple[str, int]]:
         "saving": 30,
     }
     chosen = [(phase, chance.randint(1, reach[phase])) for phase in PHASES for _ in range(2)]
-    chosen += [("call", chance.randint(1, 40_000)) for _ in range(KILLS - len(chosen))]
+    chosen += [("call", chance.randint(1, 150_000)) for _ in range(KILLS - len(chosen))]
     chance.shuffle(chosen)
     return chosen
 

@@ -37,7 +37,8 @@ class Drawn:
 def open_model(name: str | Path | None = None) -> Model:
     """A model that ships with the package by name, or any by its folder or run folder; the default one when None.
 
-    A run in ``runs/`` goes by its name too. A folder that has the name of a shipped model is written as a path, ``./emoji``.
+    A run in ``runs/`` goes by its name too. A folder that has the name of a shipped model is written as a path:
+    ``./emoji``.
     """
     name = str(name or DEFAULT_MODEL)
     shipped = sorted(p.parent.name for p in SHIPPED.glob("*/model.json"))
