@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from sfumato.data.sources import open_source
 from sfumato.errors import UserError
 from sfumato.model import Model
 from sfumato.training import environment as machine
@@ -332,3 +333,12 @@ def test_saving_twice_at_a_step_keeps_the_first(finished: Path, pictures: Path, 
     before = file.stat().st_mtime_ns
     run.train(settings(pictures), str(finished))  # a path may be text
     assert file.stat().st_mtime_ns == before
+
+
+def test_a_run_inside_the_folder_of_its_pictures_is_not_taken_for_pictures(
+    pictures: Path, settings: Callable, tmp_path: Path
+) -> None:
+    own = Path(shutil.copytree(pictures, tmp_path / "own"))
+    before = {record.locator for record in open_source(own).records}
+    train(settings(own), own / "runs" / "mine")
+    assert {record.locator for record in open_source(own).records} == before

@@ -16,6 +16,7 @@ import torch
 
 from sfumato.config import Config, load_recipe
 from sfumato.data.dataset import Dataset
+from sfumato.data.folders import MARKER
 from sfumato.data.preparation import prepare
 from sfumato.data.sources import open_source
 from sfumato.errors import UserError
@@ -112,6 +113,7 @@ def train(config: Config, out: Path | str, report: Report | None = None, command
     out, report = Path(out), report or Silent()
     with writing("the run", out):
         out.mkdir(parents=True, exist_ok=True)
+        (out / MARKER).touch()  # so that a run inside a folder of pictures is not taken for pictures
         lock = RunLock(out)
     stop = Stop(out, command)
     try:
