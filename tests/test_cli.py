@@ -13,7 +13,7 @@ from PIL import Image
 from sfumato import config, doctor
 from sfumato.cli import main as cli
 from sfumato.cli.generate import slug, write
-from sfumato.cli.progress import Terminal, duration, remaining
+from sfumato.cli.progress import Terminal, duration, half_blocks, remaining
 from sfumato.cli.train import settings
 from sfumato.errors import ENCODER_PACKAGE, UserError, nearest, pip_install
 
@@ -381,3 +381,15 @@ def test_where_there_is_no_terminal_a_line_comes_now_and_then(monkeypatch, capsy
     assert len(lines) == 5  # at 10, 20, 30, 40 s and the end
     assert lines[0] == "reading: 20/100  40 s left"
     assert lines[-1] == "reading: 100/100"
+
+
+def test_the_preview_shows_two_pixels_a_character_and_as_many_pictures_as_fit():
+    picture = Image.new("RGB", (32, 32), (0, 0, 255))
+    picture.putpixel((0, 0), (255, 0, 0))
+
+    text = half_blocks([picture, picture, picture], width=70)
+    lines = text.plain.splitlines()
+    assert len(lines) == 16
+    assert {line.count("▀") for line in lines} == {64}  # two of the three, 32 characters each
+    style = text.spans[0].style
+    assert (style.color.triplet, style.bgcolor.triplet) == ((255, 0, 0), (0, 0, 255))

@@ -91,11 +91,13 @@ def half_blocks(pictures: Sequence[Image.Image], width: int) -> Text:
     """Pictures side by side in at most ``width`` characters: each character is two pixels, one above the other."""
     side = min(32, width)
     fitting = [picture.convert("RGB").resize((side, side)) for picture in pictures[: max(1, width // (side + 1))]]
+    pixels = [picture.tobytes() for picture in fitting]
     text = Text(no_wrap=True)
     for y in range(0, side - 1, 2):
-        for picture in fitting:
+        for data in pixels:
             for x in range(side):
-                upper, lower = (Color.from_rgb(*picture.getpixel((x, row))) for row in (y, y + 1))
+                places = (3 * (row * side + x) for row in (y, y + 1))
+                upper, lower = (Color.from_rgb(*data[place : place + 3]) for place in places)
                 text.append("▀", Style(color=upper, bgcolor=lower))
             text.append(" ")
         text.append("\n")

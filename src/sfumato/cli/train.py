@@ -49,8 +49,9 @@ def train(
         if dry_run:
             print(estimate(config, terminal))
             return
-        start(config, out, terminal, command=shlex.join(["sfumato", *sys.argv[1:]]))
-    print(f'draw with it: sfumato generate "a prompt" --model {shlex.quote(str(out / "model"))}')
+        model = start(config, out, terminal, command=shlex.join(["sfumato", *sys.argv[1:]]))
+    asked = "" if model.config.condition.kind == "none" else '"a prompt" '
+    print(f"draw with it: sfumato generate {asked}--model {shlex.quote(str(out / 'model'))}")
 
 
 def settings(path: str | None, recipe: str | None, out: Path | None, changes: tuple[str, ...]) -> tuple[Config, Path]:
