@@ -96,6 +96,8 @@ class UNet(Settings):
     dropout: float = within(0.0, 0, 0.9, "of the residual blocks")
     groups: int = within(32, 1, 256, "of the group normalisation")
     learned_variance: bool = word(False, "also predict the variance of a step")
+    scale_shift: bool = word(False, "the time scales and shifts the norms, instead of being added")
+    vector_map: int = within(0, 0, 32, "side of the map that a class or a sentence paints at the entry; 0 for none")
 
     @property
     def multiple(self) -> int:

@@ -140,6 +140,18 @@ def test_group_norm_of_bfloat16_is_that_of_float32_rounded_once(silu):
     torch.testing.assert_close(mine.double(), true, atol=5e-3, rtol=2**-7)
 
 
+@pytest.mark.parametrize("silu", [False, True])
+def test_adaptive_group_norm_and_its_gradients_are_those_of_the_formula(silu):
+    norm = norm_pair(silu)[0].double()
+    x, scale, shift = (torch.randn(s, dtype=torch.float64, requires_grad=True) for s in ((2, 12, 3, 2), *[(2, 12)] * 2))
+    plain = F.group_norm(x, 4, norm.weight, norm.bias, 1e-6)
+    expected = plain * (1 + scale[..., None, None]) + shift[..., None, None]
+
+    torch.testing.assert_close(norm(x, scale, shift), F.silu(expected) if silu else expected)
+    everything = (x, scale, shift, norm.weight, norm.bias)
+    assert torch.autograd.gradcheck(lambda x, scale, shift, *_: norm(x, scale, shift), everything)
+
+
 def test_group_norm_keeps_channels_last_memory_forwards_and_backwards():
     ours, _ = norm_pair(silu=True)
     x = torch.randn(2, 12, 5, 6).contiguous(memory_format=torch.channels_last).requires_grad_()

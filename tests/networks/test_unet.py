@@ -90,12 +90,12 @@ def test_time_shifts_of_all_blocks_are_one_matrix_product():
     blocks = [module for module in network.modules() if isinstance(module, ResBlock)]
 
     assert not any(isinstance(module, nn.Linear) for block in blocks for module in block.modules())
-    assert network.shifts.out_features == sum(block.conv1.out_channels for block in blocks)
+    assert network.tables.out_features == sum(block.conv1.out_channels for block in blocks)
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
 def test_a_new_network_returns_zeros_of_the_shape_of_its_input(dims):
-    network = UNet(**SMALL, dims=dims, context_dim=6, vector_dim=7)
+    network = UNet(**SMALL, dims=dims, context_dim=6, vector_dim=7, scale_shift=True, vector_map=2)
     values = inputs(network, side=8)
 
     out = network(**values)
@@ -112,8 +112,9 @@ def test_a_new_residual_block_and_a_new_attention_are_the_identity():
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
-def test_gradients_reach_every_parameter(dims, wake):
-    network = wake(UNet(**SMALL, dims=dims, context_dim=6, vector_dim=7))
+@pytest.mark.parametrize("more", [{}, {"scale_shift": True, "vector_map": 2}])
+def test_gradients_reach_every_parameter(dims, more, wake):
+    network = wake(UNet(**SMALL, dims=dims, context_dim=6, vector_dim=7, **more))
 
     network(**inputs(network, side=8)).square().sum().backward()
 
@@ -155,6 +156,47 @@ def test_a_patch_network_is_the_plain_network_on_unshuffled_pictures(patch, wake
 
 def test_learned_variance_doubles_the_channels():
     assert UNet(**SMALL, learned_variance=True, patch=2)(torch.randn(1, 3, 8, 8), torch.zeros(1)).shape == (1, 6, 8, 8)
+
+
+def test_a_vector_map_says_where_and_shifts_alone_do_not(wake):
+    # Under circular padding everything commutes with moving the picture, except what was painted at a place.
+    for side, moves in ((0, True), (4, False)):
+        network = wake(UNet(**SMALL, vector_dim=7, vector_map=side))
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
+                module.padding_mode, module._reversed_padding_repeated_twice = "circular", [1, 1, 1, 1]
+        values = inputs(network)
+        moved = values | {"x": values["x"].roll(8, dims=2)}
+
+        same = torch.allclose(network(**moved), network(**values).roll(8, dims=2), atol=1e-4)
+
+        assert same is moves
+
+
+def test_the_vector_map_is_enlarged_to_any_size_and_painted_before_everything(wake):
+    network = wake(UNet(**SMALL, vector_dim=7, vector_map=2))
+    values = inputs(network, batch=1, side=8)
+    seen = []
+    network.encoder[0].blocks[0].register_forward_hook(lambda _, args, __: seen.append(args[0]))
+
+    network(**values)
+    assert network.map is not None
+    small = network.map(F.silu(values["vector"])).reshape(1, 16, 2, 2)
+
+    # Bilinear enlargement keeps the values of the corners.
+    painted = seen[0] - network.stem(values["x"])
+    torch.testing.assert_close(painted[:, :, ::7, ::7], small, atol=1e-5, rtol=1e-5)
+
+
+def test_without_a_vector_nothing_is_painted(wake):
+    network = wake(UNet(**SMALL, vector_dim=7, vector_map=2))
+    values = inputs(network)
+    out = network(values["x"], values["time"])
+    assert network.map is not None
+    nn.init.zeros_(network.map.weight)
+    nn.init.zeros_(network.map.bias)
+
+    assert torch.equal(network(values["x"], values["time"]), out)
 
 
 def test_masked_tokens_change_nothing(wake):

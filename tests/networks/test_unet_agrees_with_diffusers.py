@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sfumato.networks import UNet
 
-# Our name, their name. Two parts have no single counterpart and are cut up below: `shifts` (one projection of the time
+# Our name, their name. Two parts have no single counterpart and are cut up below: `tables` (one projection of the time
 # embedding for every block) and `qkv`.
 NAMES = [
     (r"^stem\.", r"conv_in."),
@@ -45,10 +45,10 @@ def their_state(network: UNet) -> dict[str, Tensor]:
     state = {}
 
     for name, value in network.state_dict().items():
-        if name.startswith("shifts."):
+        if name.startswith("tables."):
             blocks = [block for block, _ in network.named_modules() if re.search(r"\.blocks\.\d$", block)]
-            for block, part in zip(blocks, value.split(network.shift_widths), strict=True):
-                state[their_name(f"{block}.") + name.replace("shifts", "time_emb_proj")] = part
+            for block, part in zip(blocks, value.split(network.table_widths), strict=True):
+                state[their_name(f"{block}.") + name.replace("tables", "time_emb_proj")] = part
         elif ".attention.qkv." in name:
             for letter, part in zip("qkv", value.chunk(3), strict=True):
                 state[their_name(name).replace("attention.qkv", f"to_{letter}")] = part
@@ -58,7 +58,14 @@ def their_state(network: UNet) -> dict[str, Tensor]:
     return state
 
 
-def twin(network: UNet, channels: int, multipliers: tuple[int, ...], blocks: int, attention_level: int) -> UNet2DModel:
+def twin(
+    network: UNet,
+    channels: int,
+    multipliers: tuple[int, ...],
+    blocks: int,
+    attention_level: int,
+    scale_shift: bool = False,
+) -> UNet2DModel:
     """The U-Net of `diffusers` with the shape and the weights of `network`, a `UNet` with those arguments."""
     levels = range(len(multipliers))
     down = tuple("AttnDownBlock2D" if level == attention_level else "DownBlock2D" for level in levels)
@@ -76,6 +83,8 @@ def twin(network: UNet, channels: int, multipliers: tuple[int, ...], blocks: int
         norm_eps=1e-6,
         flip_sin_to_cos=False,  # sines first and rates over half - 1, as in DDPM
         freq_shift=1,
+        attn_norm_num_groups=32,
+        resnet_time_scale_shift="scale_shift" if scale_shift else "default",
     )
     model.load_state_dict(their_state(network))
 
@@ -87,6 +96,7 @@ def twin(network: UNet, channels: int, multipliers: tuple[int, ...], blocks: int
     [
         {"channels": 128, "multipliers": (1, 2, 2, 2), "blocks": 2, "attention_level": 1},  # DDPM's for CIFAR-10
         {"channels": 32, "multipliers": (1, 2, 3), "blocks": 1, "attention_level": 2},
+        {"channels": 32, "multipliers": (1, 2), "blocks": 1, "attention_level": 1, "scale_shift": True},
     ],
 )
 def test_output_and_gradient_agree_with_diffusers(settings, wake):

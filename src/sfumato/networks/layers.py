@@ -98,15 +98,23 @@ class GroupNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise x (B, C, *spatial); the result has the type and the memory format of x."""
+    def forward(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+        """Normalise x (B, C, *spatial); the result has the type and the memory format of x.
+
+        With `scale` and `shift` (B, C) it is (1 + scale) norm(x) + shift before the SiLU: the adaptive group
+        normalisation of Dhariwal & Nichol (2021), section 3.
+        """
         weight, bias = at_least_float32(self.weight), at_least_float32(self.bias)
+        if scale is not None and shift is not None:
+            factor = 1 + at_least_float32(scale)
+            weight, bias = weight * factor, bias * factor + shift
 
         return _GroupNorm.apply(x, weight, bias, self.groups, self.silu, self.eps)
 
 
 class _GroupNorm(torch.autograd.Function):
     """y = z or silu(z), with z = scale x + shift; scale = weight / std and shift = bias - scale mean are (B, C) tables.
+    Weight and bias are (C,), or (B, C) where each picture has its own.
 
     Let g be the gradient at z, x^ = (x - mean) / std, and < > the mean over a group. By the chain rule through the
     mean and the variance (Wu & He 2018, equations 1 and 2),
@@ -153,7 +161,10 @@ class _GroupNorm(torch.autograd.Function):
         b = -rstd * average - a * mean
         dx = torch.addcmul(over_positions(b, x), x32, over_positions(a, x)).addcmul_(g, scale_x)
 
-        return dx.to(x.dtype), dweight.sum(0), dbias.sum(0), None, None, None
+        if weight.dim() == 1:
+            dweight, dbias = dweight.sum(0), dbias.sum(0)
+
+        return dx.to(x.dtype), dweight, dbias, None, None, None
 
 
 def at_least_float32(x: Tensor) -> Tensor:

@@ -10,7 +10,12 @@ concatenated to the input of one decoder block (the skip connections). Self-atte
 one chosen level, and the bottleneck's first; with a context, cross-attention follows each self-attention.
 
 A residual block is norm, SiLU, 3x3, + time, norm, SiLU, dropout, 3x3, + input. The time shifts of all blocks are one
-matrix product per call, for they all read the same embedding.
+matrix product per call, for they all read the same embedding. With `scale_shift` the time scales and shifts the result
+of the second norm instead (adaptive group normalisation, Dhariwal & Nichol 2021, section 3).
+
+A condition vector is part of that embedding, the same at every position. With `vector_map` it is also painted: one
+matrix product makes a small map of it, which is enlarged and added to the stem's result. A sentence then has a short
+way to *where* things are, which it otherwise has to say through shifts of whole channels.
 
 With `patch` = 2 or 4 the network sees pixel-unshuffled pictures (Shi et al. 2016, arXiv 1609.05158): 1/patch of the
 side, patch^2 times the channels, and about 1/patch^2 of the cost.
@@ -18,6 +23,7 @@ side, patch^2 times the channels, and about 1/patch^2 of the cost.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import cast
 
@@ -37,16 +43,23 @@ from sfumato.networks.layers import (
 )
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+INTERPOLATIONS = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 class ResBlock(nn.Module):
     """x + conv(silu(norm(conv(silu(norm(x))) + shift))), with a 1x1 convolution of x where the channels change.
 
-    The second convolution starts at zero, so that a new block is the identity (or the 1x1 convolution).
+    With `scale_shift` it is x + conv(silu((1 + scale) norm(conv(silu(norm(x)))) + shift)). The second convolution
+    starts at zero, so that a new block is the identity (or the 1x1 convolution).
     """
 
-    def __init__(self, inputs: int, outputs: int, dims: int, dropout: float, groups: int) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, dims: int, dropout: float, groups: int, scale_shift: bool = False
+    ) -> None:
         super().__init__()
+
+        self.scale_shift = scale_shift
+        self.table_width = 2 * outputs if scale_shift else outputs
 
         conv = CONVOLUTIONS[dims]
         self.norm1 = GroupNorm(groups, inputs, silu=True)
@@ -56,11 +69,15 @@ class ResBlock(nn.Module):
         self.conv2 = zeroed(conv(outputs, outputs, 3, padding=1))
         self.skip = nn.Identity() if inputs == outputs else conv(inputs, outputs, 1)
 
-    def forward(self, x: Tensor, shift: Tensor) -> Tensor:
-        """Map x (B, inputs, *spatial) and the time's shift (B, outputs) to (B, outputs, *spatial)."""
+    def forward(self, x: Tensor, table: Tensor) -> Tensor:
+        """Map x (B, inputs, *spatial) and the time's table, shift or scale and shift, to (B, outputs, *spatial)."""
         h = self.conv1(self.norm1(x))
-        h += over_positions(shift, x)
-        h = self.conv2(self.dropout(self.norm2(h)))
+        if self.scale_shift:
+            h = self.norm2(h, *table.chunk(2, dim=1))
+        else:
+            h += over_positions(table, x)
+            h = self.norm2(h)
+        h = self.conv2(self.dropout(h))
         h += self.skip(x)
 
         return h
@@ -126,6 +143,8 @@ class UNet(nn.Module):
         dropout: probability of dropping an activation inside a residual block.
         groups: groups of the group normalisation.
         learned_variance: return twice the channels, the second half being the variance's (Nichol & Dhariwal 2021).
+        scale_shift: the time scales and shifts the second norm of a residual block; otherwise it is added before it.
+        vector_map: side of the map that the condition vector paints on the stem's result; 0 for none.
 
     Raises:
         ValueError: if an argument is out of its range; the message says how to mend it.
@@ -147,6 +166,8 @@ class UNet(nn.Module):
         dropout: float = 0.0,
         groups: int = 32,
         learned_variance: bool = False,
+        scale_shift: bool = False,
+        vector_map: int = 0,
     ) -> None:
         super().__init__()
 
@@ -163,7 +184,7 @@ class UNet(nn.Module):
         self.divisor = patch * 2**last
 
         def block(inputs: int, outputs: int) -> ResBlock:
-            return ResBlock(inputs, outputs, dims, dropout, groups)
+            return ResBlock(inputs, outputs, dims, dropout, groups, scale_shift)
 
         def attention(width: int) -> Attention:
             return Attention(width, heads, context_dim, groups)
@@ -175,6 +196,8 @@ class UNet(nn.Module):
 
         self.embed = TimeEmbedding(channels, 4 * channels, vector_dim)
         self.stem = conv(in_channels * patch**dims, channels, 3, padding=1)
+        self.map_shape = (channels, *[vector_map] * dims)
+        self.map = nn.Linear(vector_dim, math.prod(self.map_shape)) if vector_dim and vector_map else None
 
         encoder: list[Stage] = []
         width, kept = channels, [channels]
@@ -198,8 +221,8 @@ class UNet(nn.Module):
         self.norm = GroupNorm(groups, width, silu=True)
         self.head = zeroed(conv(width, out_channels * patch**dims, 3, padding=1))
 
-        self.shift_widths = [block.conv1.out_channels for block in self.modules() if isinstance(block, ResBlock)]
-        self.shifts = nn.Linear(4 * channels, sum(self.shift_widths))
+        self.table_widths = [block.table_width for block in self.modules() if isinstance(block, ResBlock)]
+        self.tables = nn.Linear(4 * channels, sum(self.table_widths))
 
         self.apply(initialise)
 
@@ -228,14 +251,16 @@ class UNet(nn.Module):
         """
         self._check(x, context)
 
-        shifts = iter(self.shifts(F.silu(self.embed(time, vector))).split(self.shift_widths, dim=1))
+        tables = iter(self.tables(F.silu(self.embed(time, vector))).split(self.table_widths, dim=1))
 
         h = self.stem(F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x)
+        if self.map is not None and vector is not None:
+            h += self._painted(vector, h)
         skips = [h]
 
         for stage in self.encoder:
             for block, attention in stage.layers():
-                h = block(h, next(shifts))
+                h = block(h, next(tables))
                 h = attention(h, context, context_mask) if attention else h
                 skips.append(h)
             if stage.resample:
@@ -243,19 +268,27 @@ class UNet(nn.Module):
                 skips.append(h)
 
         before, after = self.bottleneck.blocks
-        h = before(h, next(shifts))
+        h = before(h, next(tables))
         h = self.bottleneck_attention(h, context, context_mask)
-        h = after(h, next(shifts))
+        h = after(h, next(tables))
 
         for stage in self.decoder:
             for block, attention in stage.layers():
-                h = block(torch.cat((h, skips.pop()), dim=1), next(shifts))
+                h = block(torch.cat((h, skips.pop()), dim=1), next(tables))
                 h = attention(h, context, context_mask) if attention else h
             h = stage.resample(h) if stage.resample else h
 
         h = self.head(self.norm(h))
 
         return F.pixel_shuffle(h, self.patch) if self.patch > 1 else h
+
+    def _painted(self, vector: Tensor, h: Tensor) -> Tensor:
+        """The map of `vector` (B, vector_dim), in the shape and the memory format of h (B, channels, *spatial)."""
+        assert self.map is not None
+        small = self.map(F.silu(vector)).unflatten(1, self.map_shape)
+        enlarged = F.interpolate(small, h.shape[2:], mode=INTERPOLATIONS[self.dims])
+
+        return torch.empty_like(h).copy_(enlarged)
 
     def _check(self, x: Tensor, context: Tensor | None) -> None:
         if x.dim() != self.dims + 2:

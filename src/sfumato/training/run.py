@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from sfumato.allocator import keep_freed_memory
 from sfumato.config import Config, load_recipe
 from sfumato.data.dataset import Dataset
 from sfumato.data.folders import MARKER
@@ -46,7 +47,8 @@ class Prepared:
 
 
 def machine_settings(config: Config) -> None:
-    """Sets what belongs to the process: the number of threads."""
+    """Sets what belongs to the process: its memory's way, and the number of threads."""
+    keep_freed_memory()
     if config.training.threads:
         torch.set_num_threads(config.training.threads)
 
