@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from sfumato.conditioning import text
@@ -189,6 +190,33 @@ def test_a_second_preparation_encodes_only_what_is_new(frozen):
     frozen.prepare(SENTENCES)
     frozen.prepare([*SENTENCES, "a new cat"], lambda done, total: told.append((done, total)))
     assert told == [(1, 1)]
+
+
+@torch.no_grad()
+def test_a_cache_keeps_the_vectors_bit_for_bit_until_texts_or_encoder_change(bert, tmp_path):
+    cache, folder, told = tmp_path / "captions.safetensors", tmp_path / "encoder", []
+
+    def prepared(texts: list[str]) -> torch.Tensor:
+        told.clear()
+        conditioner = SentenceConditioner(str(folder), 16)
+        conditioner.prepare(texts, lambda done, total: told.append(total), cache)
+        return torch.stack([conditioner._vectors[text] for text in texts])
+
+    shutil.copytree(bert, folder)
+    first = prepared(SENTENCES)
+    assert told
+    assert torch.equal(prepared(SENTENCES), first)
+    assert not told  # nothing was encoded
+
+    cache.write_bytes(cache.read_bytes()[:-1])
+    assert torch.equal(prepared(SENTENCES), first)
+    assert told  # a damaged cache is made again
+    prepared([*SENTENCES, "a new cat"])
+    assert told
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: value * 1.1 for name, value in weights.items()}, folder / "model.safetensors")
+    assert not torch.equal(prepared([*SENTENCES, "a new cat"])[:-1], first)
+    assert told
 
 
 @torch.no_grad()

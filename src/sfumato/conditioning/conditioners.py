@@ -6,6 +6,7 @@ one condition from outside and returns its canonical form.
 """
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -40,8 +41,16 @@ class Conditioner(nn.Module):
         """
         return condition if condition and not condition.isspace() else None
 
-    def prepare(self, conditions: Sequence[str], progress: Progress = lambda done, total: None) -> None:
-        """Told of all conditions that training will use, before it starts: a place to encode them once."""
+    def prepare(
+        self, conditions: Sequence[str], progress: Progress = lambda done, total: None, cache: Path | None = None
+    ) -> None:
+        """Told of all conditions that training will use, before it starts: a place to encode them once.
+
+        Args:
+            conditions: repetitions are welcome.
+            progress: told how many of how many are done.
+            cache: a file that keeps the work for the next start.
+        """
 
 
 class Unconditional(Conditioner):

@@ -6,12 +6,16 @@ is a frozen sentence encoder (Reimers & Gurevych 2019; MiniLM, Wang et al. 2020)
 the user's disk; it understands words that the captions never used, and costs no training.
 """
 
+import hashlib
 import importlib.util
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 
@@ -151,6 +155,24 @@ def load_encoder(name: str, width: int) -> tuple[Tokenizer, TextTransformer]:
     return tokenizer, transformer.requires_grad_(False)
 
 
+def fingerprint(folder: Path, texts: Sequence[str]) -> str:
+    """The SHA-256 of what vectors are made of: an encoder's files and the texts."""
+    digest = hashlib.sha256()
+    for name in ENCODER_FILES:
+        digest.update(hashlib.sha256((folder / name).read_bytes()).digest())
+    digest.update(json.dumps(list(texts)).encode())
+    return digest.hexdigest()
+
+
+def read_vectors(cache: Path, made_of: str) -> Tensor | None:
+    """The vectors that ``cache`` keeps, or None where it is absent, damaged or made of something else."""
+    try:
+        with safe_open(cache, "pt") as file:
+            return file.get_tensor("vectors") if (file.metadata() or {}).get("made_of") == made_of else None
+    except (OSError, SafetensorError):
+        return None
+
+
 class SentenceConditioner(Conditioner):
     """A frozen sentence encoder, and a small trained perceptron that turns its vector to the network's use.
 
@@ -190,12 +212,30 @@ class SentenceConditioner(Conditioner):
     def _length(self, text: str) -> int:
         return len(self._encoder()[0].encode(text).ids)
 
-    def prepare(self, conditions: Sequence[str], progress: Progress = lambda done, total: None) -> None:
-        """Encodes the texts of a data set, those of one length together."""
+    def prepare(
+        self, conditions: Sequence[str], progress: Progress = lambda done, total: None, cache: Path | None = None
+    ) -> None:
+        """Encodes the texts of a data set, those of one length together, or reads what ``cache`` kept of that."""
+        texts = sorted(set(conditions) - self._vectors.keys())
+        if cache is None or not texts:
+            self._encode_all(texts, progress)
+            return
+        made_of = fingerprint(find_encoder(self.encoder), texts)
+        kept = read_vectors(cache, made_of)
+        if kept is None:
+            self._encode_all(texts, progress)
+            vectors = torch.stack([self._vectors[text] for text in texts])
+            aside = cache.with_suffix(".new")
+            aside.write_bytes(save({"vectors": vectors}, {"made_of": made_of}))
+            aside.replace(cache)
+        else:
+            self._vectors.update(zip(texts, kept, strict=True))
+
+    def _encode_all(self, texts: Sequence[str], progress: Progress) -> None:
         lengths: dict[int, list[str]] = defaultdict(list)
-        for text in sorted(set(conditions) - self._vectors.keys()):
+        for text in texts:
             lengths[self._length(text)].append(text)
-        total, done = sum(map(len, lengths.values())), 0
+        total, done = len(texts), 0
         for length, texts in sorted(lengths.items()):
             for start in range(0, len(texts), ENCODED_AT_ONCE):
                 part = texts[start : start + ENCODED_AT_ONCE]

@@ -77,7 +77,7 @@ def dry_run(config: Config, report: Report) -> Estimate:
         trial = dataclasses.replace(source, records=usable[:: -(-len(usable) // TRIAL)], faults=())
         data = prepare(trial, config.data.size, config.data.channels, Path(folder) / "data")
         captions = [caption for record in usable for caption in record.captions]
-        prepared = build(config, data, captions, len(usable), report, encode=False)
+        prepared = build(config, data, captions, len(usable))
         trainer = Trainer(prepared.config, prepared.model, data, prepared.train_indices, prepared.validation_indices)
         step = step_seconds(trainer, report)
         sheet = sheet_seconds(trainer)

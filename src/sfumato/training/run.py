@@ -5,6 +5,7 @@ run/
   environment.json    machine, versions, commit      loss.jsonl         every step's loss
   samples/            same-seed grids from step 0    tensorboard/       the same for TensorBoard
   checkpoint-<step>/  the newest few                 model/             the saved model, when done
+  captions.safetensors  what a frozen text encoder made of the captions
 """
 
 import json
@@ -57,12 +58,17 @@ def prepare_run(config: Config, out: Path, report: Report) -> Prepared:
     """Reads the data, resolves what the settings left open, and builds the model with its first weights."""
     data = prepared_data(config, out / "data", report)
     captions = [caption for row in data.captions for caption in row]
-    return build(config, data, captions, len(data), report)
+    prepared = build(config, data, captions, len(data))
+    with writing("the captions' vectors", out):
+        prepared.model.conditioner.prepare(
+            captions,
+            lambda done, total: report.progress("encoding captions", done, total),
+            out / "captions.safetensors",
+        )
+    return prepared
 
 
-def build(
-    config: Config, data: Dataset, captions: list[str], pictures: int, report: Report, encode: bool = True
-) -> Prepared:
+def build(config: Config, data: Dataset, captions: list[str], pictures: int) -> Prepared:
     """The resolved settings, and the model with its first weights.
 
     Args:
@@ -70,16 +76,12 @@ def build(
         data: the pictures, or (for an estimate) some of them.
         captions: of all pictures.
         pictures: how many there are in all.
-        report: where progress goes.
-        encode: let a frozen encoder read all captions now and not when each is first seen.
     """
     classes = len(data.classes) if data.labels else 0
     config = resolve_rest(adjusted(config, f"data.size={data.size}"), pictures, bool(captions), classes)
     train, validation = data.split(config.data.validation)
     torch.manual_seed(key(config.training.seed, "weights"))
     model = Model.build(config, data.classes, sorted(set(captions))).to(device())
-    if encode and config.condition.kind == "sentence":
-        model.conditioner.prepare(captions, lambda done, total: report.progress("encoding captions", done, total))
     return Prepared(config, data, train.tolist(), validation.tolist(), model)
 
 
