@@ -154,6 +154,7 @@ def models(tiny) -> dict[str, Model]:
         ("class", {"prompts": "cat", "negative": "blurry"}, ["negative: 'blurry'", "Apple"]),
         ("none", {"prompts": "a cat"}, ["prompt: 'a cat'", "without captions or classes"]),
         ("none", {"negative": "a cat"}, ["negative: 'a cat'", "without captions or classes"]),
+        ("none", {"guidance": 2.5}, ["guidance: 2.5 has no effect", "without captions or classes"]),
         ("text", {"prompts": []}, ["prompt: none is given"]),
         ("text", {"prompts": b"a cat"}, ["prompt: 97 is not a text"]),
         ("text", {"prompts": {"a cat"}}, ["prompt: {'a cat'} is not a text"]),

@@ -280,6 +280,12 @@ class Model:
                 f"negative: {negative!r} has no effect with guidance 1, which draws without guidance",
                 fix="set guidance above 1, or leave negative out",
             )
+        asked = request.settings.get("guidance")
+        if isinstance(self.conditioner, Unconditional) and asked not in (None, 1, self.config.sampling.guidance):
+            raise UserError(
+                f"guidance: {asked} has no effect, for this model was trained without captions or classes",
+                fix="leave guidance out, or train on captioned pictures",
+            )
         own, multiple = self.config.data.size, self.config.network.multiple
         if request.size not in (None, own) and self.config.network.kind == "dit":
             raise UserError(f"size: this model draws {own} pixels, not {request.size}", fix=f"choose size {own}")

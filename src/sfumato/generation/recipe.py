@@ -83,6 +83,8 @@ def read_recipe(path: Path) -> dict[str, Any]:
     try:
         with Image.open(path, formats=["PNG"]) as picture:
             text = picture.info.get("sfumato")
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: there is no such file", fix="give a picture that Sfumato wrote") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} cannot be read as a PNG ({error})", fix="give a picture that Sfumato wrote") from error
     if not isinstance(text, str):
