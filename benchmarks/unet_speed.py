@@ -9,19 +9,22 @@ average in one `foreach` call, sampling in inference mode. The peer, `diffusers`
 (`tests/networks` checks that the results agree), runs as its training guide has it: float32, contiguous,
 `torch.optim.AdamW`, `EMAModel`. With bf16 it runs a second time under the same autocast.
 
-All take turns in one process. The table gives the median over the turns of (their time / our time), with the quartiles
-of these ratios, so that a load on the machine which outlasts a turn cancels. With one thread, processor time is taken,
-which other processes disturb less; with more, the clock on the wall.
+Each program has a process of its own, set up as the program sets it up (ours keeps freed memory, `sfumato.allocator`),
+and they take turns, step by step. The table gives the median over the turns of (their time / our time), with the
+quartiles of these ratios, so that a load on the machine which outlasts a turn cancels. With one thread, processor time
+is taken, which other processes disturb less; with more, the clock on the wall.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import runpy
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -30,6 +33,7 @@ import torch.nn.functional as F
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
+from sfumato.allocator import keep_freed_memory
 from sfumato.networks import UNet
 
 TESTS = Path(__file__).parent.parent / "tests" / "networks"
@@ -111,21 +115,43 @@ def theirs(network: nn.Module, precision: str) -> dict[str, Step]:
     }
 
 
-def measure(steps: list[Step], x: Tensor, t: Tensor, repeats: int, clock: Callable[[], float]) -> list[list[float]]:
-    """Seconds of each step in each turn; the first turn, which warms up, is left out."""
+def build(program: str, size: str, precision: str) -> dict[str, Step]:
+    """The steps of "ours" or of "diffusers", on the same weights."""
+    torch.manual_seed(0)
+    network = wake_up(UNet(3, **SIZES[size][1]))
+    if program == "ours":
+        keep_freed_memory()
+        return ours(network, precision)
+    return theirs(twin(network, **SIZES[size][1]), precision)
+
+
+def serve(pipe: Connection, program: str, size: str, precision: str, threads: int) -> None:
+    """The process of one program: takes the name of a step, answers with its seconds, until the name is empty."""
+    torch.set_num_threads(threads)
+    clock = time.process_time if threads == 1 else time.perf_counter
+    steps = build(program, size, precision)
+    batch = SIZES[size][0]
+    x, t = torch.randn(batch, 3, 32, 32), torch.rand(batch) * 1000
+    while kind := pipe.recv():
+        start = clock()
+        steps[kind](x, t)
+        pipe.send(clock() - start)
+
+
+def measure(pipes: list[Connection], kind: str, repeats: int) -> list[list[float]]:
+    """Seconds of the step of each program in each turn; the first two turns, which warm up, are left out."""
     turns = []
 
-    for turn in range(repeats + 1):
-        seconds = [0.0] * len(steps)
+    for turn in range(repeats + 2):
+        seconds = [0.0] * len(pipes)
         # Start with another one each time, so that none always follows the same neighbour.
-        for i in range(len(steps)):
-            i = (i + turn) % len(steps)
-            start = clock()
-            steps[i](x, t)
-            seconds[i] = clock() - start
+        for i in range(len(pipes)):
+            i = (i + turn) % len(pipes)
+            pipes[i].send(kind)
+            seconds[i] = pipes[i].recv()
         turns.append(seconds)
 
-    return turns[1:]
+    return turns[2:]
 
 
 def main() -> None:
@@ -136,28 +162,26 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     arguments = parser.parse_args()
 
-    torch.set_num_threads(arguments.threads)
-    clock = time.process_time if arguments.threads == 1 else time.perf_counter
-
     settings = f"threads {arguments.threads}, turns {arguments.repeats}, ours {arguments.precision}"
     print(f"torch {torch.__version__}, {settings}")
     print("| size | step | ours | diffusers as | diffusers | ratio (quartiles) |")
     print("|---|---|---|---|---|---|")
 
-    for size in arguments.sizes:
-        batch, shape = SIZES[size]
-        torch.manual_seed(0)
-        network = wake_up(UNet(3, **shape))
-        x, t = torch.randn(batch, 3, 32, 32), torch.rand(batch) * 1000
+    programs = [("ours", arguments.precision)]
+    programs += [("diffusers", precision) for precision in dict.fromkeys(("fp32", arguments.precision))]
+    spawn = multiprocessing.get_context("spawn")
 
-        peers = {precision: theirs(twin(network, **shape), precision) for precision in ("fp32", arguments.precision)}
-        mine = ours(network, arguments.precision)
+    for size in arguments.sizes:
+        pipes = []
+        for program, precision in programs:
+            here, there = spawn.Pipe()
+            spawn.Process(target=serve, args=(there, program, size, precision, arguments.threads), daemon=True).start()
+            pipes.append(here)
 
         for kind in ("sampling", "training"):
-            steps = [mine[kind], *(peer[kind] for peer in peers.values())]
-            turns = measure(steps, x, t, arguments.repeats, clock)
+            turns = measure(pipes, kind, arguments.repeats)
 
-            for column, precision in enumerate(peers, start=1):
+            for column, (_, precision) in enumerate(programs[1:], start=1):
                 ratios = [turn[column] / turn[0] for turn in turns]
                 low, _, high = quantiles(ratios, n=4)
                 own, other = (median(turn[i] for turn in turns) for i in (0, column))
@@ -166,6 +190,9 @@ def main() -> None:
                     f"| {median(ratios):.2f} ({low:.2f} to {high:.2f}) |",
                     flush=True,
                 )
+
+        for pipe in pipes:
+            pipe.send("")
 
 
 if __name__ == "__main__":
