@@ -8,8 +8,14 @@ target is the same loss: an error of F is an error of x_0 divided by c_out, so t
 law is a function that takes uniform numbers u in (0, 1) to times, so that the caller owns the randomness (and may
 stratify it).
 
+A network with a learned variance is trained for the variational bound, too, whose terms (see `bound`) belong to the
+steps i / T of a chain:
+
+    L_vlb    = L_T + T E_i [L_{i-1}]                    i uniform in 1..T, or as often as `importance` says
+    L_hybrid = L_simple + 0.001 L_vlb                   in which L_vlb teaches the variance alone
+
 References: Ho et al. 2020, eq. 14; Hang et al. 2023 (min-SNR), arXiv:2303.09556; Karras et al. 2022, table 1;
-Esser et al. 2024 (logit-normal), arXiv:2403.03206, eq. 19.
+Esser et al. 2024 (logit-normal), arXiv:2403.03206, eq. 19; Nichol & Dhariwal 2021 (hybrid), arXiv:2102.09672, eq. 16.
 """
 
 from collections.abc import Callable
@@ -17,11 +23,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .bound import Decoder, discretized, prior_kl, term
 from .denoisers import PosteriorMean
+from .reverse import Variance, learned, predict
 from .schedules import Schedule
 
 Weight = Callable[[Tensor, Tensor], Tensor]
 TimeLaw = Callable[[Tensor], Tensor]
+Loss = Callable[..., Tensor]  # (denoiser, x_0, t, noise, **cond) -> (B,)
 
 
 def simple(alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -101,3 +110,76 @@ def denoising_loss(
     x_t = denoiser.process.forward(x_0, t, noise)
     error = (denoiser(x_t, t, **cond) - x_0).square().flatten(1).mean(1)
     return weight(*denoiser.process.schedule(t)) * error
+
+
+def chain_step(t: Tensor, T: int) -> tuple[Tensor, Tensor]:
+    """Return the two ends (i / T, (i - 1) / T) of the step of a chain of `T` in which the times `t` (B,) fall.
+
+    A step has its later end: t = i / T is in the step i, and t = 0 in the first.
+    """
+    i = (t * T - 1e-3).ceil().clamp(1, T)  # a node that was rounded up is still in its step
+    return i / T, (i - 1) / T
+
+
+def vlb_loss(
+    denoiser: PosteriorMean,
+    x_0: Tensor,
+    t: Tensor,
+    noise: Tensor,
+    T: int = 1000,
+    variance: Variance = learned,
+    decoder: Decoder = discretized,
+    **cond: Tensor | None,
+) -> Tensor:
+    """Return an estimate of the variational bound from one of its terms, in bits per dimension: one an example (B,).
+
+    For uniform `t` its mean is the bound; for times drawn by `importance`, its mean weighted by their weights is. It is
+    differentiable in the schedule, too, where that is learned.
+
+    Args:
+        denoiser: returns E[x_0 | x_t], and by `predict` the raw variance output.
+        x_0: data (B, ...).
+        t: times (B,), moved to the later end of their step of the chain.
+        noise: standard normal, like `x_0`.
+        T: steps of the chain.
+        variance: which variance the steps have.
+        decoder: what p(x_0 | x_1) is.
+        cond: the condition, passed to the denoiser.
+    """
+    process, (t, s) = denoiser.process, chain_step(t, T)
+    x_t = process.forward(x_0, t, noise)
+    mean, raw = predict(denoiser, x_t, t, **cond)
+    return T * term(process, x_0, x_t, mean, raw, t, s, variance, decoder) + prior_kl(process, x_0, torch.ones_like(t))
+
+
+def hybrid_loss(
+    denoiser: PosteriorMean,
+    x_0: Tensor,
+    t: Tensor,
+    noise: Tensor,
+    weight: Weight,
+    T: int = 1000,
+    share: float = 1e-3,
+    **cond: Tensor | None,
+) -> Tensor:
+    """Return the weighted squared error plus `share` times the bound, whose gradient reaches the variance alone (B,).
+
+    L_T, which a network has no part in, is left out.
+
+    Args:
+        denoiser: returns by `predict` E[x_0 | x_t] and the raw variance output.
+        x_0: data (B, ...).
+        t: times (B,), moved to the later end of their step of the chain.
+        noise: standard normal, like `x_0`.
+        weight: the weight of each noise level in the squared error; `simple` in the paper.
+        T: steps of the chain.
+        share: lambda of the paper.
+        cond: the condition, passed to the denoiser.
+    """
+    process, (t, s) = denoiser.process, chain_step(t, T)
+    x_t = process.forward(x_0, t, noise)
+    mean, raw = predict(denoiser, x_t, t, **cond)
+
+    error = (mean - x_0).square().flatten(1).mean(1)
+    vlb = T * term(process, x_0, x_t, mean.detach(), raw, t, s, learned)
+    return weight(*process.schedule(t)) * error + share * vlb
