@@ -253,8 +253,10 @@ class Training(Settings):
 class Sampling(Settings):
     """How pictures are drawn, unless asked otherwise."""
 
-    solver: Literal["ddpm", "ddim", "heun", "dpm++2m"] = word("dpm++2m", "how a step is taken")
-    grid: Literal["uniform", "log-snr", "karras"] = word("uniform", "where the steps are")
+    solver: Literal[
+        "ddpm", "ddim", "heun", "edm", "dpm++2m", "dpm++2s", "dpm++3m", "dpm++2m-sde", "unipc", "deis", "sa"
+    ] = word("dpm++2m", "how a step is taken")
+    grid: Literal["uniform", "log-snr", "karras", "ays"] = word("uniform", "where the steps are")
     steps: int = within(20, 1, 10000, "from noise to picture")
     guidance: float = within(3.0, 0, 100, "how strictly to follow the prompt; 1: unguided")
     guidance_interval: tuple[Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(ge=0, le=1)]] = word(

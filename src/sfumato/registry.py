@@ -10,7 +10,8 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
-from sfumato.diffusion import denoisers, grids, objectives, schedules, solvers
+from sfumato.diffusion import denoisers, exponential, grids, objectives, schedules, solvers
+from sfumato.diffusion.churn import churn
 from sfumato.errors import unknown
 from sfumato.networks.dit import DiT
 from sfumato.networks.unet import UNet
@@ -51,13 +52,21 @@ SOLVERS: dict[str, Callable[[], solvers.Solver]] = {
     "ddpm": solvers.ancestral,
     "ddim": solvers.ddim,
     "heun": lambda: solvers.heun,
-    "dpm++2m": lambda: solvers.dpm_solver_pp_2m,
+    "edm": lambda: churn(solvers.heun, gamma=0.15, between=(0.05, 50.0), noise_scale=1.003),
+    "dpm++2s": lambda: solvers.dpm_solver_pp_2s,
+    "dpm++2m": lambda: exponential.dpm_solver_pp_2m,
+    "dpm++3m": lambda: exponential.dpm_solver_pp_3m,
+    "dpm++2m-sde": lambda: exponential.sde_dpm_solver_pp_2m,
+    "unipc": exponential.uni_pc,
+    "deis": exponential.deis,
+    "sa": exponential.sa_solver,
 }
 
 GRIDS: dict[str, Callable[[schedules.Schedule, int], Tensor]] = {
     "uniform": grids.uniform,
     "log-snr": grids.log_snr,
     "karras": grids.karras,
+    "ays": grids.ays,
 }
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {"unet": UNet, "dit": DiT}

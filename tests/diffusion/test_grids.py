@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from sfumato.diffusion import Flow, Karras, cosine, grids, linear_beta
+from sfumato.diffusion import Flow, Karras, cosine, from_betas, grids, linear_beta
 
-GRIDS = [grids.uniform, grids.log_snr, grids.karras]
+GRIDS = [grids.uniform, grids.log_snr, grids.karras, grids.ays]
 
 
 def noise_ratio(schedule, times):
@@ -41,6 +41,16 @@ def test_a_grid_is_even_in_what_it_is_named_for_between_its_ends(schedule_, grid
 
 def test_the_karras_grid_on_the_karras_schedule_is_equation_5_of_edm():
     torch.testing.assert_close(grids.karras(Karras(), 17), grids.uniform(Karras(), 17))
+
+
+def test_the_ays_grid_of_10_steps_is_the_published_one():
+    timesteps = torch.tensor([850, 736, 645, 545, 455, 343, 233, 124, 24])  # diffusers: AysSchedules
+    # Stable Diffusion's own schedule: sqrt(beta) evenly spaced
+    schedule = from_betas(torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2)
+    assert (1000 * grids.ays(schedule, 10)[1:-1] - (timesteps + 1)).abs().max() < 1.5  # their sigmas have 3 digits
+
+    every_second = noise_ratio(Flow(), grids.ays(Flow(), 20)[2:-2:2])
+    torch.testing.assert_close(every_second, torch.tensor(grids.AYS[1:-1], dtype=torch.float64))
 
 
 def test_the_same_noise_is_visited_on_every_schedule():

@@ -105,14 +105,17 @@ def read_by_others(text: str) -> dict[str, str]:
         (None, "grey"),
     ],
 )
-@pytest.mark.parametrize("solver", ["ddpm", "ddim", "heun", "dpm++2m"])
+@pytest.mark.parametrize("solver", ["ddpm", "ddim", "heun", "dpm++2m", "deis"])
 def test_tools_of_the_a1111_convention_read_prompt_and_settings(prompt, negative, solver):
     recipe = {**RECIPE, "prompt": prompt, "negative": negative, "sampling": {**RECIPE["sampling"], "solver": solver}}
     found = read_by_others(parameters(recipe))
     assert found["Prompt"] == (prompt or "")
     assert found["Negative prompt"] == (negative or "")
     assert found["Steps"] == "20" and int(found["Seed"]) == 7 and float(found["CFG scale"]) == 3
-    assert found["Sampler"] == {"ddpm": "DDPM", "ddim": "DDIM", "heun": "Heun", "dpm++2m": "DPM++ 2M"}[solver]
+    assert (
+        found["Sampler"]
+        == {"ddpm": "DDPM", "ddim": "DDIM", "heun": "Heun", "dpm++2m": "DPM++ 2M", "deis": "deis"}[solver]
+    )
     assert SIZE.findall(found["Size"]) == [("32", "32")]
     assert found["Model"] == "emoji" and found["Model hash"] == "0123456789"
 

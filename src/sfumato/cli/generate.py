@@ -45,7 +45,7 @@ def generate(
     steps
         From noise to picture; the model's own by default.
     solver
-        ddpm, ddim, heun or dpm++2m; the model's own by default.
+        dpm++2m, unipc, heun, ddim, ddpm and more, all named when one is wrong; the model's own by default.
     guidance
         How strictly to follow the prompt, 1 for not at all; the model's own by default.
     negative

@@ -4,13 +4,16 @@ Parameterizations, weights, time laws and grids share short names (`karras`, `un
 module: `denoisers.karras(0.5)`, `grids.karras(schedule, 20)`.
 """
 
-from . import denoisers, grids, guidance, objectives, processes, schedules, solvers
+from . import denoisers, exponential, grids, guidance, objectives, processes, schedules, solvers
+from .churn import churn
 from .denoisers import Denoiser, Parameterization, PosteriorMean, convert, from_x, noise_level, to_x
+from .exponential import adams, deis, dpm_solver_pp_2m, dpm_solver_pp_3m, sa_solver, sde_dpm_solver_pp_2m, uni_pc
 from .guidance import Guided
+from .inversion import invert
 from .objectives import TimeLaw, Weight, denoising_loss
 from .processes import Gaussian
 from .schedules import Discrete, Flow, Karras, Schedule, Shifted, cosine, from_betas, like, linear_beta
-from .solvers import Solver, State, Step, ancestral, ddim, dpm_solver_pp_2m, heun, sample
+from .solvers import Seen, Solver, State, Step, ancestral, ddim, dpm_solver_pp_2s, heun, sample
 
 __all__ = [
     "Denoiser",
@@ -22,31 +25,42 @@ __all__ = [
     "Parameterization",
     "PosteriorMean",
     "Schedule",
+    "Seen",
     "Shifted",
     "Solver",
     "State",
     "Step",
     "TimeLaw",
     "Weight",
+    "adams",
     "ancestral",
+    "churn",
     "convert",
     "cosine",
     "ddim",
+    "deis",
     "denoisers",
     "denoising_loss",
     "dpm_solver_pp_2m",
+    "dpm_solver_pp_2s",
+    "dpm_solver_pp_3m",
+    "exponential",
     "from_betas",
     "from_x",
     "grids",
     "guidance",
     "heun",
+    "invert",
     "like",
     "linear_beta",
     "noise_level",
     "objectives",
     "processes",
+    "sa_solver",
     "sample",
     "schedules",
+    "sde_dpm_solver_pp_2m",
     "solvers",
     "to_x",
+    "uni_pc",
 ]

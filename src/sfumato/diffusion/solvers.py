@@ -5,16 +5,14 @@ A solver is a pure function that moves a state from the time t to an earlier tim
     step(denoiser, x_t, t, s, state, noise, **cond) -> (x_s, state),
 
 and the state that it hands to its own next step is explicit, so that one solver serves any number of trajectories at
-once. Solvers of the probability-flow ODE follow, with D_t = E[x_0 | x_t] and z_t = (x_t - alpha_t D_t) / sigma_t,
+once. The state is what the denoiser was asked and answered on the way, as far back as the solver needs it. Solvers of
+the probability-flow ODE follow, with D_t = E[x_0 | x_t] and z_t = (x_t - alpha_t D_t) / sigma_t,
 
     d(x / alpha) / d(sigma / alpha) = z        (Song et al. 2020, arXiv:2010.02502, eq. 14; Karras et al. 2022, eq. 1)
 
-or the same in half log-SNR, lambda = log(alpha / sigma), where the linear part is solved exactly (Lu et al. 2022,
-arXiv:2211.01095, eq. 8):
-
-    x_s = (sigma_s / sigma_t) x_t + sigma_s int_{lambda_t}^{lambda_s} e^lambda D dlambda.
-
-Every step to sigma_s = 0 returns the posterior mean (times alpha_s).
+Here are the loop and the methods that need no past; `exponential.py` has those that remember, `churn.py` adds noise to
+any of them, `inversion.py` walks from data to noise. Every step to sigma_s = 0 returns the posterior mean (times
+alpha_s).
 """
 
 from collections.abc import Callable, Iterator
@@ -24,19 +22,23 @@ import torch
 from torch import Tensor
 
 from .denoisers import PosteriorMean
+from .reverse import learned, moments, predict
 from .schedules import like
 
 Noise = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
-class State:
-    """What a step leaves to the next: the last posterior mean (B, ...) that was seen, and the time it was seen at."""
+class Seen:
+    """One answer of the denoiser: the posterior mean (B, ...) at the time `t` of the state `x` (B, ...)."""
 
-    mean: Tensor
     t: Tensor
+    x: Tensor
+    mean: Tensor
 
 
+# What a step leaves to the next: the answers that it has seen, the newest first; empty before the first step.
+State = tuple[Seen, ...]
 Solver = Callable[..., tuple[Tensor, State]]
 
 
@@ -77,7 +79,7 @@ def ddim(eta: float = 0.0) -> Solver:
         x: Tensor,
         t: Tensor,
         s: Tensor,
-        state: State | None,
+        state: State,
         noise: Noise,
         **cond: Tensor | None,
     ) -> tuple[Tensor, State]:
@@ -85,18 +87,31 @@ def ddim(eta: float = 0.0) -> Solver:
         x_s, std = denoiser.process.posterior(x, mean, t, s, eta)
         if eta > 0:
             x_s = x_s + std * noise(x)
-        return x_s, State(mean, t)
+        return x_s, (Seen(t, x, mean),)
 
     return step
 
 
 def ancestral() -> Solver:
-    """DDPM's ancestral sampling with the variance of the posterior (Ho et al. 2020, alg. 2): DDIM at eta = 1."""
-    return ddim(eta=1.0)
+    """DDPM's ancestral sampling (Ho et al. 2020, alg. 2): a draw of p(x_s | x_t) a step, without noise at the last.
+
+    The variance is the learned one where the denoiser has one, else that of the posterior: then it is DDIM at eta = 1.
+    """
+
+    def step(
+        denoiser: PosteriorMean, x: Tensor, t: Tensor, s: Tensor, state: State, noise: Noise, **cond: Tensor | None
+    ) -> tuple[Tensor, State]:
+        mean, raw = predict(denoiser, x, t, **cond)
+        x_s, std = denoiser.process.posterior(x, mean, t, s)
+        if raw is not None and s > 0:
+            std = torch.exp(moments(denoiser.process, x, mean, raw, t, s, learned)[1] / 2)
+        return x_s + std * noise(x), (Seen(t, x, mean),)
+
+    return step
 
 
 def heun(
-    denoiser: PosteriorMean, x: Tensor, t: Tensor, s: Tensor, state: State | None, noise: Noise, **cond: Tensor | None
+    denoiser: PosteriorMean, x: Tensor, t: Tensor, s: Tensor, state: State, noise: Noise, **cond: Tensor | None
 ) -> tuple[Tensor, State]:
     """Heun's method in sigma / alpha, order 2, two calls a step and one at the last (Karras et al. 2022, alg. 1).
 
@@ -110,34 +125,30 @@ def heun(
     mean = denoiser(x, t, **cond)
     euler, _ = denoiser.process.posterior(x, mean, t, s, eta=0.0)
     if not sigma_s.any():
-        return euler, State(mean, t)
+        return euler, (Seen(t, x, mean),)
 
     mean_s = denoiser(euler, s, **cond)
     span = alpha_s * sigma_t / (alpha_t * sigma_s) - 1
-    return euler + like(alpha_s * span / 2, x) * (mean_s - mean), State(mean_s, s)
+    return euler + like(alpha_s * span / 2, x) * (mean_s - mean), (Seen(s, euler, mean_s),)
 
 
-def dpm_solver_pp_2m(
-    denoiser: PosteriorMean, x: Tensor, t: Tensor, s: Tensor, state: State | None, noise: Noise, **cond: Tensor | None
+def dpm_solver_pp_2s(
+    denoiser: PosteriorMean, x: Tensor, t: Tensor, s: Tensor, state: State, noise: Noise, **cond: Tensor | None
 ) -> tuple[Tensor, State]:
-    """DPM-Solver++(2M): second order by one call a step and the mean of the step before (Lu et al. 2022, alg. 2).
+    """DPM-Solver++(2S), order 2, two calls a step and one at the last (Lu et al. 2022, arXiv:2211.01095, alg. 1).
 
-    D is extrapolated linearly in lambda to the middle of the step. The first step, with no past, and a last step to
-    sigma = 0, where lambda is infinite, are of first order (DDIM).
+    DDIM with the mean at the middle of the step in log-SNR, where a step of DDIM leads. It does not share the trouble
+    of Heun's method with steps that span a large ratio of noise.
     """
-    schedule = denoiser.process.schedule
-    (_, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
-    lambda_t, lambda_s = schedule.log_snr(t) / 2, schedule.log_snr(s) / 2
-    h = lambda_s - lambda_t
+    schedule, posterior = denoiser.process.schedule, denoiser.process.posterior
 
     mean = denoiser(x, t, **cond)
-    target = mean
-    if state is not None:
-        ratio = h / (lambda_t - schedule.log_snr(state.t) / 2)
-        target = mean + like(torch.where(h.isinf(), 0.0, ratio / 2), x) * (mean - state.mean)
-
-    x_s = like(sigma_s / sigma_t, x) * x - like(alpha_s * torch.expm1(-h), x) * target
-    return x_s, State(mean, t)
+    seen = Seen(t, x, mean)
+    if schedule(s)[1].any():
+        middle = schedule.time_of((schedule.log_snr(t) + schedule.log_snr(s)) / 2)
+        halfway, _ = posterior(x, mean, t, middle, eta=0.0)
+        seen = Seen(middle, halfway, denoiser(halfway, middle, **cond))
+    return posterior(x, seen.mean, t, s, eta=0.0)[0], (seen,)
 
 
 @torch.no_grad()
@@ -166,7 +177,7 @@ def sample(
         raise ValueError(f"times must be two or more strictly decreasing numbers, got {times.tolist()}")
 
     total = len(times) - 1
-    state = None
+    state: State = ()
     for index in range(total):
         x, state = solver(denoiser, x, times[index], times[index + 1], state, noise, **cond)
-        yield Step(index + 1, total, times[index + 1], x, state.mean)
+        yield Step(index + 1, total, times[index + 1], x, state[0].mean)

@@ -17,7 +17,14 @@ from sfumato.config import LARGEST_SEED, LARGEST_SIZE, Sampling, Settings, valid
 from sfumato.errors import UserError
 from sfumato.request import LARGEST_PROMPT, SMALLEST_SIZE
 
-SOLVER_NAMES = {"ddpm": "DDPM", "ddim": "DDIM", "heun": "Heun", "dpm++2m": "DPM++ 2M"}
+SOLVER_NAMES = {
+    "ddpm": "DDPM",
+    "ddim": "DDIM",
+    "heun": "Heun",
+    "dpm++2m": "DPM++ 2M",
+    "dpm++2m-sde": "DPM++ 2M SDE",
+    "unipc": "UniPC",
+}  # what others call them; the rest by our own names
 LARGEST_RECIPE = 256 * 1024  # characters; two prompts of the largest size and all settings are below
 OF_TRAINING = {"prompts", "ema"}  # sampling settings that mean nothing for one picture
 
@@ -49,7 +56,7 @@ def parameters(recipe: dict[str, Any]) -> str:
     sampling, model = recipe["sampling"], recipe["model"]
     entries = {
         "Steps": sampling["steps"],
-        "Sampler": SOLVER_NAMES[sampling["solver"]],
+        "Sampler": SOLVER_NAMES.get(sampling["solver"], sampling["solver"]),
         "Schedule type": sampling["grid"],
         "CFG scale": sampling["guidance"],
         "Seed": recipe["seed"],

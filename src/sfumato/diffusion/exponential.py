@@ -1,0 +1,194 @@
+"""Exponential Adams methods: the linear part solved exactly, the denoiser replaced by a polynomial through its past.
+
+In half log-SNR, lambda = log(alpha / sigma), the ways from noise to data that keep the marginals, with tau = 0 for the
+probability-flow ODE and tau = 1 for the reverse of the process, have the exact solution
+
+    x_s = (sigma_s / sigma_t) r^(tau^2) x_t + alpha_s int_0^h c e^(-c (h - v)) D(lambda_t + v) dv
+          + sigma_s sqrt(1 - r^(2 tau^2)) noise,
+    r = (sigma_s / alpha_s) / (sigma_t / alpha_t),    h = lambda_s - lambda_t,    c = 1 + tau^2
+
+(Lu et al. 2022 (DPM-Solver++), arXiv:2211.01095, eq. 8, at tau = 0; Xue et al. 2023 (SA-Solver), arXiv:2309.05019, sec.
+4). Only D is unknown. With the polynomial in lambda through its last p values in its place, the integral is a sum of
+these values times `weights`: the predictor. The corrector of UniPC does the last step again, with the polynomial that
+also passes through D at its end; the next step needs that D anyway, so that it costs no call (Zhao et al. 2023,
+arXiv:2302.04867, alg. 1 and 2). One function holds them all:
+
+    adams(1)                             DDIM, which is DPM-Solver++(1S)
+    adams(1, tau=1)                      DDPM's ancestral sampling, which is SDE-DPM-Solver++(1)
+    adams(2), adams(3)                   DPM-Solver++(2M), (3M)
+    adams(2, tau=1)                      SDE-DPM-Solver++(2M)
+    adams(p, corrector=True)             UniPC-p
+    adams(p, corrector=True, tau=tau)    SA-Solver
+
+DEIS draws its polynomial through the noise z instead of D, for which c = -1 (Zhang & Chen 2022, arXiv:2204.13902).
+
+The past is short at first: step k has k values. The last step to sigma = 0, where lambda is infinite, is of first order
+and returns the posterior mean.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from .denoisers import PosteriorMean
+from .schedules import Schedule, like
+from .solvers import Noise, Seen, Solver, State
+
+Rule = Callable[[Tensor], Tensor]
+
+
+def b1(y: Tensor) -> Tensor:
+    """B_1 of UniPC (sec. 3.1), y: the rule of SA-Solver for two values."""
+    return y
+
+
+def b2(y: Tensor) -> Tensor:
+    """B_2 of UniPC (sec. 3.1), 1 - e^-y: the midpoint rule of DPM-Solver++(2M) for two values."""
+    return -torch.expm1(-y)
+
+
+def weights(nodes: Sequence[Tensor], h: Tensor, c: Tensor | float, rule: Rule | None = None) -> Tensor:
+    """The w_j (..., k) with sum_j w_j f(v_j) = int_0^h c e^(-c (h - v)) f(v) dv for every polynomial f of degree < k.
+
+    Args:
+        nodes: the k places v_j () or (B,), no two alike.
+        h: the end of the integral () or (B,), above 0. Where it is infinite, the first node has all the weight.
+        c: rate of the exponential, not 0.
+        rule: B of UniPC. With two nodes, int c e^(-c (h - v)) v dv is replaced by B(c h) h / 2, the same up to O(h^3).
+    """
+    endless = h.isinf()
+    h = torch.where(endless, 1.0, h)
+    y = c * h
+
+    moments = [-torch.expm1(-y)]  # the integrals of (v / h)^k, each by parts from the one before
+    for k in range(1, len(nodes)):
+        moments.append(1 - k / y * moments[-1])
+    if rule and len(nodes) == 2:
+        moments[1] = rule(y) / 2
+
+    powers = torch.arange(len(nodes), dtype=h.dtype, device=h.device)
+    places = torch.stack(tuple(nodes), -1) / h[..., None]
+    solved = torch.linalg.solve(places[..., None, :] ** powers[:, None], torch.stack(moments, -1))
+    return torch.where(endless[..., None], (powers == 0).to(h.dtype), solved)
+
+
+def _check(order: int) -> None:
+    if order not in (1, 2, 3):
+        raise ValueError(f"order = {order} must be 1, 2 or 3")
+
+
+def adams(
+    order: int,
+    corrector: bool = False,
+    tau: float = 0.0,
+    between: tuple[float, float] = (0.0, float("inf")),
+    rule: Rule | None = b2,
+) -> Solver:
+    """The exponential Adams method through `order` values of D, at one call a step.
+
+    On the ODE its order is `order`, or `order` + 1 with the corrector. The first step, with one value, is of order 1
+    (2 with the corrector), and its error O(h^2) (O(h^3)) stays; it is small, because D hardly changes where sampling
+    begins, in the noise.
+
+    Args:
+        order: values of D in the predictor's polynomial, 1 to 3.
+        corrector: whether each step is done again with D at its end.
+        tau: fresh noise, 0 (none) to 1 (as much as DDPM) or more.
+        between: the noise-to-signal ratios (low, high) between which a step that starts there adds fresh noise.
+        rule: B of UniPC for polynomials through two values; None for the exact integral.
+    """
+    _check(order)
+    if not tau >= 0:
+        raise ValueError(f"tau = {tau:g} must be at least 0: 0 adds no noise, 1 as much as DDPM")
+
+    def tau_at(schedule: Schedule, t: Tensor) -> Tensor:
+        alpha, sigma = schedule(t)
+        return tau * ((sigma >= between[0] * alpha) & (sigma <= between[1] * alpha)).to(t.dtype)
+
+    def integral(schedule: Schedule, seen: State, t: Tensor, s: Tensor) -> Tensor:
+        return _integral(schedule, seen, [one.mean for one in seen], t, s, 1 + tau_at(schedule, t) ** 2, rule)
+
+    def step(
+        denoiser: PosteriorMean, x: Tensor, t: Tensor, s: Tensor, state: State, noise: Noise, **cond: Tensor | None
+    ) -> tuple[Tensor, State]:
+        schedule = denoiser.process.schedule
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
+
+        seen = Seen(t, x, denoiser(x, t, **cond))
+        if corrector and state:
+            before = state[0].t
+            gain = integral(schedule, (seen, *state), before, t) - integral(schedule, state, before, t)
+            x = x + like(alpha_t, x) * gain
+        state = (seen, *state)[:order]
+
+        kept = (sigma_s * alpha_t / (alpha_s * sigma_t)) ** tau_at(schedule, t) ** 2
+        x_s = like(sigma_s / sigma_t * kept, x) * x + like(alpha_s, x) * integral(schedule, state, t, s)
+        if tau > 0:
+            x_s = x_s + like(sigma_s * (1 - kept**2).clamp(min=0).sqrt(), x) * noise(x)
+        return x_s, state
+
+    return step
+
+
+dpm_solver_pp_2m = adams(2)  # Lu et al. 2022, alg. 2
+
+# The published code of 3M has half of the quadratic term of the integral, which makes it a method of second order; here
+# the integral is whole and the order 3.
+dpm_solver_pp_3m = adams(3)
+
+sde_dpm_solver_pp_2m = adams(2, tau=1.0)  # Lu et al. 2022, sec. 6
+
+
+def uni_pc(order: int = 2) -> Solver:
+    """UniPC with B_2 (Zhao et al. 2023, alg. 1 and 2): `order` values and the corrector, which makes order + 1."""
+    return adams(order, corrector=True)
+
+
+def sa_solver(order: int = 2, tau: float = 1.0, between: tuple[float, float] = (0.05, 1.0)) -> Solver:
+    """SA-Solver (Xue et al. 2023, alg. 1): UniPC with fresh noise at the noise-to-signal ratios `between`."""
+    return adams(order, corrector=True, tau=tau, between=between, rule=b1)
+
+
+def deis(order: int = 3) -> Solver:
+    """DEIS with polynomials in log(sigma / alpha) through `order` values of z (Zhang & Chen 2022, eq. 14 and 15).
+
+    The order of the method is `order`; what `adams` says of the first step holds here, too.
+    """
+    _check(order)
+
+    def step(
+        denoiser: PosteriorMean, x: Tensor, t: Tensor, s: Tensor, state: State, noise: Noise, **cond: Tensor | None
+    ) -> tuple[Tensor, State]:
+        schedule = denoiser.process.schedule
+        _, sigma_s = schedule(s)
+
+        state = (Seen(t, x, denoiser(x, t, **cond)), *state)[:order]
+        z = [_noise(schedule, one) for one in state]
+        ddim, _ = denoiser.process.posterior(x, state[0].mean, t, s, eta=0.0)
+        change = _integral(schedule, state, [value - z[0] for value in z], t, s, -1.0)
+        return ddim + like(sigma_s, x) * change, state
+
+    return step
+
+
+def _noise(schedule: Schedule, seen: Seen) -> Tensor:
+    """z = (x - alpha D) / sigma."""
+    alpha, sigma = schedule(seen.t)
+    return (seen.x - like(alpha, seen.x) * seen.mean) / like(sigma, seen.x)
+
+
+def _integral(
+    schedule: Schedule,
+    seen: State,
+    values: Sequence[Tensor],
+    t: Tensor,
+    s: Tensor,
+    c: Tensor | float,
+    rule: Rule | None = None,
+) -> Tensor:
+    """The integral of `weights` from t to s, of the polynomial in lambda through `values` at the times of `seen`."""
+    start = schedule.log_snr(t) / 2
+    nodes = [schedule.log_snr(one.t) / 2 - start for one in seen]
+    w = weights(nodes, schedule.log_snr(s) / 2 - start, c, rule)
+    return torch.stack([like(w[..., j], value) * value for j, value in enumerate(values)]).sum(0)
