@@ -15,14 +15,14 @@ SOURCE = Path(__file__).parent.parent / "src" / "sfumato"
 # From the lowest to the highest. Parts of one layer may use each other, but not in a circle.
 LAYERS = (
     {"__init__"},
-    {"errors", "allocator"},
+    {"errors", "allocator", "plots"},
     {"settings_yaml", "config_errors", "config"},
     {"diffusion", "networks"},
     {"registry"},
     {"codecs", "conditioning", "data"},
     {"saved", "request", "model"},
     {"training", "generation"},
-    {"distillation", "evaluation", "provenance", "export"},
+    {"distillation", "evaluation", "explain", "provenance", "export"},
     {"serving", "studio"},
     {"doctor"},
     {"cli"},
@@ -31,7 +31,7 @@ LAYERS = (
 HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
 
 # The mathematics and the networks stand alone: of the package only themselves, and these beside the standard library.
-ALONE = {"diffusion": {"torch"}, "networks": {"torch", "safetensors"}}
+ALONE = {"diffusion": {"torch", "scipy"}, "networks": {"torch", "safetensors"}}
 
 
 def modules(root: Path) -> dict[str, Path]:

@@ -47,6 +47,23 @@ VERBS = {
   sfumato train --recipe emoji --set network.channels=64 --set training.seed=7
 """,
     ),
+    "explain": (
+        "sfumato.cli.explain:explain",
+        "Show the mathematics, and a model at work, on one page.",
+        """\
+  sfumato explain
+  sfumato explain --picture holiday.jpg --out explained
+  sfumato explain emoji --prompt "a red heart"
+""",
+    ),
+    "evaluate": (
+        "sfumato.cli.evaluate:evaluate",
+        "Measure a model on pictures that it was not trained on.",
+        """\
+  sfumato evaluate runs/fashion fashion-mnist --metrics nll
+  sfumato evaluate emoji ./my-pictures --n 64 --out measured
+""",
+    ),
     "recipes": (
         "sfumato.cli.recipes:recipes",
         "List the recipes with hardware, time and score.",

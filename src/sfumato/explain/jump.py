@@ -1,0 +1,170 @@
+"""Section: all the noise removed in one step, against a little at a time.
+
+The best guess in the mean square is the posterior mean, and it is an average: by the law of total variance
+
+    Var[x_0] = Var[E[x_0 | x_t]] + E[Var[x_0 | x_t]],
+
+so that one jump to it has less variance than the data, by what x_t leaves open. At x_T that is everything, and the jump
+lands on the mean of the data. Small steps decide a little at a time, and arrive at the data.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sfumato.conditioning.conditioners import Condition
+from sfumato.config import Sampling
+from sfumato.diffusion.processes import Gaussian
+from sfumato.diffusion.schedules import cosine
+from sfumato.diffusion.solvers import Step, ddim
+from sfumato.explain.page import Figure, Section, code, formula, number, table
+from sfumato.explain.pictures import png, row, sharpness
+from sfumato.explain.plane import mosaic, panel, paths
+from sfumato.explain.toy import Mixture, two_moons
+from sfumato.explain.trajectory import walk
+from sfumato.model import Model
+from sfumato.plots import BLUE, RED, Curve, plot
+from sfumato.training.log import Report
+
+COUNTS = (1, 2, 4, 8, 16, 64)  # steps
+POINTS = 2000
+NEAR = 3.0  # standard deviations
+
+
+def variance_share(x: Tensor, data: Mixture) -> float:
+    """The variance of points (B, 2) over both axes, as a share of the data's."""
+    return float(x.var(dim=0, unbiased=False).sum() / data.covariance.trace())
+
+
+def near_share(x: Tensor, data: Mixture) -> float:
+    """The share of points (B, 2) at most NEAR standard deviations from the nearest centre of the mixture."""
+    return float((torch.cdist(x, data.centres).amin(1) <= NEAR * data.std).double().mean())
+
+
+def on_points(seed: int) -> list[str | Figure]:
+    """The experiment in the plane: the same noise, one step or many."""
+    data = two_moons(Gaussian(cosine()))
+    generator = torch.Generator().manual_seed(seed)
+    x = data.process.prior(torch.randn(POINTS, 2, generator=generator, dtype=torch.float64))
+    end = torch.zeros((), dtype=torch.float64)
+
+    panels, cells, way, times = [], [], x[None], end[None]
+    for steps in COUNTS:
+        way, times = paths(data, x, steps, ddim(), generator)
+        words = f"{steps} step{'s' if steps > 1 else ''}"
+        panels.append(panel(data, end, way[-1:, :400], words, 236, window=1.5))
+        cells.append([words, f"{variance_share(way[-1], data):.3f}", f"{100 * near_share(way[-1], data):.1f} %"])
+    drawn = data.draw(POINTS, generator)
+    cells.append(["data", f"{variance_share(drawn, data):.3f}", f"{100 * near_share(drawn, data):.1f} %"])
+    kept = [variance_share(data(x_t, t), data) for x_t, t in zip(way[:-1], times[:-1], strict=True)]
+    curve = plot(
+        [
+            Curve("small steps", [0, 1], [variance_share(way[-1], data)] * 2, RED, True),
+            Curve("one jump from t", times[:-1].tolist(), kept, BLUE, marks=[(1.0, kept[0])]),
+        ],
+        "The variance of the posterior mean as a share of the data's, rising from 0 at t = 1 to 1 at t = 0.",
+        "t",
+        "variance, as a share of the data’s",
+        (0, 1),
+        (0, 1.1),
+    )
+    return [
+        Figure(
+            "jump-points.png",
+            png(mosaic([panels[:3], panels[3:]]), 128),
+            "Where points of noise land after 1, 2, 4, 8, 16 and 64 steps: one step puts all on one spot between the "
+            "two moons, where there are no data; 64 steps put them on the moons.",
+            "The same noise, removed in 1 to 64 steps of DDIM with the exact posterior mean. Blue: the data.",
+        ),
+        table(
+            f"{POINTS:,} points. Their variance as a share of the data’s, and how many are on a moon (within {NEAR:g} "
+            "standard deviations of a centre).",
+            ["removed in", "variance", "on a moon"],
+            cells,
+        ),
+        Figure(
+            "jump-variance.svg",
+            curve.encode(),
+            "",
+            f"What one jump keeps of the variance, from every time of the way of {COUNTS[-1]} steps; what is missing "
+            "is what <i>x<sub>t</sub></i> leaves open.",
+        ),
+    ]
+
+
+def on_pictures(
+    model: Model, prompt: Condition, seeds: Sequence[int], settings: Sampling, steps: Sequence[Step], report: Report
+) -> list[str | Figure]:
+    """The experiment with a model; `steps` are those that `settings` took with the same seeds."""
+    counts = sorted({n for n in COUNTS if n < settings.steps} | {settings.steps})
+    ends: list[Tensor] = []
+    for n in counts:
+        changed = settings.model_copy(update={"steps": n, "solver": "ddim"})
+        *_, last = walk(model, prompt, seeds, changed, f"removing the noise in {n} step{'s' if n > 1 else ''}", report)
+        ends.append(last.x)
+    labels = [f"{n} step{'s' if n > 1 else ''}" for n in counts]
+    sheet = row([p for x in zip(*map(model.pictures, ends), strict=True) for p in x],
+                          labels * len(seeds), len(counts))  # fmt: skip
+
+    final = ends[-1]
+    cells = [
+        [label, number(float(x.var(dim=(1, 2, 3)).mean())), number(float(sharpness(x).mean())),
+         f"{100 * float(sharpness(x).mean() / sharpness(final).mean()):.0f} %"]
+        for label, x in zip(labels, ends, strict=True)
+    ]  # fmt: skip
+
+    times = [1.0, *(float(step.t) for step in steps[:-1])]  # where the mean of a step was seen
+    shares = [float(sharpness(step.mean).mean() / sharpness(steps[-1].x).mean()) for step in steps]
+    curve = plot(
+        [
+            Curve("small steps", [0, 1], [1, 1], RED, True),
+            Curve("one jump from t", times, shares, BLUE, marks=[(times[0], shares[0])]),
+        ],
+        f"The sharpness of the predicted picture as a share of the final one's: {shares[0]:.2f} when it is predicted "
+        f"from pure noise, {shares[-1]:.2f} at the last step.",
+        "t",
+        "sharpness, as a share of the final picture's",
+        (0, 1),
+        (0, 1.1 * max(1.0, *shares)),
+    )
+    return [
+        "<p>And with the model, each row from noise of its own. One jump is the model's average of all pictures that "
+        "it might draw.</p>",
+        Figure(
+            "jump-pictures.png",
+            png(sheet),
+            f"{len(seeds)} rows of pictures from the same noise, removed in {', '.join(map(str, counts))} steps: "
+            "blurred at the left, sharp at the right.",
+            f"Each row: the same noise, removed in {counts[0]} to {counts[-1]} steps of DDIM.",
+        ),
+        table(
+            f"Means over the {len(seeds)} rows: the variance of the pixels of a picture, and its sharpness, the mean "
+            f"squared difference of neighbouring pixels ({code(sharpness)}).",
+            ["removed in", "variance", "sharpness", "of the last"],
+            cells,
+        ),
+        Figure(
+            "jump-sharpness.svg",
+            curve.encode(),
+            "",
+            f"One jump to the predicted picture from every time of the way of {settings.solver}.",
+        ),
+    ]
+
+
+def section(parts: Sequence[str | Figure]) -> Section:
+    """The argument, and the experiments `parts`."""
+    return Section(
+        "One jump, or many small steps",
+        [
+            "<p>If the network can predict the picture, why not jump there at once? Because the prediction that errs "
+            "least is an average of all pictures that fit, and an average is none of them:</p>",
+            formula("Var[<i>x</i><sub>0</sub>] = Var[E[<i>x</i><sub>0</sub> | <i>x<sub>t</sub></i>]] + "
+                    "E[Var[<i>x</i><sub>0</sub> | <i>x<sub>t</sub></i>]]", variance_share),
+            "<p>The jump keeps the first part only. From pure noise that is nothing at all. A small step removes a "
+            "part of the noise, and the next one sees more: the average narrows from step to step to one picture "
+            f"({code(ddim)}).</p>",
+            *parts,
+        ],
+    )  # fmt: skip

@@ -1,0 +1,173 @@
+"""The page: sections of words, formulas and figures in one HTML file that needs nothing else.
+
+Formulas are HTML with their code beside them. The code is given as the object itself, so that a name on the page is
+the name of something that exists.
+"""
+
+import base64
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+MIME = {"png": "image/png", "webp": "image/webp"}
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #23262d; --soft: #626975; --paper: #fbfaf7; --card: #ffffff; --line: #dfdbd2;
+  --mark: #a4502b; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e4e2dc; --soft: #a2a6ae; --paper: #17191d; --card: #1f2227;
+  --line: #383c43; --mark: #e39a72; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink);
+  font: 1.08rem/1.62 "Iowan Old Style", "Palatino Linotype", Palatino, Charter, Georgia, serif; }
+main { max-width: 62rem; margin: 0 auto; padding: 3.5rem 1.25rem 5rem; }
+header { border-bottom: 1px solid var(--line); padding-bottom: 1.6rem; }
+h1 { font-size: 2.5rem; line-height: 1.15; font-weight: 500; margin: 0 0 .6rem; letter-spacing: -.01em; }
+h2 { font-size: 1.6rem; line-height: 1.25; font-weight: 500; margin: 3.6rem 0 .8rem; }
+h2 span { color: var(--mark); margin-right: .6rem; }
+p, ul, nav { max-width: 42rem; }
+nav ol { columns: 2 16rem; padding-left: 1.3rem; margin: 1.2rem 0 0; }
+a { color: var(--mark); text-underline-offset: .15em; }
+small, figcaption, caption, .soft { color: var(--soft); font-size: .9rem; line-height: 1.45; }
+code { font: .82rem/1.4 ui-monospace, "SF Mono", Menlo, Consolas, monospace; overflow-wrap: anywhere; }
+.formula { background: var(--card); border-left: 3px solid var(--mark); margin: 1.1rem 0; padding: .65rem 1rem;
+  display: flex; flex-wrap: wrap; gap: .3rem 1.5rem; align-items: baseline; justify-content: space-between; }
+.formula > span { font-size: 1.14rem; }
+.formula > code { color: var(--soft); }
+figure { margin: 1.5rem 0; }
+figure > img { display: block; max-width: 100%; height: auto; background: #fff; border: 1px solid var(--line);
+  border-radius: 6px; }
+figure > .plot { display: block; width: 100%; max-width: 44rem; height: auto; }
+figcaption { margin-top: .5rem; max-width: 42rem; }
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(27rem, 100%), 1fr)); gap: 0 1.8rem; }
+.pair figure { margin-bottom: .4rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; min-width: min(26rem, 100%); margin: 1.3rem 0; font-size: .95rem;
+  font-variant-numeric: tabular-nums; }
+caption { text-align: left; padding-bottom: .5rem; max-width: 42rem; }
+th, td { text-align: right; padding: .32rem .9rem .32rem 0; border-bottom: 1px solid var(--line); }
+th { font-weight: 500; color: var(--soft); }
+th:first-child, td:first-child { text-align: left; }
+summary { cursor: pointer; color: var(--mark); }
+sub, sup { font-size: .72em; line-height: 0; }
+@media print { details { display: none; } }
+"""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture, film or plot of the page, also written as a file of its own.
+
+    Attributes:
+        name: of the file; its ending (png, webp, svg) says what `data` is.
+        data: the content of the file.
+        alt: what it shows, in words, for those who do not see it.
+        caption: HTML under it.
+    """
+
+    name: str
+    data: bytes
+    alt: str
+    caption: str
+
+    def html(self) -> str:
+        """The figure with its data inside; a film can be folded away, for not everybody likes moving pictures."""
+        kind = self.name.rpartition(".")[2]
+        if kind == "svg":
+            shown = self.data.decode()
+        else:
+            data = base64.b64encode(self.data).decode()
+            shown = f'<img alt="{escape(self.alt)}" src="data:{MIME[kind]};base64,{data}">'
+        figure = f"<figure>{shown}<figcaption>{self.caption}</figcaption></figure>"
+        return f"<details open><summary>Film</summary>{figure}</details>" if kind == "webp" else figure
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two figures beside each other where there is room."""
+
+    first: Figure
+    second: Figure
+
+    def html(self) -> str:
+        return f'<div class="pair">{self.first.html()}{self.second.html()}</div>'
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: `parts` are HTML and figures, in order."""
+
+    title: str
+    parts: Sequence[str | Figure | Pair]
+
+    @property
+    def figures(self) -> list[Figure]:
+        """The figures in it, in order."""
+        found: list[Figure] = []
+        for part in self.parts:
+            found += [part.first, part.second] if isinstance(part, Pair) else [part] if isinstance(part, Figure) else []
+        return found
+
+
+def name_of(thing: Any) -> str:
+    """The full name by which an object of the package is imported."""
+    return f"{thing.__module__}.{thing.__qualname__}"
+
+
+def code(thing: Any) -> str:
+    """The name of an object of the package as HTML."""
+    return f"<code>{name_of(thing)}</code>"
+
+
+def formula(html: str, *things: Any) -> str:
+    """A formula with the objects that compute it beside it."""
+    return f'<div class="formula"><span>{html}</span>{"".join(code(thing) for thing in things)}</div>'
+
+
+def number(value: float) -> str:
+    """Three digits, as people write them in HTML: 12,345 or 0.0123 or 4.1·10^-5 or ∞."""
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    if 1000 <= abs(value) < 1e6:
+        return f"{value:,.0f}".replace("-", "−")
+    digits, _, power = f"{value:.3g}".partition("e")
+    return digits.replace("-", "−") + (f"·10<sup>{int(power)}</sup>".replace("-", "−") if power else "")
+
+
+def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of HTML cells, the first column to the left; it scrolls where the page is narrow."""
+    first = "".join(f'<th scope="col">{cell}</th>' for cell in head)
+    rest = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+    return f'<div class="wide"><table><caption>{caption}</caption><tr>{first}</tr>{rest}</table></div>'
+
+
+def page(title: str, introduction: str, sections: Sequence[Section]) -> str:
+    """The whole file; the introduction is HTML, the title is not."""
+    links = "".join(f'<li><a href="#part-{i}">{section.title}</a></li>' for i, section in enumerate(sections, 1))
+    body = []
+    for i, section in enumerate(sections, 1):
+        parts = [part if isinstance(part, str) else part.html() for part in section.parts]
+        heading = f"<h2><span>{i}</span>{section.title}</h2>"
+        body.append("\n".join([f'<section id="part-{i}">', heading, *parts, "</section>"]))
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(title)}</title>
+<link rel="icon" href="data:,">
+<style>{STYLE}</style>
+</head>
+<body>
+<main>
+<header>
+<h1>{escape(title)}</h1>
+{introduction}
+<nav aria-label="Sections"><ol>{links}</ol></nav>
+</header>
+{"".join(body)}
+</main>
+</body>
+</html>
+"""

@@ -1,0 +1,149 @@
+"""The whole: from a picture, and perhaps a model, to a folder with the page and its pictures."""
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import sfumato
+from sfumato.codecs.pixels import Pixels
+from sfumato.conditioning.conditioners import Condition
+from sfumato.data.readers import LIMITS, Unusable, read
+from sfumato.diffusion.processes import Gaussian
+from sfumato.diffusion.schedules import cosine
+from sfumato.errors import UserError
+from sfumato.explain import forward, jump, plane, posterior, schedules, trajectory
+from sfumato.explain.page import Section, page
+from sfumato.explain.pictures import landscape
+from sfumato.model import Model, SeededNoise
+from sfumato.request import Request, check_number
+from sfumato.training.log import Report, Silent
+
+PAGE = "index.html"
+SIZE = 64  # pixels of the picture where there is no model
+STEPS = 50  # where there is no model
+LONGEST = 1000  # steps
+ROWS = 4  # pictures drawn with the model: as many as one batch holds anyway
+
+
+@torch.no_grad()
+def explain(
+    out: str | Path,
+    model: Model | None = None,
+    picture: str | Path | None = None,
+    prompt: Condition = None,
+    steps: int | None = None,
+    seed: int = 0,
+    report: Report | None = None,
+) -> Path:
+    """Write the page `out`/index.html and its pictures, each a file too; return the path of the page.
+
+    Args:
+        out: a folder, made if it is not there; files of the same names are replaced.
+        model: what to explain besides the mathematics.
+        picture: a file to turn into noise; else a picture of the model's, or one made by formula.
+        prompt: what the model draws.
+        steps: from noise to data; the model's own by default, or 50 without a model.
+        seed: of all chance on the page.
+        report: told how far it is.
+
+    Raises:
+        UserError: names the field, the value, the limit and the fix.
+    """
+    out, report = Path(out), report or Silent()
+    if prompt is not None and model is None:
+        raise UserError(f"prompt: {prompt!r} is given, but no model to draw it", fix="name a model, or leave it out")
+    if steps is not None:
+        check_number("steps", steps, 1, LONGEST)
+    request = Request((prompt,), ROWS, seed, settings={"steps": steps})
+    settings = model.check(request) if model else None
+    codec = model.codec if model else Pixels(SIZE)
+    x_0 = from_file(Path(picture), codec) if picture is not None else None
+    folder(out)
+
+    at_work: list[Section] = []
+    jumps = jump.on_points(seed)
+    if model and settings:
+        seeds = range(seed, seed + ROWS)
+        walked = list(trajectory.walk(model, prompt, seeds, settings, "drawing", report))
+        model.pictures(walked[-1].x)  # refuses what is not finite
+        at_work = [trajectory.section(model, prompt, seed, settings, walked)]
+        jumps += jump.on_pictures(model, prompt, seeds, settings, walked, report)
+        if x_0 is None:
+            x_0 = varied(walked[-1].x[0].float().cpu().clamp(-1, 1), "what the model draws")
+    elif x_0 is None:
+        x_0 = landscape(codec.size, codec.channels)
+
+    noise = SeededNoise([seed]).draw(x_0.shape)[0]
+    own = model.denoiser.process if model else None
+    sections = [
+        forward.section(codec, x_0, noise),
+        schedules.section(x_0, own.schedule if own else None),
+        posterior.section(codec, own or Gaussian(cosine()), x_0, noise),
+        *at_work,
+        plane.section(steps or STEPS, seed, report),
+        jump.section(jumps),
+    ]
+    of = [f"the model <b>{escape(model.config.name)}</b>"] if model else []
+    if picture is not None:
+        of.append(f"the picture {escape(Path(picture).name)}")
+    elif model is None:
+        of.append("a picture made by a formula")
+    introduction = (
+        "<p>How noise becomes a picture, step by step, computed by the functions whose names stand beside the "
+        f"formulas: with {' and '.join(of)}, seed {seed}.</p><p class='soft'>Made by Sfumato {sfumato.__version__}. "
+        "Films can be folded away; every picture and plot is also a file beside this page.</p>"
+    )
+    return write(out, page("Diffusion, explained", introduction, sections), sections)
+
+
+def from_file(path: Path, codec: Pixels) -> Tensor:
+    """A picture file as x_0 (C, H, W), fitted to the codec.
+
+    Raises:
+        UserError: there is none, or it is no picture.
+    """
+    try:
+        if path.stat().st_size > LIMITS.file_bytes:
+            raise UserError(f"picture: {path} is larger than {LIMITS.file_bytes:,} bytes", fix="give a smaller one")
+        pixels = read(path.read_bytes(), path.name, codec.size, codec.channels).pixels
+    except OSError as error:
+        raise UserError(f"picture: {path} cannot be read: {error.strerror}", fix="check the name") from error
+    except Unusable as error:
+        raise UserError(f"picture: {path} cannot be used, {error.kind}: {error.reason}", fix=error.fix) from error
+    return varied(codec.encode(pixels[None])[0], str(path))
+
+
+def varied(x_0: Tensor, what: str) -> Tensor:
+    """`x_0` itself, unless it has no variance, and with it no information."""
+    if x_0.var() == 0:
+        raise UserError(
+            f"picture: every pixel of {what} is the same, so that it has nothing to lose",
+            fix="give another one with --picture",
+        )
+    return x_0
+
+
+def folder(out: Path) -> None:
+    """Make the folder before the work, not after it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(out, error) from error
+
+
+def write(out: Path, html: str, sections: Sequence[Section]) -> Path:
+    """Write the page and the figures of its sections; return the path of the page."""
+    try:
+        for figure in (figure for section in sections for figure in section.figures):
+            (out / figure.name).write_bytes(figure.data)
+        (out / PAGE).write_text(html, encoding="utf-8")
+    except OSError as error:
+        raise _unwritable(out, error) from error
+    return out / PAGE
+
+
+def _unwritable(out: Path, error: OSError) -> UserError:
+    return UserError(f"out: {out} cannot be written: {error.strerror}", fix="choose another folder with --out")
