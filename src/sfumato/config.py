@@ -152,7 +152,7 @@ class DiT(Settings):
 class Diffusion(Settings):
     """The process and what the network predicts."""
 
-    schedule: Literal["linear", "cosine", "flow", "karras"] = word("cosine", "how signal turns into noise")
+    schedule: Literal["linear", "cosine", "flow", "karras", "learned"] = word("cosine", "how signal turns into noise")
     shift: float = within(1.0, 0.1, 20, "noise against signal, up for large pictures (log-SNR - 2 log shift)")
     parameterization: Literal["epsilon", "x", "v", "flow", "karras"] = word("v", "what the network predicts")
     sigma_data: float = within(0.5, 0.01, 10, "standard deviation of the data in [-1, 1]")
@@ -210,8 +210,15 @@ class SentenceCondition(Settings):
 class Objective(Settings):
     """What is minimised, and at which times."""
 
-    weight: Literal["simple", "x", "v", "flow", "min_snr", "edm"] = word("v", "weight of the loss over noise levels")
-    time_law: Literal["uniform", "logit_normal", "log_normal"] = word("uniform", "law of the training times")
+    kind: Literal["simple", "hybrid", "vlb"] = word(
+        "simple", "weighted squared error; hybrid: with the bound for a learned variance; vlb: the bound alone"
+    )
+    weight: Literal["simple", "x", "v", "flow", "min_snr", "edm"] = word("v", "weight of the error over noise levels")
+    chain: int = within(1000, 2, 100000, "steps of the chain whose bound `hybrid` and `vlb` minimise")
+    vlb_share: float = within(1e-3, 0, 1, "share of the bound in `hybrid`")
+    time_law: Literal["uniform", "logit_normal", "log_normal", "importance"] = word(
+        "uniform", "law of the training times; importance: as often as their terms of the bound matter"
+    )
     time_mean: float = within(0.0, -10, 10, "of the time law")
     time_std: float = within(1.0, 0.01, 10, "of the time law")
 
@@ -296,6 +303,30 @@ class Config(Settings):
             raise ValueError(
                 f"data.size = {self.data.size} is no multiple of {self.network.multiple}, which this network needs: "
                 f"use {near}, or a smaller patch or fewer levels"
+            )
+        if self.network.learned_variance and self.objective.kind == "simple":
+            raise ValueError(
+                "network.learned_variance = true, but objective.kind = simple, which does not train a variance: "
+                "use objective.kind = hybrid or vlb, or network.learned_variance = false"
+            )
+        if self.objective.kind == "hybrid" and not self.network.learned_variance:
+            raise ValueError(
+                "objective.kind = hybrid, but the network has no variance to train: "
+                "use network.learned_variance = true, or objective.kind = simple"
+            )
+        if self.objective.kind != "vlb":
+            for field, value, choice in (
+                ("objective.time_law", self.objective.time_law, "importance"),
+                ("diffusion.schedule", self.diffusion.schedule, "learned"),
+            ):
+                if value == choice:
+                    raise ValueError(
+                        f"{field} = {choice}, but objective.kind = {self.objective.kind}: only the bound can learn "
+                        f"that; use objective.kind = vlb, or another {field.split('.')[1]}"
+                    )
+        if self.diffusion.schedule == "learned" and self.diffusion.shift != 1:
+            raise ValueError(
+                f"diffusion.shift = {self.diffusion.shift:g}, but a learned schedule finds its own ends: use shift = 1"
             )
         if self.sampling.ema >= len(self.training.ema):
             raise ValueError(

@@ -158,8 +158,10 @@ class Model:
     # --- weights -----------------------------------------------------------------------------------------------
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """All trained weights by name, in a fixed order: the network's, then the conditioner's."""
+        """All trained weights by name, in a fixed order: the network's, the conditioner's, a learned schedule's."""
         parts = {"network": self.denoiser.network, "conditioner": self.conditioner}
+        if isinstance(self.denoiser.schedule, nn.Module):
+            parts["schedule"] = self.denoiser.schedule
         return {f"{part}.{name}": p for part, module in parts.items() for name, p in module.named_parameters()}
 
     def to(self, device: str | torch.device) -> "Model":

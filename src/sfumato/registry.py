@@ -6,12 +6,14 @@ name only what stands here, never an import path.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TypeVar
 
 from torch import Tensor, nn
 
-from sfumato.diffusion import denoisers, exponential, grids, objectives, schedules, solvers
-from sfumato.diffusion.churn import churn
+from sfumato.diffusion import denoisers, exponential, grids, objectives, reverse, schedules, solvers
+from sfumato.diffusion.fresh_noise import churn
+from sfumato.diffusion.learned_schedule import LearnedSchedule
 from sfumato.errors import unknown
 from sfumato.networks.dit import DiT
 from sfumato.networks.unet import UNet
@@ -23,6 +25,7 @@ SCHEDULES: dict[str, Callable[[], schedules.Schedule]] = {
     "cosine": schedules.cosine,
     "flow": schedules.Flow,
     "karras": schedules.Karras,
+    "learned": LearnedSchedule,
 }
 
 PARAMETERIZATIONS: dict[str, Callable[[float], denoisers.Parameterization]] = {
@@ -46,6 +49,18 @@ TIME_LAWS: dict[str, Callable[[schedules.Schedule, float, float], objectives.Tim
     "uniform": lambda schedule, mean, std: objectives.uniform,
     "logit_normal": lambda schedule, mean, std: objectives.logit_normal(mean, std),
     "log_normal": objectives.log_normal,
+    "importance": lambda schedule, mean, std: objectives.uniform,  # on held-out data; in training its memory decides
+}
+
+# (weight, steps of the chain, share of the bound, whether the variance is learned) -> loss per example
+OBJECTIVES: dict[str, Callable[[objectives.Weight, int, float, bool], objectives.Loss]] = {
+    "simple": lambda weight, chain, share, learned: partial(objectives.denoising_loss, weight=weight),
+    "hybrid": lambda weight, chain, share, learned: partial(
+        objectives.hybrid_loss, weight=weight, T=chain, share=share
+    ),
+    "vlb": lambda weight, chain, share, learned: partial(
+        objectives.vlb_loss, T=chain, variance=reverse.learned if learned else reverse.large
+    ),
 }
 
 SOLVERS: dict[str, Callable[[], solvers.Solver]] = {

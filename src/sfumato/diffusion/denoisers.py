@@ -143,6 +143,7 @@ class Denoiser(nn.Module):
 
         self.network = network
         self.process = process
+        self.schedule = process.schedule  # a learned one is a module, and so a part of this one
         self.parameterization = parameterization
         self.sigma_data = sigma_data
         self.learned_variance = learned_variance

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .denoisers import PosteriorMean
 from .processes import Gaussian
+from .reverse import predict
 from .schedules import like
 
 
@@ -50,18 +51,23 @@ class Guided:
 
     def __call__(self, x_t: Tensor, t: Tensor, **cond: Tensor | None) -> Tensor:
         """Return the guided E[x_0 | x_t] (B, ...) for the state `x_t` at the time `t`, () or (B,)."""
+        return self.predict(x_t, t, **cond)[0]
+
+    def predict(self, x_t: Tensor, t: Tensor, **cond: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return the guided E[x_0 | x_t] (B, ...) and the raw variance output under the condition, if there is one."""
         inside = (t >= self.interval[0]) & (t <= self.interval[1])
         if self.scale == 1 or not inside.any():
-            return self.denoiser(x_t, t, **cond)
+            return predict(self.denoiser, x_t, t, **cond)
 
         both = {
             name: _stack(name, cond.get(name), self.null.get(name), len(x_t)) for name in cond.keys() | self.null.keys()
         }
         twice = t if t.ndim == 0 else torch.cat([t, t])
-        mean, mean_null = self.denoiser(torch.cat([x_t, x_t]), twice, **both).chunk(2)
+        means, raws = predict(self.denoiser, torch.cat([x_t, x_t]), twice, **both)
+        mean, mean_null = means.chunk(2)
 
         scale = torch.where(inside, self.scale, 1.0)
-        return mean_null + like(scale, x_t) * (mean - mean_null)
+        return mean_null + like(scale, x_t) * (mean - mean_null), None if raws is None else raws.chunk(2)[0]
 
 
 def _stack(name: str, cond: Tensor | None, null: Tensor | None, batch: int) -> Tensor | None:

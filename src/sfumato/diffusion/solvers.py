@@ -10,9 +10,9 @@ the probability-flow ODE follow, with D_t = E[x_0 | x_t] and z_t = (x_t - alpha_
 
     d(x / alpha) / d(sigma / alpha) = z        (Song et al. 2020, arXiv:2010.02502, eq. 14; Karras et al. 2022, eq. 1)
 
-Here are the loop and the methods that need no past; `exponential.py` has those that remember, `churn.py` adds noise to
-any of them, `inversion.py` walks from data to noise. Every step to sigma_s = 0 returns the posterior mean (times
-alpha_s).
+Here are the loop and the methods that need no past; `exponential.py` has those that remember, `fresh_noise.py` adds
+noise to any of them, `inversion.py` walks from data to noise. Every step to sigma_s = 0 returns the posterior mean
+(times alpha_s).
 """
 
 from collections.abc import Callable, Iterator

@@ -5,6 +5,7 @@ stop it anywhere, start it again, and the same weights come out.
 """
 
 import contextlib
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ from sfumato.conditioning.conditioners import Condition
 from sfumato.config import Config
 from sfumato.data.dataset import Dataset
 from sfumato.diffusion.denoisers import Denoiser
-from sfumato.diffusion.objectives import denoising_loss
+from sfumato.diffusion.importance import ImportanceTimes
 from sfumato.errors import UserError
 from sfumato.model import Model
 from sfumato.training.ema import EMA
@@ -111,7 +112,16 @@ class Trainer:
         law = registry.resolve("objective.time_law", registry.TIME_LAWS, config.objective.time_law)
         self.time_law = law(schedule, config.objective.time_mean, config.objective.time_std)
         weight = registry.resolve("objective.weight", registry.WEIGHTS, config.objective.weight)
-        self.weight = weight(config.diffusion.sigma_data)
+        objective = registry.resolve("objective.kind", registry.OBJECTIVES, config.objective.kind)
+        self.objective = objective(
+            weight(config.diffusion.sigma_data),
+            config.objective.chain,
+            config.objective.vlb_share,
+            config.network.learned_variance,
+        )
+        self.importance = None
+        if config.objective.time_law == "importance":
+            self.importance = ImportanceTimes.fresh(config.objective.chain)
         self.dtype = precision_of(config.training.precision, model.device)
         self.network = model.denoiser
         if config.training.compile:
@@ -119,12 +129,20 @@ class Trainer:
 
     # --- the six steps -----------------------------------------------------------------------------------------
 
-    def loss(self, batch: Batch) -> Tensor:
-        """Loss per example (B,): random time, closed-form noise, conditioned prediction, weighted error."""
-        t = self.time_law(batch.u)
+    def loss(self, batch: Batch, t: Tensor) -> Tensor:
+        """Loss per example (B,): closed-form noise at the times ``t``, conditioned prediction, weighted error."""
         with self.autocast():
             condition = self.model.conditioner(batch.conditions)
-            return denoising_loss(self.network, batch.x_0, t, batch.noise, self.weight, **condition)
+            return self.objective(self.network, batch.x_0, t, batch.noise, **condition)
+
+    def training_loss(self, batch: Batch) -> Tensor:
+        """Loss per example (B,) at random times; where losses decide the times, this one is remembered."""
+        if self.importance is None:
+            return self.loss(batch, self.time_law(batch.u))
+        t, weights = self.importance.draw(batch.u)
+        losses = self.loss(batch, t)
+        self.importance = self.importance.updated(t, losses)
+        return weights * losses
 
     def train_step(self) -> dict[str, float]:
         """One optimizer step; returns its numbers. The picture of algorithm 1, with gradient accumulation."""
@@ -137,7 +155,7 @@ class Trainer:
         total, seen = 0.0, []
         for micro in range(training.accumulate):
             batch = self.batch(self.step * training.accumulate + micro)  # 1. data, and all that chance decides
-            losses = self.loss(batch)  # 2.-5. time, noise, prediction, loss
+            losses = self.training_loss(batch)  # 2.-5. time, noise, prediction, loss
             self.demand_finite("loss", losses, batch.indices)
             loss = losses.mean() / training.accumulate
             loss.backward()
@@ -200,7 +218,7 @@ class Trainer:
                     batch = assemble(config, self.model, self.data, chosen, draws)
                     # Stratified over the draws of a picture: one time in each quarter of the law.
                     batch.u = (batch.u + repeat) / VALIDATION_DRAWS
-                    total += self.loss(batch).sum().item()
+                    total += self.loss(batch, self.time_law(batch.u)).sum().item()
         return total / (len(indices) * VALIDATION_DRAWS) if indices else math.nan
 
     # --- checkpoints -------------------------------------------------------------------------------------------
@@ -208,7 +226,8 @@ class Trainer:
     def parts(self) -> dict[str, dict[str, Tensor]]:
         """All tensors of the run's state, by file."""
         averages = {f"ema-{i}": track for i, track in enumerate(self.ema.tracks)}
-        return {"weights": dict(self.parameters), "optimizer": self.optimizer.state(), **averages}
+        law = {"importance": dataclasses.asdict(self.importance)} if self.importance else {}
+        return {"weights": dict(self.parameters), "optimizer": self.optimizer.state(), **averages, **law}
 
     @torch.no_grad()
     def restore(self, step: int, parts: dict[str, dict[str, Tensor]]) -> None:
@@ -224,6 +243,8 @@ class Trainer:
             for name, value in own.items():
                 value.copy_(parts[part][name])
         self.optimizer.load_state(parts["optimizer"])
+        if self.importance:
+            self.importance = ImportanceTimes(**parts["importance"])
 
 
 def run(
