@@ -72,3 +72,15 @@ def test_an_unknown_name_is_refused_with_the_field_the_value_and_the_nearest():
 def test_no_name_is_an_import_path():
     with pytest.raises(UserError):
         registry.resolve("network.kind", registry.NETWORKS, "os.system")
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize(
+    ("solver", "grid"),
+    [(solver, "log-snr") for solver in registry.SOLVERS] + [("unipc", grid) for grid in registry.GRIDS],
+)
+def test_a_model_draws_with_every_solver_and_on_every_grid(tiny, solver, grid, steps):
+    model = tiny("class")
+    settings = model.sampling(solver=solver, grid=grid, steps=steps, guidance=2)
+    *_, last = model.steps(["cat"], [7], settings)
+    assert last.index == steps and last.x.isfinite().all() and last.x.std() > 0

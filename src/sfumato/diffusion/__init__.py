@@ -5,9 +5,9 @@ module: `denoisers.karras(0.5)`, `grids.karras(schedule, 20)`.
 """
 
 from . import denoisers, exponential, grids, guidance, objectives, processes, schedules, solvers
-from .churn import churn
 from .denoisers import Denoiser, Parameterization, PosteriorMean, convert, from_x, noise_level, to_x
 from .exponential import adams, deis, dpm_solver_pp_2m, dpm_solver_pp_3m, sa_solver, sde_dpm_solver_pp_2m, uni_pc
+from .fresh_noise import churn
 from .guidance import Guided
 from .inversion import invert
 from .objectives import TimeLaw, Weight, denoising_loss
