@@ -17,6 +17,7 @@ from sfumato.diffusion import Gaussian, Karras, cosine, linear_beta
 from sfumato.errors import UserError
 from sfumato.explain import forward, posterior
 from sfumato.explain.information import log_snr_where_gone
+from sfumato.explain.jump import between
 from sfumato.explain.page import number
 from sfumato.explain.pictures import film, landscape, png, sharpness, spread
 from sfumato.explain.report import explain
@@ -129,10 +130,9 @@ def test_every_name_of_the_code_is_one(folder):
 
     assert len(names) > 12
     for name in names:
-        parts = name.split(".")
-        depth = next(i for i in range(len(parts), 0, -1) if importlib.util.find_spec(".".join(parts[:3])) and i <= 3)
-        found = importlib.import_module(".".join(parts[:depth]))
-        for part in parts[depth:]:
+        module, *rest = re.fullmatch(r"(sfumato\.\w+\.\w+)\.([\w.]+)", name).groups()  # pyright: ignore
+        found = importlib.import_module(module)
+        for part in rest[0].split("."):
             found = getattr(found, part)
         assert callable(found) and found.__doc__
 
@@ -220,6 +220,26 @@ def test_the_model_draws_the_picture_that_generate_draws(with_model, tiny):
         last = sheet.convert("RGB").crop(((STEPS - 1) * step + 6, 6, (STEPS - 1) * step + 6 + side, 6 + side))
 
     assert last.resize(expected.size, Image.Resampling.NEAREST).tobytes() == expected.tobytes()
+
+
+def test_the_variance_between_pictures_is_that_of_each_pixel():
+    generator = torch.Generator().manual_seed(0)
+    own, common = torch.randn(4, 3, 64, 64, generator=generator), torch.randn(3, 64, 64, generator=generator)
+
+    assert between(common.expand(4, 3, 64, 64)) == 0
+    assert between(common + 0.5 * own) == pytest.approx(0.25, rel=0.02)
+
+
+def test_the_numbers_of_one_jump_are_those_of_a_single_unguided_step(with_model, tiny):
+    model = tiny("text", diffusion={"shift": 2.0})
+    settings = model.sampling(steps=1, solver="ddim", guidance=1)
+    (step,) = model.steps(["a red <cat>"] * 4, range(4), settings)
+    cells = rows_of(with_model, "How much the rows differ")
+
+    assert [row[0] for row in cells] == ["1 step", "2 steps", "3 steps"]
+    assert cells[0][1].startswith(f"{number(between(step.mean))} (")
+    assert cells[0][2].startswith(f"{number(float(sharpness(step.mean).mean()))} (")
+    assert cells[-1][1].endswith("(100 %)") and cells[-1][2].endswith("(100 %)")
 
 
 def test_a_prompt_is_told_as_words_and_not_as_markup(with_model):

@@ -24,7 +24,7 @@ from sfumato.explain.plane import mosaic, panel, paths
 from sfumato.explain.toy import Mixture, two_moons
 from sfumato.explain.trajectory import walk
 from sfumato.model import Model
-from sfumato.plots import BLUE, RED, Curve, plot
+from sfumato.plots import BLUE, GREEN, RED, Curve, plot
 from sfumato.training.log import Report
 
 COUNTS = (1, 2, 4, 8, 16, 64)  # steps
@@ -72,7 +72,7 @@ def on_points(seed: int) -> list[str | Figure]:
     return [
         Figure(
             "jump-points.png",
-            png(mosaic([panels[:3], panels[3:]]), 128),
+            png(mosaic([panels[:3], panels[3:]]), 192),
             "Where points of noise land after 1, 2, 4, 8, 16 and 64 steps: one step puts all on one spot between the "
             "two moons, where there are no data; 64 steps put them on the moons.",
             "The same noise, removed in 1 to 64 steps of DDIM with the exact posterior mean. Blue: the data.",
@@ -93,62 +93,71 @@ def on_points(seed: int) -> list[str | Figure]:
     ]
 
 
-def on_pictures(
-    model: Model, prompt: Condition, seeds: Sequence[int], settings: Sampling, steps: Sequence[Step], report: Report
-) -> list[str | Figure]:
-    """The experiment with a model; `steps` are those that `settings` took with the same seeds."""
-    counts = sorted({n for n in COUNTS if n < settings.steps} | {settings.steps})
-    ends: list[Tensor] = []
-    for n in counts:
-        changed = settings.model_copy(update={"steps": n, "solver": "ddim"})
-        *_, last = walk(model, prompt, seeds, changed, f"removing the noise in {n} step{'s' if n > 1 else ''}", report)
-        ends.append(last.x)
-    labels = [f"{n} step{'s' if n > 1 else ''}" for n in counts]
-    sheet = row([p for x in zip(*map(model.pictures, ends), strict=True) for p in x],
-                          labels * len(seeds), len(counts))  # fmt: skip
+def between(x: Tensor) -> float:
+    """The variance of pictures (B, C, H, W) from each other: of every pixel over the batch, its mean over the "
+    "pixels."""
+    return float(x.var(dim=0).mean())
 
-    final = ends[-1]
-    cells = [
-        [label, number(float(x.var(dim=(1, 2, 3)).mean())), number(float(sharpness(x).mean())),
-         f"{100 * float(sharpness(x).mean() / sharpness(final).mean()):.0f} %"]
-        for label, x in zip(labels, ends, strict=True)
-    ]  # fmt: skip
+
+def on_pictures(
+    model: Model, prompt: Condition, seeds: Sequence[int], settings: Sampling, report: Report
+) -> list[str | Figure]:
+    """The experiment with a model, by DDIM and without guidance, which makes of the posterior mean something else."""
+    counts = sorted({n for n in COUNTS if n < settings.steps} | {settings.steps})
+    labels = [f"{n} step{'s' if n > 1 else ''}" for n in counts]
+    ends: list[Tensor] = []
+    steps: list[Step] = []
+    for n, label in zip(counts, labels, strict=True):
+        plain = settings.model_copy(update={"steps": n, "solver": "ddim", "guidance": 1.0})
+        steps = list(walk(model, prompt, seeds, plain, f"removing the noise in {label}", report))
+        ends.append(steps[-1].x)
+    rows = zip(*map(model.pictures, ends), strict=True)
+    sheet = row([picture for pictures in rows for picture in pictures], labels * len(seeds), len(counts))
+
+    measures = {"variance between the rows": between, "sharpness": lambda x: float(sharpness(x).mean())}
+    final = {name: max(measure(ends[-1]), 1e-12) for name, measure in measures.items()}
+    cells = []
+    for label, x in zip(labels, ends, strict=True):
+        found = {name: measure(x) for name, measure in measures.items()}
+        shares = [f"{number(value)} ({100 * value / final[name]:.0f} %)" for name, value in found.items()]
+        cells.append([label, *shares])
 
     times = [1.0, *(float(step.t) for step in steps[:-1])]  # where the mean of a step was seen
-    shares = [float(sharpness(step.mean).mean() / sharpness(steps[-1].x).mean()) for step in steps]
+    curves = [Curve("small steps", [0, 1], [1, 1], RED, True)]
+    for (name, measure), colour in zip(measures.items(), (BLUE, GREEN), strict=True):
+        shares = [measure(step.mean) / final[name] for step in steps]
+        curves.append(Curve(name, times, shares, colour, marks=[(times[0], shares[0])]))
     curve = plot(
-        [
-            Curve("small steps", [0, 1], [1, 1], RED, True),
-            Curve("one jump from t", times, shares, BLUE, marks=[(times[0], shares[0])]),
-        ],
-        f"The sharpness of the predicted picture as a share of the final one's: {shares[0]:.2f} when it is predicted "
-        f"from pure noise, {shares[-1]:.2f} at the last step.",
+        curves,
+        "The variance between the rows and the sharpness of pictures predicted in one jump from the time t, as shares "
+        "of those of the final pictures.",
         "t",
-        "sharpness, as a share of the final picture's",
+        "share",
         (0, 1),
-        (0, 1.1 * max(1.0, *shares)),
+        (0, 1.1 * max(max(c.y) for c in curves)),
     )
     return [
-        "<p>And with the model, each row from noise of its own. One jump is the model's average of all pictures that "
-        "it might draw.</p>",
+        f"<p>And with the model, {len(seeds)} rows from noise of their own, without guidance. From pure noise one jump "
+        "gives nearly the same picture in every row, the model’s average for this prompt; with small steps each row "
+        "becomes a picture of its own.</p>",
         Figure(
             "jump-pictures.png",
             png(sheet),
-            f"{len(seeds)} rows of pictures from the same noise, removed in {', '.join(map(str, counts))} steps: "
-            "blurred at the left, sharp at the right.",
+            f"{len(seeds)} rows of pictures; in each row the same noise, removed in {', '.join(map(str, counts))} "
+            "steps.",
             f"Each row: the same noise, removed in {counts[0]} to {counts[-1]} steps of DDIM.",
         ),
         table(
-            f"Means over the {len(seeds)} rows: the variance of the pixels of a picture, and its sharpness, the mean "
-            f"squared difference of neighbouring pixels ({code(sharpness)}).",
-            ["removed in", "variance", "sharpness", "of the last"],
+            f"How much the rows differ ({code(between)}), and how sharp the pictures are: the mean squared difference "
+            f"of neighbouring pixels ({code(sharpness)}). In brackets as a share of the last line.",
+            ["removed in", *measures],
             cells,
         ),
         Figure(
-            "jump-sharpness.svg",
+            "jump-measures.svg",
             curve.encode(),
             "",
-            f"One jump to the predicted picture from every time of the way of {settings.solver}.",
+            f"One jump from every time of the way of {counts[-1]} steps, as a share of where the way ends.",
         ),
     ]
 

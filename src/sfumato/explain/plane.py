@@ -160,7 +160,7 @@ def section(steps: int, seed: int, report: Report) -> Section:
             ),
             Figure(
                 "plane.png",
-                png(still, 128),
+                png(still, 192),
                 "The same film at five times in two rows: the ODE above, ancestral sampling below.",
                 "The same at five times.",
             ),

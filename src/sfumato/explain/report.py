@@ -70,7 +70,7 @@ def explain(
         walked = list(trajectory.walk(model, prompt, seeds, settings, "drawing", report))
         model.pictures(walked[-1].x)  # refuses what is not finite
         at_work = [trajectory.section(model, prompt, seed, settings, walked)]
-        jumps += jump.on_pictures(model, prompt, seeds, settings, walked, report)
+        jumps += jump.on_pictures(model, prompt, seeds, settings, report)
         if x_0 is None:
             x_0 = varied(walked[-1].x[0].float().cpu().clamp(-1, 1), "what the model draws")
     elif x_0 is None:

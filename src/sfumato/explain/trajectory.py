@@ -77,8 +77,8 @@ def section(model: Model, prompt: Condition, seed: int, settings: Sampling, step
             Figure(
                 "predicted.png",
                 png(row_of_means),
-                f"The predicted picture at {len(chosen)} steps from noise to data, from blurred to sharp.",
-                "The predicted <i>x</i><sub>0</sub>: first the average of all that is possible, then one picture.",
+                f"The predicted picture at {len(chosen)} steps from noise to data.",
+                "The predicted <i>x</i><sub>0</sub>: at first nearly the same from any noise, then one picture.",
             ),
             Figure(
                 "states.png",
