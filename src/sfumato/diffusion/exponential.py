@@ -131,13 +131,15 @@ def adams(
     return step
 
 
-dpm_solver_pp_2m = adams(2)  # Lu et al. 2022, alg. 2
+#: DPM-Solver++(2M) (Lu et al. 2022, alg. 2).
+dpm_solver_pp_2m = adams(2)
 
-# The published code of 3M has half of the quadratic term of the integral, which makes it a method of second order; here
-# the integral is whole and the order 3.
+#: DPM-Solver++(3M). The published code takes half of the integral's quadratic term, which makes it a method of order 2;
+#: here the integral is whole and the order 3.
 dpm_solver_pp_3m = adams(3)
 
-sde_dpm_solver_pp_2m = adams(2, tau=1.0)  # Lu et al. 2022, sec. 6
+#: SDE-DPM-Solver++(2M) (Lu et al. 2022, sec. 6).
+sde_dpm_solver_pp_2m = adams(2, tau=1.0)
 
 
 def uni_pc(order: int = 2) -> Solver:
@@ -145,8 +147,12 @@ def uni_pc(order: int = 2) -> Solver:
     return adams(order, corrector=True)
 
 
-def sa_solver(order: int = 2, tau: float = 1.0, between: tuple[float, float] = (0.05, 1.0)) -> Solver:
-    """SA-Solver (Xue et al. 2023, alg. 1): UniPC with fresh noise at the noise-to-signal ratios `between`."""
+def sa_solver(order: int = 2, tau: float = 1.0, between: tuple[float, float] = (0.57, 5.1)) -> Solver:
+    """SA-Solver (Xue et al. 2023, alg. 1): UniPC with fresh noise at the noise-to-signal ratios `between`.
+
+    In the middle of the way by default, as the authors' code has it: 0.2 <= t <= 0.8 on the schedule of Stable
+    Diffusion.
+    """
     return adams(order, corrector=True, tau=tau, between=between, rule=b1)
 
 
