@@ -26,7 +26,10 @@ def section(codec: Pixels, x_0: Tensor, noise: Tensor) -> Section:
         snrs[name] = schedule.log_snr(TIMES).exp().tolist()
         states = noised(x_0, schedule, TIMES, noise)
         pictures = [shown(codec, x, schedule, t) for x, t in zip(states, TIMES, strict=True)]
-        labels = [f"t {t:.3g}  SNR {snr:.2g}" for t, snr in zip(TIMES.tolist(), snrs[name], strict=True)]
+        labels = [
+            f"t {t:.3g}  SNR {snr:.{'2g' if snr > 1e-3 else '0e'}}"
+            for t, snr in zip(TIMES.tolist(), snrs[name], strict=True)
+        ]
         sheet = row(pictures, labels, len(pictures))
         told = ", ".join(f"{snr:.2g} at t = {t:.3g}" for t, snr in zip(TIMES.tolist(), snrs[name], strict=True))
         alt = f"The picture at nine times from data to noise under the {name} schedule; its SNR is {told}."

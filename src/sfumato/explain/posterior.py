@@ -5,7 +5,7 @@ from torch import Tensor
 
 from sfumato.codecs.pixels import Pixels
 from sfumato.diffusion.processes import Gaussian
-from sfumato.explain.page import Figure, Pair, Section, formula
+from sfumato.explain.page import Figure, Pair, Section, formula, number
 from sfumato.explain.pictures import png, row, shown
 from sfumato.plots import BLUE, GREEN, ORANGE, RED, Band, Curve, plot
 
@@ -113,8 +113,8 @@ def section(codec: Pixels, process: Gaussian, x_0: Tensor, noise: Tensor) -> Sec
                     bridge.encode(),
                     "",
                     f"One pixel, seen at <i>t</i> = {T}: mean and one standard deviation of its prior (dashed, wide) "
-                    f"and its posterior. The dots are <i>x</i><sub>0</sub> = {pixel:.2f} and <i>x<sub>t</sub></i> = "
-                    f"{x_t:.2f}.",
+                    f"and its posterior. The dots are <i>x</i><sub>0</sub> = {number(float(pixel))} and "
+                    f"<i>x<sub>t</sub></i> = {number(float(x_t))}.",
                 ),
                 Figure(
                     "posterior-steps.svg",
