@@ -103,8 +103,9 @@ def ancestral() -> Solver:
     ) -> tuple[Tensor, State]:
         mean, raw = predict(denoiser, x, t, **cond)
         x_s, std = denoiser.process.posterior(x, mean, t, s)
-        if raw is not None and s > 0:
-            std = torch.exp(moments(denoiser.process, x, mean, raw, t, s, learned)[1] / 2)
+        if raw is not None:
+            log_variance = moments(denoiser.process, x, mean, raw, t, s, learned)[1]
+            std = torch.where(like(s, x) > 0, torch.exp(log_variance / 2), std)
         return x_s + std * noise(x), (Seen(t, x, mean),)
 
     return step
