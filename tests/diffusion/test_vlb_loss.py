@@ -98,6 +98,9 @@ class WithRaw:
     def __init__(self, exact, raw):
         self.exact, self.process, self.raw = exact, exact.process, raw
 
+    def __call__(self, x_t, t, **cond):
+        return self.exact(x_t, t)
+
     def predict(self, x_t, t, **cond):
         return self.exact(x_t, t), torch.full_like(x_t, self.raw)
 
