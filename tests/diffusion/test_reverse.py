@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sfumato.diffusion import Discrete, Gaussian, Shifted, like, linear_beta
+from sfumato.diffusion import Gaussian, Shifted, cosine, from_betas, like, linear_beta
 from sfumato.diffusion.reverse import large, learned, log_variances, reverse, small
 
 
@@ -12,6 +12,9 @@ class Raw:
 
     def __init__(self, exact, raw):
         self.exact, self.process, self.raw = exact, exact.process, raw
+
+    def __call__(self, x_t, t, **cond):
+        return self.exact(x_t, t)
 
     def predict(self, x_t, t, **cond):
         return self.exact(x_t, t), torch.full_like(x_t, self.raw)
@@ -25,9 +28,10 @@ def steps(schedule, nodes):
     return torch.cat([t, times[2:]]), torch.cat([s, times[1] * torch.ones_like(times[2:]) / 2])
 
 
+@pytest.mark.parametrize(
+    "schedule", [linear_beta(), cosine(), from_betas([0.1, 0.3, 0.05])], ids=["linear", "cosine", "betas"]
+)
 def test_on_the_chain_the_large_variance_is_beta_and_the_small_one_beta_tilde(schedule, nodes):
-    if not isinstance(schedule, Discrete):
-        pytest.skip("betas belong to a discrete chain")
     times, betas = nodes(schedule), schedule.betas
     log_small, log_large = log_variances(Gaussian(schedule), times[1:], times[:-1])
 

@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 
 from sfumato.data.sources import open_source
+from sfumato.diffusion import objectives
 from sfumato.errors import UserError
 from sfumato.model import Model
 from sfumato.training import environment as machine
-from sfumato.training import loop, run
+from sfumato.training import run
 from sfumato.training.interrupts import Interrupted, Interruptible, Stop
 from sfumato.training.log import Log, Silent
 from sfumato.training.run import prepare_run, train
@@ -165,7 +166,7 @@ def test_a_full_disk_ends_the_run_in_words_and_the_same_command_goes_on(
 def test_what_is_not_finite_stops_the_run_in_that_step_and_names_the_pictures(
     what: str, pictures: Path, settings: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, honest, calls = tmp_path / "run", loop.denoising_loss, 0
+    out, honest, calls = tmp_path / "run", objectives.denoising_loss, 0
 
     class Spoil(torch.autograd.Function):
         @staticmethod
@@ -185,7 +186,7 @@ def test_what_is_not_finite_stops_the_run_in_that_step_and_names_the_pictures(
         return value.index_fill(0, torch.tensor([2]), float("nan")) if what == "loss" else Spoil.apply(value)
 
     with monkeypatch.context() as fault:
-        fault.setattr(loop, "denoising_loss", spoilt)
+        fault.setattr(objectives, "denoising_loss", spoilt)
         with pytest.raises(UserError, match=f"the {what} of step 5 is not finite") as told:
             train(settings(pictures), out)
     assert calls == 10

@@ -94,7 +94,7 @@ def on_points(seed: int) -> list[str | Figure]:
 
 
 def between(x: Tensor) -> float:
-    """The variance of pictures (B, C, H, W) from each other: of every pixel over the batch, averaged over the pixels."""
+    """The variance of pictures (B, C, H, W) from each other: of a pixel over the batch, averaged over pixels."""
     return float(x.var(dim=0).mean())
 
 

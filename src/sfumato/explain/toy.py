@@ -22,7 +22,7 @@ from sfumato.diffusion.schedules import like
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """The exact denoiser of sum_k `weights`_k N(`centres`_k, `std`^2 I); weights (K,) sum to 1, centres are (K, D)."""
+    """The exact denoiser of the mixture of N(centres[k], std^2 I); weights (K,) sum to 1, centres are (K, D)."""
 
     process: Gaussian
     centres: Tensor
