@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -286,6 +287,31 @@ def test_the_sheet_shows_each_condition_with_the_seed_of_its_place(
 def test_the_environment_is_known_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     assert machine.environment()["commit"] is None
+
+
+def test_the_environment_says_when_the_code_was_changed_since_its_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*arguments: str) -> str:
+        person = ["-c", "user.name=a", "-c", "user.email=b"]
+        return subprocess.run(
+            ["git", *person, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    package = tmp_path / "package"
+    package.mkdir()
+    file = package / "environment.py"
+    file.write_text("")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "first")
+    monkeypatch.setattr(machine, "__file__", str(file))
+    monkeypatch.setattr(machine, "PACKAGE", package)
+
+    (tmp_path / "notes.txt").write_text("beside the package, and no part of it")
+    assert machine.commit() == git("rev-parse", "HEAD")
+    file.write_text("changed")
+    assert machine.commit() == f"{git('rev-parse', 'HEAD')} with uncommitted changes"
 
 
 def test_a_signal_before_the_first_step_ends_the_preparation(

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+PACKAGE = Path(__file__).parents[1]
+
 
 def device() -> torch.device:
     """The best device of this machine."""
@@ -31,15 +33,20 @@ def environment() -> dict:
 
 
 def commit() -> str | None:
-    """The commit of a source checkout; None for an installed package, or where there is no git."""
+    """The commit of a source checkout, and whether the code was changed since; None for an installed package, or where
+    there is no git."""
     here = Path(__file__)
     if shutil.which("git") is None:
         return None
-    tracked = subprocess.run(
-        ["git", "ls-files", here.name], cwd=here.parent, capture_output=True, text=True, check=False
-    )
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here.parent, capture_output=True, text=True, check=False)
-    return head.stdout.strip() or None if tracked.stdout.strip() else None
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=here.parent, capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    if not git("ls-files", here.name):
+        return None
+    changed = git("status", "--porcelain", "--", str(PACKAGE))
+    return git("rev-parse", "HEAD") + (" with uncommitted changes" if changed else "")
 
 
 def processor() -> str:
