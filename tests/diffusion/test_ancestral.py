@@ -22,7 +22,7 @@ class Exact:
         return 0.5 + alpha * V / (alpha**2 * V + sigma**2) * (x_t - alpha * 0.5)
 
     def predict(self, x_t: Tensor, t: Tensor, **cond: Tensor | None) -> tuple[Tensor, Tensor]:
-        s = TIMES[TIMES < t][0]
+        s = TIMES[t > TIMES][0]
         (alpha_t, sigma_t), (alpha_s, sigma_s) = self.process.schedule(t), self.process.schedule(s)
         # Var(x_s | x_t) of the joint Gaussian of x_s and x_t, whose covariance runs through the chain from s to t
         total_s, total_t = alpha_s**2 * V + sigma_s**2, alpha_t**2 * V + sigma_t**2
