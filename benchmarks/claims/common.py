@@ -64,54 +64,56 @@ def head(*cells: str) -> None:
 
 
 def bits(model: Model, x: Tensor, seed: int = 0) -> dict[str, float]:
-    """Bits per dimension of pictures (N, C, H, W) by the bound of 1,000 steps, with the better of the fixed variances.
+    """Bits per dimension of pictures (N, C, H, W) by the bound of 1,000 steps.
+
+    The reverse variance is the fixed one that is better on ten of the pictures.
 
     Returns:
         the parts "prior", "kl" and "decoder" and their sum "total", means over the pictures.
     """
     times = torch.linspace(1, 0, 1001, dtype=torch.float64)
 
-    def noise(step: int) -> Tensor:
-        generator = torch.Generator().manual_seed(1000 * seed + step)
-        return torch.randn(x.shape, generator=generator)
+    def parts(x: Tensor, variance: Variance) -> dict[str, float]:
+        def noise(step: int) -> Tensor:
+            return torch.randn(x.shape, generator=torch.Generator().manual_seed(1000 * seed + step))
 
-    def parts(variance: Variance) -> dict[str, float]:
         bound = discrete_bound(model.denoiser, x, times, noise, variance)
         found = {"prior": bound.prior, "kl": bound.kl.sum(1), "decoder": bound.decoder, "total": bound.total}
         return {name: value.mean().item() for name, value in found.items()}
 
-    return min((parts(small), parts(large)), key=lambda found: found["total"])
+    return parts(x, min((small, large), key=lambda variance: parts(x[:10], variance)["total"]))
 
 
 # --- a distance between sets of pictures -----------------------------------------------------------------------------
 
 
 class Features:
-    """The 1,152 activations before the last layer of a classifier of real clothes, trained once and kept.
+    """The 128 last channels of a classifier of real clothes, averaged over 3 x 3 positions; trained once and kept.
 
     Attributes:
+        train: the 60,000 training pictures (N, 1, 28, 28).
         test: the 10,000 test pictures (N, 1, 28, 28).
     """
 
     def __init__(self, size: int = 28) -> None:
         folder, kept = get("fashion-mnist"), Path("runs/claims/classifier.safetensors")
-        x, _, classes = fashion_accuracy.real(folder, size, "t10k")
+        self.train, labels, classes = fashion_accuracy.real(folder, size, "train")
+        self.test = fashion_accuracy.real(folder, size, "t10k")[0]
         self.net = fashion_accuracy.classifier(len(classes))
         if kept.exists():
             self.net.load_state_dict(load_file(kept))
         else:
             torch.manual_seed(0)
-            fashion_accuracy.train(self.net, *fashion_accuracy.real(folder, size, "train")[:2])
+            fashion_accuracy.train(self.net, self.train, labels)
             kept.parent.mkdir(parents=True, exist_ok=True)
             save_file(self.net.state_dict(), kept)
-        self.test = x
 
     @torch.inference_mode()
     def __call__(self, x: Tensor) -> Tensor:
-        """Pictures (N, 1, 28, 28) in [-1, 1], rounded to bytes as a file would be -> features (N, 1152)."""
+        """Pictures (N, 1, 28, 28) in [-1, 1], rounded to bytes as a file would be -> features (N, 128)."""
         x = ((x.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
-        layers = nn.Sequential(*list(self.net.eval())[:-2])
-        return torch.cat([layers(part) for part in x.split(1000)])
+        layers = nn.Sequential(*list(self.net.eval())[:-3])
+        return torch.cat([layers(part).mean(dim=(2, 3)) for part in x.split(1000)])
 
 
 def frechet(a: Tensor, b: Tensor) -> float:

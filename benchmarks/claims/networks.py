@@ -3,13 +3,14 @@
     python benchmarks/claims/networks.py
 
 Each variant trains the same number of steps on the same pictures, with three seeds; the table has the loss on held-out
-pictures, the Fréchet distance of drawn pictures (see `common`), parameters and training speed.
+pictures, the Fréchet distance of drawn pictures (see `common`), parameters and the arithmetic of one evaluation.
 """
 
 import argparse
 
 from common import SEEDS, Features, frechet, head, row, shown, trained
-from solvers import draw
+from solvers import BATCH, draw
+from torch.utils.flop_counter import FlopCounterMode
 
 STEPS = 900
 VARIANTS = {
@@ -32,18 +33,19 @@ def main() -> None:
 
     features = Features()
     real = features(features.test)
-    head("network", "parameters", "validation loss", "Fréchet distance", "training, pictures/s")
+    head("network", "parameters", "validation loss", "Fréchet distance", "multiply-adds of an evaluation")
     for name in arguments.variants:
         models = [trained(f"network-{name.replace(' ', '-')}", VARIANTS[name], seed, STEPS) for seed in SEEDS]
         records = [model.record for model in models]
         sets = [draw(model, "dpm++2m", "log-snr", 20, arguments.pictures, seed) for seed, model in enumerate(models)]
-        speed = 64 * STEPS / 3600 / min(record["hours"] for record in records)
+        with FlopCounterMode(display=False) as counted:
+            draw(models[0], "ddim", "uniform", 1, 1, 0)
         row(
             name,
             f"{records[0]['parameters']:,}",
             shown([record["validation_loss"] for record in records], 4),
             shown([frechet(features(x), real) for x in sets], 2),
-            f"{speed:.0f}",
+            f"{counted.get_total_flops() / 2 / BATCH / 1e6:.0f} M",
         )
 
 

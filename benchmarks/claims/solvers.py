@@ -4,7 +4,8 @@
 
 One checkpoint a seed draws the same number of pictures with every solver and grid, and with the 1,000 steps of DDPM.
 The distance is Fréchet's to the 10,000 test pictures, in the features of a classifier of real clothes; every set has
-the same number of pictures, and set i of each row starts from the same noise.
+the same number of pictures, and set i of each row starts from the same noise. Sets of training pictures show what a
+perfect model would reach.
 """
 
 import argparse
@@ -56,6 +57,8 @@ def main() -> None:
 
     cells = [(s, g, n) for n in arguments.evaluations for s in arguments.solvers for g in arguments.grids]
     head("solver", "grid", "evaluations", "Fréchet distance, 3 seeds", "seconds")
+    training = [features.train[i * arguments.pictures :][: arguments.pictures] for i in range(len(SEEDS))]
+    row("training pictures", "", "", shown([frechet(features(x), real) for x in training], 2), "")
     for solver, grid, n in ([] if arguments.without_ddpm else [DDPM]) + cells:
         begin = time.perf_counter()
         sets = [draw(model, solver, grid, n, arguments.pictures, seed) for seed, model in enumerate(models)]
