@@ -6,13 +6,14 @@ from pathlib import Path
 import torch
 
 from sfumato.diffusion import Flow, Karras, Schedule, cosine, linear_beta
+from sfumato.plots import BLUE, GREEN, RED, VIOLET, Curve, plot
 
 FOLDER = Path(__file__).parent / "images"
 SCHEDULES: dict[str, tuple[Schedule, str]] = {
-    "linear": (linear_beta(), "#c0392b"),
-    "cosine": (cosine(), "#2471a3"),
-    "flow": (Flow(), "#1e8449"),
-    "karras": (Karras(), "#8e44ad"),
+    "linear": (linear_beta(), RED),
+    "cosine": (cosine(), BLUE),
+    "flow": (Flow(), GREEN),
+    "karras": (Karras(), VIOLET),
 }
 
 
@@ -48,26 +49,9 @@ TIP = (
 def schedules() -> str:
     """The log-SNR of every schedule over time."""
     t = torch.linspace(0.004, 1, 250, dtype=torch.float64)
-    left, top, width, height, low, high = 60, 20, 480, 240, -20.0, 16.0
-    body = [f'<path d="M{left} {top}V{top + height}H{left + width}" fill="none" stroke="#888"/>']
-    for level in range(-20, 17, 4):
-        y = top + height * (high - level) / (high - low)
-        body.append(text(left - 8, y + 4, str(level), "end", "#666", 11))
-        body.append(f'<line x1="{left}" y1="{y:.1f}" x2="{left + width}" y2="{y:.1f}" stroke="#eee"/>')
-    for place, (name, (schedule, colour)) in enumerate(SCHEDULES.items()):
-        values = schedule.log_snr(t).clamp(low, high)
-        points = " ".join(
-            f"{left + width * a:.1f},{top + height * (high - b) / (high - low):.1f}"
-            for a, b in zip(t.tolist(), values.tolist(), strict=True)
-        )
-        body.append(f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{points}"/>')
-        body.append(text(left + width + 12, top + 40 + 22 * place, name, "start", colour))
-    body += [
-        text(left, top + height + 20, "t = 0: data", "start", "#444", 12),
-        text(left + width, top + height + 20, "t = 1: noise", "end", "#444", 12),
-        text(left + width + 12, top + 14, "log-SNR", "start", "#444", 12),
-    ]
-    return svg(640, 290, body)
+    curves = [Curve(name, t.tolist(), s.log_snr(t).tolist(), colour) for name, (s, colour) in SCHEDULES.items()]
+    label = "The log-SNR of the linear, cosine, flow and Karras schedules, falling from data to noise."
+    return plot(curves, label, "t, from data to noise", "log-SNR", (0, 1), (-20, 16), ground=True)
 
 
 def unet() -> str:

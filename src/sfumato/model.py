@@ -292,10 +292,10 @@ class Model:
         if request.size not in (None, own) and self.config.network.kind == "dit":
             raise UserError(f"size: this model draws {own} pixels, not {request.size}", fix=f"choose size {own}")
         if (request.size or own) % multiple:
-            near = max(1, round((request.size or own) / multiple)) * multiple
+            near = max(1, (request.size or own) // multiple) * multiple
             raise UserError(
                 f"size: this model draws {own} pixels or other multiples of {multiple}, not {request.size}",
-                fix=f"choose size {own} or {near}",
+                fix=f"choose size {near} or {near + multiple}",
             )
         return settings
 

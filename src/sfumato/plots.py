@@ -48,6 +48,7 @@ def plot(
     y_range: tuple[float, float],
     bands: Sequence[Band] = (),
     logarithmic: bool = False,
+    ground: bool = False,
 ) -> str:
     """An SVG of the curves; what lies outside of the ranges is cut off.
 
@@ -60,6 +61,7 @@ def plot(
         y_range: the ends of the vertical axis; above 0 when it is logarithmic.
         bands: drawn below the curves.
         logarithmic: whether the vertical axis is.
+        ground: whether the plot brings its own white ground, for a file that is shown on any page.
     """
     width, height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
     warp = math.log10 if logarithmic else float
@@ -111,7 +113,9 @@ def plot(
             end -= 36
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" class="plot"'
     font = 'font-family="system-ui, sans-serif" font-size="13"'
-    return "\n".join([f'{head} aria-label="{escape(label)}" {font}>', *body, "</svg>\n"])
+    white = f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>' if ground else ""
+    colour = ' color="#222"' if ground else ""
+    return "\n".join([f'{head} aria-label="{escape(label)}" {font}{colour}>{white}', *body, "</svg>\n"])
 
 
 def ticks(low: float, high: float, whole: bool = False) -> list[float]:

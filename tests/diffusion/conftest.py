@@ -72,6 +72,25 @@ class Mixture:
         return self.means[k] + self.stds[k] * torch.randn(n, generator=generator, dtype=torch.float64)
 
 
+class Raw:
+    """A denoiser with a constant raw variance output."""
+
+    def __init__(self, exact: Mixture, raw: float) -> None:
+        self.exact, self.process, self.raw = exact, exact.process, raw
+
+    def __call__(self, x_t: Tensor, t: Tensor, **cond: Tensor | None) -> Tensor:
+        return self.exact(x_t, t)
+
+    def predict(self, x_t: Tensor, t: Tensor, **cond: Tensor | None) -> tuple[Tensor, Tensor]:
+        return self.exact(x_t, t), torch.full_like(x_t, self.raw)
+
+
+@pytest.fixture
+def with_raw() -> Callable[[Mixture, float], Raw]:
+    """An exact denoiser and a raw variance output -> a denoiser with both."""
+    return Raw
+
+
 @pytest.fixture(params=list(SCHEDULES.values()), ids=list(SCHEDULES))
 def schedule(request: pytest.FixtureRequest) -> Schedule:
     """Every schedule in turn."""

@@ -7,19 +7,6 @@ from sfumato.diffusion import Gaussian, Shifted, cosine, from_betas, like, linea
 from sfumato.diffusion.reverse import large, learned, log_variances, reverse, small
 
 
-class Raw:
-    """An exact denoiser with a raw variance output."""
-
-    def __init__(self, exact, raw):
-        self.exact, self.process, self.raw = exact, exact.process, raw
-
-    def __call__(self, x_t, t, **cond):
-        return self.exact(x_t, t)
-
-    def predict(self, x_t, t, **cond):
-        return self.exact(x_t, t), torch.full_like(x_t, self.raw)
-
-
 @pytest.fixture
 def steps(schedule, nodes):
     """Times t and earlier times s: neighbours of the chain, the last step to the data among them, and long ones."""
@@ -51,10 +38,10 @@ def test_mean_and_small_variance_are_those_of_the_posterior(schedule, mixture, s
     torch.testing.assert_close(log_variance.exp(), std**2, rtol=1e-6, atol=0)
 
 
-def test_the_learned_variance_is_between_the_fixed_ones_and_meets_them_at_the_ends(schedule, mixture, steps):
+def test_the_learned_variance_is_between_the_fixed_ones_and_meets_them_at_the_ends(schedule, mixture, with_raw, steps):
     t, s = steps
     x_t = torch.linspace(-2, 2, len(t), dtype=torch.float64)[:, None]
-    at = {raw: reverse(Raw(mixture(schedule), raw), x_t, t, s, learned)[1] for raw in (-1.0, -0.3, 0.5, 1.0)}
+    at = {raw: reverse(with_raw(mixture(schedule), raw), x_t, t, s, learned)[1] for raw in (-1.0, -0.3, 0.5, 1.0)}
     low, high = (reverse(mixture(schedule), x_t, t, s, fixed)[1] for fixed in (small, large))
 
     torch.testing.assert_close(at[-1.0], low)

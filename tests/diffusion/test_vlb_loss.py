@@ -77,7 +77,7 @@ def test_the_hybrid_loss_is_the_sum_and_teaches_the_mean_as_if_there_were_no_bou
     assert of_variance.isfinite().all() and (of_variance != 0).all()
 
 
-def test_the_bound_teaches_a_variance_that_is_between_the_fixed_ones(gaussian_data):
+def test_the_bound_teaches_a_variance_that_is_between_the_fixed_ones(gaussian_data, with_raw):
     exact = gaussian_data(cosine())
     generator = torch.Generator().manual_seed(0)
     x_0 = exact.draw(4096, generator)[:, None]
@@ -85,24 +85,10 @@ def test_the_bound_teaches_a_variance_that_is_between_the_fixed_ones(gaussian_da
     t = torch.rand(4096, dtype=torch.float64, generator=generator)
 
     def bound(raw: float) -> float:
-        with_raw = WithRaw(exact, raw)
-        return objectives.vlb_loss(with_raw, x_0, t, noise, T=10, decoder=density).mean().item()
+        return objectives.vlb_loss(with_raw(exact, raw), x_0, t, noise, T=10, decoder=density).mean().item()
 
     low, middle, high = (bound(raw) for raw in (-1.0, 0.4, 1.0))
     assert middle < low and middle < high
-
-
-class WithRaw:
-    """A denoiser with a constant raw variance output."""
-
-    def __init__(self, exact, raw):
-        self.exact, self.process, self.raw = exact, exact.process, raw
-
-    def __call__(self, x_t, t, **cond):
-        return self.exact(x_t, t)
-
-    def predict(self, x_t, t, **cond):
-        return self.exact(x_t, t), torch.full_like(x_t, self.raw)
 
 
 def test_the_bound_has_finite_gradients_in_single_precision_at_every_step(learner, batch):

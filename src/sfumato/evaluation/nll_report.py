@@ -160,4 +160,6 @@ def kl_svg(found: NLL) -> str:
     above = [v for v in y if v > 0] or [1.0]
     y_range = (10 ** math.floor(math.log10(min(above))), 10 ** (math.floor(math.log10(max(above))) + 1))
     curve = plots.Curve("KL(q || p) of the step from t", x, y, plots.BLUE)
-    return plots.plot([curve], "terms of the bound over time", "t", "bits/dim", (0, 1), y_range, logarithmic=True)
+    return plots.plot(
+        [curve], "terms of the bound over time", "t", "bits/dim", (0, 1), y_range, logarithmic=True, ground=True
+    )

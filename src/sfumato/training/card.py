@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sfumato.config import Config
 from sfumato.data.dataset import Dataset
+from sfumato.plots import BLUE, RED, Curve, plot
 
 
 def licences(data: Dataset) -> list[tuple[str, str, int]]:
@@ -29,34 +30,17 @@ def loss_curve(training: list[tuple[int, float]], validation: list[tuple[int, fl
     groups = [training[i : i + chunk] for i in range(0, len(training), chunk)]
     smooth = [(group[-1][0], sum(loss for _, loss in group) / len(group)) for group in groups]
     points = smooth + validation
-    if not points:
-        return '<svg xmlns="http://www.w3.org/2000/svg" width="640" height="280"/>'
-    last = max(step for step, _ in points)
+    last = max((step for step, _ in points), default=1)
     # The first hundredth is far above the rest and would flatten the curve.
-    high = max(loss for step, loss in points if step > last / 100 or len(points) < 3)
-    low = min(loss for _, loss in points)
-    span = (high - low) or 1.0
-
-    def line(curve: list[tuple[int, float]], colour: str) -> str:
-        places = [f"{50 + 570 * s / last:.1f},{20 + 220 * (high - min(v, high)) / span:.1f}" for s, v in curve]
-        return f'<polyline fill="none" stroke="{colour}" stroke-width="1.5" points="{" ".join(places)}"/>'
-
-    text = '<text x="{}" y="{}" font-family="sans-serif" font-size="12" fill="{}">{}</text>'
-    return "\n".join(
-        [
-            '<svg xmlns="http://www.w3.org/2000/svg" width="640" height="280" viewBox="0 0 640 280">',
-            '<rect width="640" height="280" fill="white"/>',
-            '<path d="M50 20V240H620" fill="none" stroke="#888"/>',
-            text.format(8, 26, "#444", f"{high:.3f}"),
-            text.format(8, 243, "#444", f"{low:.3f}"),
-            text.format(560, 262, "#444", f"step {last:,}"),
-            text.format(440, 36, "#888", "training loss"),
-            text.format(440, 54, "#c0392b", "validation loss (EMA)"),
-            line(smooth, "#aaa"),
-            line(validation, "#c0392b"),
-            "</svg>\n",
-        ]
-    )
+    losses = [loss for step, loss in points if step > last / 100 or len(points) < 3] or [0.0, 1.0]
+    low, high = min(losses), max(losses)
+    margin = 0.05 * (high - low) or 0.5
+    curves = [
+        Curve(name, [step for step, _ in curve], [loss for _, loss in curve], colour)
+        for name, curve, colour in (("training", smooth, BLUE), ("validation (EMA)", validation, RED))
+    ]
+    label = "Training and validation loss over the steps of the run."
+    return plot(curves, label, "step", "loss", (0, last), (low - margin, high + margin), ground=True)
 
 
 def model_card(config: Config, data: Dataset, record: dict) -> str:
