@@ -363,3 +363,13 @@ def test_the_order_of_prompts_and_their_number_change_no_picture(models):
 def test_a_deterministic_solver_needs_no_noise_but_the_first(models, monkeypatch):
     monkeypatch.setattr(SeededNoise, "__call__", lambda self, x: pytest.fail("noise was drawn"))
     models["none"].generate(solver="ddim")
+
+
+def test_given_times_are_visited_and_other_steps_put_the_models_own_aside(tiny):
+    model = tiny("none", sampling={"steps": 2, "times": [1, 0.3, 0]})
+    assert [float(step.t) for step in model.steps([None], [0], model.sampling())] == [0.3, 0.0]
+    assert len(list(model.steps([None], [0], model.sampling(steps=3)))) == 3
+    uniform = model.sampling(times=[1, 0.75, 0.5, 0.25, 0], steps=4)
+    named = model.sampling(grid="uniform", steps=4)
+    ends = [[*model.steps([None], [0], settings)][-1].x for settings in (uniform, named)]
+    assert torch.equal(*ends)

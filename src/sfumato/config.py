@@ -21,6 +21,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -265,6 +266,9 @@ class Sampling(Settings):
     ] = word("dpm++2m", "how a step is taken")
     grid: Literal["uniform", "log-snr", "karras", "ays"] = word("uniform", "where the steps are")
     steps: int = within(20, 1, 10000, "from noise to picture")
+    times: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
+        default=(), max_length=10001, description="of the steps, from 1 to 0, in the place of the grid"
+    )
     guidance: float = within(3.0, 0, 100, "how strictly to follow the prompt; 1: unguided")
     guidance_interval: tuple[Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(ge=0, le=1)]] = word(
         (0.0, 1.0), "times t with guidance"
@@ -277,6 +281,14 @@ class Sampling(Settings):
         if self.guidance_interval[0] >= self.guidance_interval[1]:
             interval = list(self.guidance_interval)
             raise ValueError(f"guidance_interval = {interval} is empty: write [low, high] with low below high")
+        if self.times:
+            falls = all(t > s for t, s in pairwise(self.times))
+            if self.times[0] != 1 or self.times[-1] != 0 or not falls:
+                raise ValueError(f"times = {list(self.times)} must fall from 1 to 0: write e.g. [1, 0.7, 0.3, 0]")
+            if self.steps != len(self.times) - 1:
+                raise ValueError(
+                    f"steps = {self.steps}, but times has {len(self.times) - 1} steps: use that many, or times = []"
+                )
         return self
 
 

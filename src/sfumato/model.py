@@ -264,7 +264,10 @@ class Model:
         possible = Sampling.model_fields.keys() - {"ema", "prompts"}
         for name in sorted(changes.keys() - possible):
             raise unknown("sampling setting", name, possible)
-        settings = self.config.sampling.model_dump() | {k: v for k, v in changes.items() if v is not None}
+        given = {name: value for name, value in changes.items() if value is not None}
+        if given.keys() & {"steps", "grid"}:
+            given = {"times": (), **given}  # the model's own times are those of its own steps
+        settings = self.config.sampling.model_dump() | given
         return validate(settings, "sampling", Sampling)
 
     def check(self, request: Request) -> Sampling:
@@ -332,18 +335,28 @@ class Model:
         if len(conditions) != wanted or not 0 <= spare < self.lanes:
             raise ValueError(f"{len(conditions)} conditions and {wanted} seeds: give 1 to {self.lanes} of each")
         conditions, seeds = [*conditions, *[conditions[-1]] * spare], [*seeds, *[seeds[-1]] * spare]
-        denoiser, condition = self._guided(conditions, settings, negative)
-        schedule = self.denoiser.process.schedule
-        times = registry.resolve("sampling.grid", registry.GRIDS, settings.grid)(schedule, settings.steps)
+        denoiser, condition = self.guided(conditions, settings, negative)
+        times = self.times(settings)
         solver = registry.resolve("sampling.solver", registry.SOLVERS, settings.solver)()
         noise = SeededNoise(seeds)
-        side = self.codec.size if size is None else size
-        start = noise.draw((self.codec.channels, side, side)).to(self.device).to(memory_format=torch.channels_last)
-        for step in sample(denoiser, self.denoiser.process.prior(start), times, solver, noise, **condition):
+        for step in sample(denoiser, self.start(noise, size), times, solver, noise, **condition):
             yield replace(step, x=step.x[:wanted], mean=step.mean[:wanted])
 
-    def _guided(
-        self, conditions: Sequence[Condition], settings: Sampling, negative: Condition
+    def times(self, settings: Sampling) -> Tensor:
+        """The times (steps + 1,) that sampling visits, from 1 to 0."""
+        if settings.times:
+            return torch.tensor(settings.times, dtype=torch.float64)
+        grid = registry.resolve("sampling.grid", registry.GRIDS, settings.grid)
+        return grid(self.denoiser.process.schedule, settings.steps)
+
+    def start(self, noise: "SeededNoise", size: int | None = None) -> Tensor:
+        """The states (B, C, H, W) that sampling begins with, one a seed."""
+        side = self.codec.size if size is None else size
+        first = noise.draw((self.codec.channels, side, side)).to(self.device).to(memory_format=torch.channels_last)
+        return self.denoiser.process.prior(first)
+
+    def guided(
+        self, conditions: Sequence[Condition], settings: Sampling, negative: Condition = None
     ) -> tuple[Denoiser | Guided, dict[str, Tensor]]:
         """The denoiser with guidance, and the condition tensors for it."""
         positive = self.conditioner([self.conditioner.normalize(c) for c in conditions])

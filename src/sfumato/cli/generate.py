@@ -24,6 +24,7 @@ def generate(
     n: int = 1,
     steps: int | None = None,
     solver: str | None = None,
+    times: str | None = None,
     guidance: float | None = None,
     negative: str | None = None,
     seed: int | None = None,
@@ -46,6 +47,8 @@ def generate(
         From noise to picture; the model's own by default.
     solver
         dpm++2m, unipc, heun, ddim, ddpm and more, all named when one is wrong; the model's own by default.
+    times
+        Times of the steps, "1,0.8,0.5,0", e.g. from `sfumato search-grid`; the model's own by default.
     guidance
         How strictly to follow the prompt, 1 for not at all; the model's own by default.
     negative
@@ -70,7 +73,7 @@ def generate(
         seed=secrets.randbelow(2**32) if seed is None else seed,
         negative=negative,
         size=size,
-        settings={"steps": steps, "solver": solver, "guidance": guidance},
+        settings={"steps": steps, "solver": solver, "guidance": guidance, **of_times(times, steps)},
     )
     drawn, code = [], 0
     with Terminal() as terminal:
@@ -137,6 +140,19 @@ def steps_told_to(terminal: Terminal, model: Model, every: bool = False) -> Call
         terminal.show([model.codec.picture(x) for x in step.x])
 
     return on_step
+
+
+def of_times(times: str | None, steps: int | None) -> dict[str, object]:
+    """The settings that the option --times stands for."""
+    if times is None:
+        return {}
+    try:
+        numbers = [float(time) for time in times.split(",")]
+    except ValueError:
+        raise UserError(
+            f"times: {times!r} is not numbers with commas between", "write e.g. --times 1,0.8,0.5,0"
+        ) from None
+    return {"times": numbers, "steps": len(numbers) - 1 if steps is None else steps}
 
 
 def slug(prompt: str | None) -> str:

@@ -64,6 +64,14 @@ VERBS = {
   sfumato evaluate emoji ./my-pictures --n 64 --out measured
 """,
     ),
+    "search-grid": (
+        "sfumato.cli.search_grid:search_grid",
+        "Find the best times for a few steps of a model.",
+        """\
+  sfumato search-grid emoji
+  sfumato search-grid runs/mine "a red heart" "a brown dog" --steps 4
+""",
+    ),
     "recipes": (
         "sfumato.cli.recipes:recipes",
         "List the recipes with hardware, time and score.",

@@ -1,4 +1,6 @@
-"""The mathematics of diffusion: schedules, processes, denoisers, objectives, solvers, guidance. Needs only torch.
+"""The mathematics of diffusion: schedules, processes, denoisers, objectives, solvers, guidance, likelihoods.
+
+Needs only torch, and SciPy where an ODE is solved.
 
 Parameterizations, weights, time laws and grids share short names (`karras`, `uniform`), so they are reached by their
 module: `denoisers.karras(0.5)`, `grids.karras(schedule, 20)`.

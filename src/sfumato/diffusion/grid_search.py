@@ -11,6 +11,8 @@ the way. The fine trajectories are the only calls of the denoiser. A search is w
 more are near a limit that every grid shares.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -20,7 +22,14 @@ from .exponential import dpm_solver_pp_2m
 from .solvers import sample
 
 
-def search(denoiser: PosteriorMean, x: Tensor, n: int, fine: Tensor | None = None, **cond: Tensor | None) -> Tensor:
+def search(
+    denoiser: PosteriorMean,
+    x: Tensor,
+    n: int,
+    fine: Tensor | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    **cond: Tensor | None,
+) -> Tensor:
     """The times (n + 1,) of the best grid of `n` steps, for `sample` with any solver.
 
     Args:
@@ -28,6 +37,7 @@ def search(denoiser: PosteriorMean, x: Tensor, n: int, fine: Tensor | None = Non
         x: starting states (B, ...), process.prior(noise); a few dozen small pictures do.
         n: the steps of the grid, at least 1 and fewer than those of `fine`.
         fine: the times (m + 1,) to choose from, strictly decreasing; by default 60 steps, even in log-SNR.
+        progress: told of every fine step.
         cond: the condition of `x`, passed to the denoiser.
     """
     process = denoiser.process
@@ -36,7 +46,10 @@ def search(denoiser: PosteriorMean, x: Tensor, n: int, fine: Tensor | None = Non
     if not 1 <= n <= m:
         raise ValueError(f"n = {n} is outside 1 to {m}, the steps of the fine grid")
 
-    steps = list(sample(denoiser, x, fine, dpm_solver_pp_2m, torch.randn_like, **cond))
+    steps = []
+    for step in sample(denoiser, x, fine, dpm_solver_pp_2m, torch.randn_like, **cond):
+        steps.append(step)
+        progress(step.index, step.total)
     states = [x, *(step.x for step in steps)]
 
     alpha, sigma = process.schedule(fine)

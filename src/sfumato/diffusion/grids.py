@@ -1,9 +1,9 @@
 """Time grids: where a solver stops on its way from t = 1 to t = 0.
 
-The grid matters more than the solver. Each here is a function (schedule, n) -> times (n + 1,) in float64, strictly
-decreasing from 1 to 0: evenly spaced in t, in log-SNR (Lu et al. 2022, arXiv:2211.01095), in (sigma / alpha)^(1 / rho)
-(Karras et al. 2022, eq. 5), and a table that was optimised for a large model (Sabour et al. 2024). `grid_search.py`
-finds the grid of a given denoiser.
+The fewer the steps and the lower the order of the solver, the more the grid matters. Each here is a function
+(schedule, n) -> times (n + 1,) in float64, strictly decreasing from 1 to 0: evenly spaced in t, in log-SNR (Lu et al.
+2022, arXiv:2211.01095), in (sigma / alpha)^(1 / rho) (Karras et al. 2022, eq. 5), and a table that was optimised for a
+large model (Sabour et al. 2024). `grid_search.py` finds the grid of a given denoiser.
 
 Log-SNR and Karras need ends, because log-SNR is infinite at t = 0 and, on some schedules, absurd at t = 1 (-20 on the
 cosine one). Noise above `sigma_max` hides everything and the first step leaps over it; noise below `sigma_min` is

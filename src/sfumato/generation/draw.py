@@ -11,7 +11,7 @@ from PIL import Image
 import sfumato
 from sfumato.diffusion.solvers import Step
 from sfumato.errors import UserError, unknown
-from sfumato.generation.recipe import OF_TRAINING, to_png
+from sfumato.generation.recipe import of_picture, to_png
 from sfumato.model import Model
 from sfumato.request import Request
 
@@ -75,7 +75,7 @@ def draw(
         "model": {"name": model.config.name, "weights_sha256": model.fingerprint},
         "negative": request.negative,
         "size": model.codec.size if request.size is None else request.size,
-        "sampling": settings.model_dump(mode="json", exclude=OF_TRAINING),
+        "sampling": of_picture(settings),
     }
     for batch in model.batches(len(jobs)):
         conditions, seeds = zip(*jobs[batch.start : batch.stop], strict=True)

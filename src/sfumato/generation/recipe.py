@@ -26,7 +26,6 @@ SOLVER_NAMES = {
     "unipc": "UniPC",
 }  # what others call them; the rest by our own names
 LARGEST_RECIPE = 256 * 1024  # characters; two prompts of the largest size and all settings are below
-OF_TRAINING = {"prompts", "ema"}  # sampling settings that mean nothing for one picture
 
 
 class Drawer(Settings):
@@ -51,13 +50,19 @@ class Recipe(Settings):
     sampling: Sampling
 
 
+def of_picture(settings: Sampling) -> dict[str, Any]:
+    """The settings that decide how one picture is drawn; times only where they stand in the place of a grid."""
+    without = {"prompts", "ema"} if settings.times else {"prompts", "ema", "times"}
+    return settings.model_dump(mode="json", exclude=without)
+
+
 def parameters(recipe: dict[str, Any]) -> str:
     """The recipe as AUTOMATIC1111's ``parameters`` text."""
     sampling, model = recipe["sampling"], recipe["model"]
     entries = {
         "Steps": sampling["steps"],
         "Sampler": SOLVER_NAMES.get(sampling["solver"], sampling["solver"]),
-        "Schedule type": sampling["grid"],
+        "Schedule type": "own times" if sampling.get("times") else sampling["grid"],
         "CFG scale": sampling["guidance"],
         "Seed": recipe["seed"],
         "Size": f"{recipe['size']}x{recipe['size']}",
@@ -109,4 +114,4 @@ def read_recipe(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: its recipe is not readable ({error})", fix="give the original file") from error
     checked = validate(recipe, f"{path}: its recipe", Recipe)
-    return checked.model_dump(mode="json", exclude={"sampling": OF_TRAINING})
+    return {**checked.model_dump(mode="json", exclude={"sampling"}), "sampling": of_picture(checked.sampling)}

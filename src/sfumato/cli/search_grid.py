@@ -1,0 +1,68 @@
+"""`sfumato search-grid`: the best times for a few steps."""
+
+from __future__ import annotations
+
+from itertools import cycle, islice
+
+from sfumato.cli.progress import Terminal
+from sfumato.errors import UserError
+
+NOISY = ("ddpm", "edm", "dpm++2m-sde", "sa")
+MOST = 20  # steps; more gain nothing from a search
+
+
+def search_grid(
+    model: str,
+    /,
+    *prompts: str,
+    steps: int = 6,
+    n: int = 16,
+    solver: str | None = None,
+    guidance: float | None = None,
+    seed: int = 0,
+) -> None:
+    """Find the best times for a few steps of a model.
+
+    Parameters
+    ----------
+    model
+        Name of a model in the package, or a run or model folder.
+    prompts
+        What to draw in the search; by default the model's own sample prompts or classes.
+    steps
+        From noise to picture, at most 20.
+    n
+        Pictures to search on, and to compare on.
+    solver
+        The model's own by default; one that adds no noise.
+    guidance
+        The model's own by default.
+    seed
+        Of the first picture; the same seed finds the same times.
+    """
+    for name, value, high in (("steps", steps, MOST), ("n", n, 256)):
+        if not 1 <= value <= high:
+            raise UserError(f"search-grid: {name} = {value} is outside 1 to {high}", f"set --{name} within the range")
+
+    from sfumato.evaluation.few_steps import search_grid as found_by
+    from sfumato.generation.draw import open_model
+    from sfumato.request import Request
+
+    with Terminal() as terminal:
+        opened = open_model(model)
+        offered = prompts or opened.config.sampling.prompts or opened.classes or (None,)
+        changes = {"steps": steps, "times": (), "solver": solver, "guidance": guidance}
+        settings = opened.check(Request(tuple(offered), seed=seed, settings=changes))
+        if settings.solver in NOISY:
+            raise UserError(
+                f"solver: {settings.solver} adds noise of its own, so that grids cannot be compared by pictures",
+                "choose one without noise, e.g. --solver dpm++2m",
+            )
+        found = found_by(opened, settings, list(islice(cycle(offered), n)), seed, terminal)
+
+    least = min(found.misses, key=lambda name: found.misses[name])
+    print(f"{steps} steps of {settings.solver} miss the pictures of many steps by (of 255 levels, {n} pictures)\n")
+    for name, miss in found.misses.items():
+        print(f"  {name:10}{miss:8.2f}{'  the least' if name == least else ''}")
+    times = ",".join(f"{t:.4g}" for t in found.times)
+    print(f"\ndraw with the searched times: sfumato generate --times {times}")

@@ -1,0 +1,77 @@
+"""Which times are best for few steps of a model: a searched grid beside the named ones.
+
+The search (`sfumato.diffusion.grid_search`) sees other noise than that on which the grids are compared.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sfumato import registry
+from sfumato.conditioning.conditioners import Condition
+from sfumato.config import Sampling
+from sfumato.diffusion.grid_search import search
+from sfumato.model import Model, SeededNoise
+from sfumato.training.log import Report
+
+FINE = 60  # steps of the way that counts as the truth
+GREY = 127.5  # levels of an 8-bit picture a unit of x
+
+
+@dataclass(frozen=True)
+class Searched:
+    """The best times, and what each grid misses.
+
+    Attributes:
+        times: (steps + 1,) from 1 to 0.
+        misses: grid -> root mean square difference, in levels of 255, of its pictures and those of many steps.
+    """
+
+    times: tuple[float, ...]
+    misses: dict[str, float]
+
+
+def search_grid(
+    model: Model, settings: Sampling, conditions: Sequence[Condition], seed: int, report: Report
+) -> Searched:
+    """Search the times of ``settings.steps`` steps, and compare them with the named grids.
+
+    Args:
+        model: in evaluation mode.
+        settings: how the model draws; its solver must add no noise, or the grids could not be compared.
+        conditions: one a picture; as many pictures are searched on as are compared.
+        seed: of the first picture.
+        report: told how far each part is.
+    """
+    count = len(conditions)
+    searched_on, compared_on = range(seed, seed + count), range(seed + count, seed + 2 * count)
+    with torch.inference_mode():
+        denoiser, condition = model.guided(conditions, settings)
+        found = search(
+            denoiser,
+            model.start(SeededNoise(searched_on)),
+            settings.steps,
+            progress=lambda done, total: report.progress("searching", done, total),
+            **condition,
+        )
+    times = tuple(found.tolist())
+    named = {name: settings.model_copy(update={"grid": name, "times": ()}) for name in registry.GRIDS}
+    ways = {**named, "searched": settings.model_copy(update={"times": times})}
+    many = settings.model_copy(update={"grid": "log-snr", "times": (), "steps": FINE, "solver": "dpm++2m"})
+
+    def drawn(name: str, settings: Sampling) -> Tensor:
+        ends = []
+        for batch in model.batches(count):
+            part = slice(batch.start, batch.stop)
+            for step in model.steps(conditions[part], compared_on[part], settings):
+                report.progress(
+                    f"drawing, {name}", batch.start * step.total + len(batch) * step.index, count * step.total
+                )
+            ends.append(step.x)
+        return torch.cat(ends)
+
+    truth = drawn(f"{FINE} steps", many)
+    misses = {name: GREY * (drawn(name, way) - truth).square().mean().sqrt().item() for name, way in ways.items()}
+    return Searched(times, misses)
