@@ -17,6 +17,7 @@ from pathlib import Path
 # pyproject.toml, and what it is for.
 EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "hf": (("datasets",), "reading Hugging Face data sets on disk"),
+    "eval": (("faiss", "imagehash"), "searching neighbours and near-duplicates"),
     "track": (("tensorboard",), "TensorBoard logs of training"),
 }
 
