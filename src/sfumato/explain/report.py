@@ -1,6 +1,5 @@
 """The whole: from a picture, and perhaps a model, to a folder with the page and its pictures."""
 
-from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
@@ -15,13 +14,12 @@ from sfumato.diffusion.processes import Gaussian
 from sfumato.diffusion.schedules import cosine
 from sfumato.errors import UserError
 from sfumato.explain import forward, jump, plane, posterior, schedules, trajectory
-from sfumato.explain.page import Section, page
 from sfumato.explain.pictures import landscape
 from sfumato.model import Model, SeededNoise
+from sfumato.page import Section, folder, page, write
 from sfumato.request import Request, check_number
 from sfumato.training.log import Report, Silent
 
-PAGE = "index.html"
 SIZE = 64  # pixels of the picture where there is no model
 STEPS = 50  # where there is no model
 LONGEST = 1000  # steps
@@ -124,26 +122,3 @@ def varied(x_0: Tensor, what: str) -> Tensor:
             fix="give another one with --picture",
         )
     return x_0
-
-
-def folder(out: Path) -> None:
-    """Make the folder before the work, not after it."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(out, error) from error
-
-
-def write(out: Path, html: str, sections: Sequence[Section]) -> Path:
-    """Write the page and the figures of its sections; return the path of the page."""
-    try:
-        for figure in (figure for section in sections for figure in section.figures):
-            (out / figure.name).write_bytes(figure.data)
-        (out / PAGE).write_text(html, encoding="utf-8")
-    except OSError as error:
-        raise _unwritable(out, error) from error
-    return out / PAGE
-
-
-def _unwritable(out: Path, error: OSError) -> UserError:
-    return UserError(f"out: {out} cannot be written: {error.strerror}", fix="choose another folder with --out")

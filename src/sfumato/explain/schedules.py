@@ -16,7 +16,7 @@ from sfumato.explain.information import (
     signal_share,
     time_gone,
 )
-from sfumato.explain.page import Figure, Pair, Section, code, formula, number, table
+from sfumato.page import Figure, Pair, Section, code, formula, number, table
 from sfumato.plots import BLUE, GREEN, ORANGE, RED, VIOLET, Curve, plot
 
 SCHEDULES: dict[str, tuple[Schedule, str]] = {

@@ -9,8 +9,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import Any
 
+from sfumato.errors import UserError
+
+PAGE = "index.html"
 MIME = {"png": "image/png", "webp": "image/webp"}
 
 STYLE = """
@@ -171,3 +175,34 @@ def page(title: str, introduction: str, sections: Sequence[Section]) -> str:
 </body>
 </html>
 """
+
+
+def folder(out: Path) -> None:
+    """Make the folder before the work, not after it.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(out, error) from error
+
+
+def write(out: Path, html: str, sections: Sequence[Section]) -> Path:
+    """Write the page and the figures of its sections; return the path of the page.
+
+    Raises:
+        UserError: one of them cannot be written.
+    """
+    try:
+        for figure in (figure for section in sections for figure in section.figures):
+            (out / figure.name).write_bytes(figure.data)
+        (out / PAGE).write_text(html, encoding="utf-8")
+    except OSError as error:
+        raise _unwritable(out, error) from error
+    return out / PAGE
+
+
+def _unwritable(out: Path, error: OSError) -> UserError:
+    return UserError(f"out: {out} cannot be written: {error.strerror}", fix="choose another folder with --out")
