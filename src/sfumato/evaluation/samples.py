@@ -1,0 +1,107 @@
+"""The drawn pictures that a model is judged by; drawing goes on where it was stopped.
+
+A folder holds `samples.npy`, uint8 (N, H, W, C), and `samples.json`, what was asked for and how many are done. Every
+picture has its own seed, so that the set does not depend on where drawing was interrupted.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sfumato.conditioning.conditioners import Condition
+from sfumato.config import Sampling
+from sfumato.generation.recipe import of_picture
+from sfumato.model import Model
+from sfumato.training.checkpoint import write_atomically
+from sfumato.training.log import Report
+
+SAVE_EVERY = 30.0  # seconds
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Drawn pictures.
+
+    Attributes:
+        pictures: uint8 (N, H, W, C).
+        conditions: (N) what was asked for.
+        seeds: (N).
+        seconds: all of the drawing took.
+        evaluations: how often the network was asked for a picture, both answers of guidance as one.
+    """
+
+    pictures: np.ndarray
+    conditions: Sequence[Condition]
+    seeds: Sequence[int]
+    seconds: float
+    evaluations: int
+
+
+def draw_samples(
+    model: Model, conditions: Sequence[Condition], settings: Sampling, seed: int, folder: Path, report: Report
+) -> Samples:
+    """Draw one picture a condition; picture i has the seed `seed` + i.
+
+    Args:
+        model: in evaluation mode.
+        conditions: (N), None where there is none.
+        settings: from `model.sampling`.
+        seed: of the first picture.
+        folder: keeps them; what it holds of the same request is not drawn again.
+        report: told how far it is.
+    """
+    total, size, channels = len(conditions), model.codec.size, model.codec.channels
+    asked = {
+        "weights_sha256": model.fingerprint,
+        "sampling": of_picture(settings),
+        "conditions": list(conditions),
+        "seed": seed,
+        "threads": torch.get_num_threads(),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    note, file = folder / "samples.json", folder / "samples.npy"
+    state = {"done": 0, "seconds": 0.0, "evaluations": 0}
+    if note.is_file() and file.is_file():
+        kept = json.loads(note.read_text(encoding="utf-8"))
+        if kept.pop("asked", None) == asked:
+            state = kept
+    if not state["done"]:
+        np.lib.format.open_memmap(file, "w+", np.uint8, (total, size, size, channels)).flush()
+    pictures = np.lib.format.open_memmap(file, "r+")
+
+    def save() -> None:
+        pictures.flush()
+        write_atomically(note, json.dumps({**state, "asked": asked}).encode())
+
+    seeds = range(seed, seed + total)
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    hook = model.denoiser.network.register_forward_hook(count)
+    begin = saved = time.monotonic()
+    before, first = state["seconds"], state["done"]
+    try:
+        for batch in model.batches(total - first):
+            part = slice(first + batch.start, first + batch.stop)
+            calls = 0
+            for step in model.steps(conditions[part], seeds[part], settings):
+                drawn = part.start * step.total + len(batch) * step.index
+                report.progress("drawing", drawn, total * step.total, f"{part.start:,} of {total:,} pictures")
+            model.pictures(step.x)  # refuses what is not finite
+            pictures[part] = model.codec.decode(step.x).cpu().numpy()
+            state = {"done": part.stop, "seconds": before + time.monotonic() - begin, "evaluations": calls}
+            if time.monotonic() - saved > SAVE_EVERY:
+                save()
+                saved = time.monotonic()
+    finally:
+        hook.remove()
+        save()
+    return Samples(pictures, conditions, seeds, state["seconds"], state["evaluations"])
