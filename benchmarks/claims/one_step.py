@@ -48,7 +48,7 @@ def main() -> None:
         shares = [[f(x) / f(features.test) for x in sets] for f in (spread, edges)]
         row(n, shown(distances, 2), *(shown(share, 2) for share in shares))
         tiles += [models[0].codec.picture(x) for x in sets[0][:COLUMNS]]
-        names += [f"{n} evaluations" if n > 1 else "1 evaluation", *[""] * (COLUMNS - 1)]
+        names += [f"{n} step{'s' if n > 1 else ''}", *[""] * (COLUMNS - 1)]
 
     if arguments.sheet:
         labelled_grid(tiles, names, COLUMNS, tile=56).save(arguments.sheet)

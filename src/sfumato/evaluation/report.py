@@ -1,0 +1,119 @@
+"""One report, three ways to read it: lines for the terminal, JSON for programs, a page with pictures for people.
+
+A report is a list of parts. A part is a list of rows, each a measured quantity of the drawn pictures and, where there
+is one, of as many real pictures beside it: what a perfect model would reach. The basis of a part is all that its
+numbers depend on besides the model (feature space, number of pictures, data); two reports are compared part by part,
+and only where the basis is the same.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from html import escape
+from typing import Any
+
+from sfumato.evaluation.interval import Interval
+from sfumato.page import Figure, Section, number, page, table
+
+WIDTH = 46  # letters of a row's name in the terminal
+
+
+@dataclass(frozen=True)
+class Row:
+    """A measured quantity.
+
+    Attributes:
+        name: with its unit.
+        drawn: of the drawn pictures, or of the model.
+        real: of as many real pictures.
+        better: "lower", "higher", or "" where neither is.
+    """
+
+    name: str
+    drawn: Interval
+    real: Interval | None = None
+    better: str = ""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is measured in one way.
+
+    Attributes:
+        key: by which programs know it.
+        title: for people.
+        about: what the numbers are and against what to hold them, in plain sentences.
+        rows: the numbers.
+        basis: what the numbers depend on besides the model, plain values.
+        figures: pictures of the page.
+    """
+
+    key: str
+    title: str
+    about: str
+    rows: Sequence[Row]
+    basis: Mapping[str, Any] = field(default_factory=dict)
+    figures: Sequence[Figure] = ()
+
+
+def to_json(about: Mapping[str, Any], parts: Sequence[Part]) -> str:
+    """The report for programs; `about` names model, data and settings."""
+    told = {
+        part.key: {
+            "basis": dict(part.basis),
+            "rows": {
+                row.name: {
+                    "drawn": asdict(row.drawn),
+                    "real": None if row.real is None else asdict(row.real),
+                    "better": row.better,
+                }
+                for row in part.rows
+            },
+        }
+        for part in parts
+    }
+    return json.dumps({**about, "parts": told}, indent=1, allow_nan=False) + "\n"
+
+
+def text(parts: Sequence[Part]) -> str:
+    """The report for the terminal."""
+    lines = []
+    for part in parts:
+        compared = any(row.real for row in part.rows)
+        lines += ["", part.title + ("" if not compared else f"{'':{max(2, WIDTH - len(part.title))}}drawn | real")]
+        for row in part.rows:
+            real = f"  | {row.real}" if row.real else ""
+            better = f"  ({row.better} is better)" if row.better else ""
+            lines.append(f"  {row.name:<{WIDTH}}{row.drawn}{real}{better}")
+    return "\n".join(lines[1:])
+
+
+def html(title: str, introduction: str, parts: Sequence[Part]) -> tuple[str, list[Section]]:
+    """The page for people, and its sections, whose figures are written beside it."""
+    sections = [Section(escape(part.title), _body(part)) for part in parts]
+    return page(title, introduction, sections), sections
+
+
+def _body(part: Part) -> list[str | Figure]:
+    compared = any(row.real for row in part.rows)
+    head = ["", "drawn", "95 %", *(["real", "95 %"] if compared else []), "better"]
+    rows = [
+        [
+            escape(row.name),
+            *_cells(row.drawn),
+            *(_cells(row.real) if compared else []),
+            row.better,
+        ]
+        for row in part.rows
+    ]
+    basis = ", ".join(f"{name} {value}" for name, value in part.basis.items())
+    note = [f"<p class='soft'>Comparable only with: {escape(basis)}.</p>"] if basis else []
+    return [f"<p>{escape(part.about)}</p>", table("", head, rows), *note, *part.figures]
+
+
+def _cells(value: Interval | None) -> list[str]:
+    if value is None:
+        return ["", ""]
+    if value.low is None or value.high is None:
+        return [number(value.mean), ""]
+    return [number(value.mean), f"{number(value.low)} to {number(value.high)}"]

@@ -1,0 +1,59 @@
+"""The report says the same in the terminal, in JSON and on the page."""
+
+import json
+
+import pytest
+
+from sfumato.evaluation.interval import Interval
+from sfumato.evaluation.report import Part, Row, html, text, to_json
+from sfumato.page import Figure
+
+PARTS = [
+    Part(
+        "distance",
+        "Distance <to> the data",
+        "How far the drawn pictures are.",
+        [
+            Row("KID x 1000", Interval(4.25, 3.5, 5.0), Interval(0.125, -0.25, 0.5), "lower"),
+            Row("recall", Interval(0.75, None, None), better="higher"),
+        ],
+        {"space": "learned", "pictures": 500},
+        [Figure("closest.png", b"\x89PNG", "pairs", "The closest pairs.")],
+    ),
+    Part("speed", "Speed", "On this machine.", [Row("pictures/s", Interval(6.5, None, None))]),
+]
+
+
+def test_json_holds_every_number_with_its_interval_and_its_basis():
+    told = json.loads(to_json({"model": {"name": "m"}}, PARTS))
+    assert told["model"] == {"name": "m"}
+    distance = told["parts"]["distance"]
+    assert distance["basis"] == {"space": "learned", "pictures": 500}
+    assert distance["rows"]["KID x 1000"] == {
+        "drawn": {"mean": 4.25, "low": 3.5, "high": 5.0},
+        "real": {"mean": 0.125, "low": -0.25, "high": 0.5},
+        "better": "lower",
+    }
+    assert distance["rows"]["recall"]["real"] is None
+
+
+def test_the_terminal_shows_drawn_beside_real():
+    lines = text(PARTS).splitlines()
+    (kid,) = (line for line in lines if "KID" in line)
+    assert kid.split("KID x 1000")[1].split("|")[0].strip() == "4.2500 [3.5000, 5.0000]"
+    assert "| 0.1250 [-0.2500, 0.5000]  (lower is better)" in kid
+    assert any(line.startswith("Speed") for line in lines) and lines[0].endswith("drawn | real")
+
+
+def test_the_page_has_the_numbers_the_basis_and_the_pictures():
+    content, sections = html("Evaluation of m", "<p>Drawn today.</p>", PARTS)
+    assert "Distance &lt;to&gt; the data" in content
+    assert "<td>4.25</td><td>3.5 to 5</td><td>0.125</td><td>−0.25 to 0.5</td><td>lower</td>" in content
+    assert "Comparable only with: space learned, pictures 500." in content
+    assert [figure.name for section in sections for figure in section.figures] == ["closest.png"]
+
+
+def test_what_is_no_number_is_never_written():
+    broken = Part("a", "A", "", [Row("x", Interval(float("nan"), None, None))])
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        to_json({}, [broken])
