@@ -33,6 +33,7 @@ from sfumato.errors import ConfigError, unknown
 
 LARGEST_SIZE = 1024
 LARGEST_SEED = 2**63 - 1
+WITHOUT_INFLUENCE = {"about", "release"}  # groups that change nothing in a run
 
 
 def within(default: Any, low: float, high: float, meaning: str) -> Any:
@@ -292,6 +293,14 @@ class Sampling(Settings):
         return self
 
 
+class Release(Settings):
+    """What `sfumato release` demands; numbers of the report go by part.row, e.g. membership.auc."""
+
+    at_most: dict[str, float] = Field(default={}, max_length=64, description="largest values of the report's numbers")
+    at_least: dict[str, float] = Field(default={}, max_length=64, description="smallest values")
+    licences: tuple[str, ...] = Field(default=(), max_length=64, description="allowed ones; empty: any that is stated")
+
+
 class Config(Settings):
     """All settings of a run."""
 
@@ -307,6 +316,7 @@ class Config(Settings):
     optimizer: Optimizer = Optimizer()
     training: Training = Training()
     sampling: Sampling = Sampling()
+    release: Release = Release()
 
     @model_validator(mode="after")
     def _fits(self) -> Config:
@@ -362,8 +372,8 @@ class Config(Settings):
         return settings_yaml.dump(self.model_dump(mode="json"))
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of all that can influence the run: every setting but `about`."""
-        text = json.dumps(self.model_dump(mode="json", exclude={"about"}), sort_keys=True)
+        """SHA-256 (hex) of all that can influence the run."""
+        text = json.dumps(self.model_dump(mode="json", exclude=WITHOUT_INFLUENCE), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -2,10 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from sfumato.evaluation.interval import Interval
-from sfumato.evaluation.report import Part, Row, html, text, to_json
+from sfumato.evaluation.report import Part, Row, html, text, to_json, values
 from sfumato.page import Figure
 
 PARTS = [
@@ -14,13 +15,13 @@ PARTS = [
         "Distance <to> the data",
         "How far the drawn pictures are.",
         [
-            Row("KID x 1000", Interval(4.25, 3.5, 5.0), Interval(0.125, -0.25, 0.5), "lower"),
-            Row("recall", Interval(0.75, None, None), better="higher"),
+            Row("kid", "KID x 1000", Interval(4.25, 3.5, 5.0), Interval(0.125, -0.25, 0.5), "lower"),
+            Row("recall", "recall", Interval(0.75, None, None), better="higher", values=np.array([1.0, 0.5])),
         ],
         {"space": "learned", "pictures": 500},
         [Figure("closest.png", b"\x89PNG", "pairs", "The closest pairs.")],
     ),
-    Part("speed", "Speed", "On this machine.", [Row("pictures/s", Interval(6.5, None, None))]),
+    Part("speed", "Speed", "On this machine.", [Row("rate", "pictures/s", Interval(6.5, None, None))]),
 ]
 
 
@@ -29,7 +30,8 @@ def test_json_holds_every_number_with_its_interval_and_its_basis():
     assert told["model"] == {"name": "m"}
     distance = told["parts"]["distance"]
     assert distance["basis"] == {"space": "learned", "pictures": 500}
-    assert distance["rows"]["KID x 1000"] == {
+    assert distance["rows"]["kid"] == {
+        "name": "KID x 1000",
         "drawn": {"mean": 4.25, "low": 3.5, "high": 5.0},
         "real": {"mean": 0.125, "low": -0.25, "high": 0.5},
         "better": "lower",
@@ -53,7 +55,11 @@ def test_the_page_has_the_numbers_the_basis_and_the_pictures():
     assert [figure.name for section in sections for figure in section.figures] == ["closest.png"]
 
 
+def test_values_of_pictures_are_kept_by_part_and_row():
+    assert {name: list(v) for name, v in values(PARTS).items()} == {"distance.recall": [1.0, 0.5]}
+
+
 def test_what_is_no_number_is_never_written():
-    broken = Part("a", "A", "", [Row("x", Interval(float("nan"), None, None))])
+    broken = Part("a", "A", "", [Row("x", "x", Interval(float("nan"), None, None))])
     with pytest.raises(ValueError, match="not JSON compliant"):
         to_json({}, [broken])

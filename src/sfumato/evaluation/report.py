@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field
 from html import escape
 from typing import Any
 
+import numpy as np
+
 from sfumato.evaluation.interval import Interval
 from sfumato.page import Figure, Section, number, page, table
 
@@ -23,16 +25,20 @@ class Row:
     """A measured quantity.
 
     Attributes:
+        key: by which programs and thresholds know it.
         name: with its unit.
         drawn: of the drawn pictures, or of the model.
         real: of as many real pictures.
         better: "lower", "higher", or "" where neither is.
+        values: (N,) one a drawn picture, where it is a mean of such: two models are compared picture by picture.
     """
 
+    key: str
     name: str
     drawn: Interval
     real: Interval | None = None
     better: str = ""
+    values: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,8 @@ def to_json(about: Mapping[str, Any], parts: Sequence[Part]) -> str:
         part.key: {
             "basis": dict(part.basis),
             "rows": {
-                row.name: {
+                row.key: {
+                    "name": row.name,
                     "drawn": asdict(row.drawn),
                     "real": None if row.real is None else asdict(row.real),
                     "better": row.better,
@@ -73,6 +80,11 @@ def to_json(about: Mapping[str, Any], parts: Sequence[Part]) -> str:
         for part in parts
     }
     return json.dumps({**about, "parts": told}, indent=1, allow_nan=False) + "\n"
+
+
+def values(parts: Sequence[Part]) -> dict[str, np.ndarray]:
+    """The values of single pictures by "part.row", for `values.npz`."""
+    return {f"{part.key}.{row.key}": row.values for part in parts for row in part.rows if row.values is not None}
 
 
 def text(parts: Sequence[Part]) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from sfumato.allocator import keep_freed_memory
-from sfumato.config import Config, load_recipe
+from sfumato.config import WITHOUT_INFLUENCE, Config, load_recipe
 from sfumato.data.dataset import Dataset
 from sfumato.data.folders import MARKER
 from sfumato.data.preparation import prepare
@@ -163,9 +163,9 @@ def claim(out: Path, prepared: Prepared) -> None:
 def differences(kept: Path, config: Config) -> list[str]:
     """What a run's config.yaml says otherwise than ``config``, e.g. "optimizer.lr was 0.001, now 0.002".
 
-    ``about`` may change, for it has no influence on a run; a setting that is younger than the file has its default.
+    ``about`` and ``release`` may change, for they have no influence on a run; a setting that is younger than the file has its default.
     """
-    old, new = (flat(c.model_dump(mode="json", exclude={"about"})) for c in (load_recipe(kept), config))
+    old, new = (flat(c.model_dump(mode="json", exclude=WITHOUT_INFLUENCE)) for c in (load_recipe(kept), config))
     missing = "not there"
     return [
         f"{name} was {old.get(name, missing)}, now {new.get(name, missing)}"
