@@ -12,7 +12,7 @@ from common import SEEDS, Features, frechet, head, row, shown, trained
 from solvers import BATCH, draw
 from torch.utils.flop_counter import FlopCounterMode
 
-STEPS = 900
+STEPS = 600
 VARIANTS = {
     "baseline": [],
     "attention in the bottleneck only": ["network.attention_level=null"],
