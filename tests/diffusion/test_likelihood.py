@@ -81,4 +81,4 @@ def test_the_condition_reaches_the_denoiser_and_the_way_is_told(points):
 
     ode_likelihood(Conditional(), points, None, progress=told.append, vector=points)
     assert all(value is points for value in seen)
-    assert told[0] == 0 and abs(told[-1] - 1) < 1e-9
+    assert told[0] == 0 and abs(told[-1] - 1) < 1e-9 and told == sorted(told)

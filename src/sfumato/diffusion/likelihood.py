@@ -86,6 +86,7 @@ def ode_likelihood(
 
     r_1 = math.exp(-schedule.log_snr(torch.ones((), dtype=torch.float64)).item() / 2)
     start, end = math.log(r_min), math.log(r_1)
+    farthest = start
 
     def slope(log_r: float, state):
         t = schedule.time_of(torch.tensor(-2 * log_r, dtype=torch.float64))
@@ -95,7 +96,9 @@ def ode_likelihood(
             mean = denoiser(schedule(t)[0] * y, t, **cond)
             traces = [_quadratic(mean, y, v, keep=k + 1 < len(signs)) for k, v in enumerate(signs)]
 
-        progress((log_r - start) / (end - start))
+        nonlocal farthest
+        farthest = max(farthest, log_r)  # the stages of a step, and steps taken again, go to and fro
+        progress((farthest - start) / (end - start))
         rows = [(y - mean).detach().flatten(), *(trace.flatten() for trace in traces)]
         return torch.cat(rows).numpy()
 
