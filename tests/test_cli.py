@@ -301,6 +301,7 @@ def test_doctor_gives_a_command_for_every_missing_extra(monkeypatch):
     found = by_name([*doctor.extras(), *doctor.packages()])
     assert {name: finding.status for name, finding in found.items()} == {
         "[hf]": "note",
+        "[eval]": "note",
         "[track]": "note",
         "packages": "missing",
     }

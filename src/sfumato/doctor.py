@@ -21,7 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from sfumato.errors import ENCODER_PACKAGE, EXTRAS, pip_install
+from sfumato.errors import ENCODER_PACKAGE, EXTRAS, module_of, pip_install
 
 PATIENCE = 1.7  # seconds for torch, from the start
 CORE = {"numpy": "numpy", "PIL": "pillow", "pydantic": "pydantic", "yaml": "pyyaml", "safetensors": "safetensors",
@@ -217,7 +217,7 @@ def packages() -> Iterator[Finding]:
 def extras() -> Iterator[Finding]:
     """The optional parts."""
     for extra, (names, purpose) in EXTRAS.items():
-        absent = [name for name in names if importlib.util.find_spec(name) is None]
+        absent = [name for name in names if importlib.util.find_spec(module_of(name)) is None]
         if not absent:
             versions = ", ".join(f"{name} {metadata.version(name)}" for name in names)
             yield Finding(f"[{extra}]", "ok", f"{purpose} ({versions})")

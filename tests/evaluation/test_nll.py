@@ -159,7 +159,7 @@ def test_intervals_are_students_over_pictures_and_over_probes():
 def test_the_command_prints_and_writes_the_same_numbers(model, folder, tmp_path, capsys):
     model.save(tmp_path / "model")
     out = tmp_path / "measured"
-    arguments = ["--n", "3", "--steps", "6", "--probes", "2", "--out", str(out)]
+    arguments = ["--metrics", "nll", "--nll-n", "3", "--chain", "6", "--probes", "2", "--out", str(out)]
     assert cli.main(["evaluate", str(tmp_path / "model"), str(folder), *arguments]) == 0
 
     printed = capsys.readouterr().out
@@ -167,7 +167,7 @@ def test_the_command_prints_and_writes_the_same_numbers(model, folder, tmp_path,
     found = report["nll"]
     for method in ("bound", "entropies", "continuous", "ode"):
         assert f"{found[method]['total']['mean']:.4f} [{found[method]['total']['low']:.4f}, " in printed
-    assert found["pictures"] == len(report["pictures"]) == 3 and not report["data"]["held_out"]
+    assert found["pictures"] == len(found["names"]) == 3 and not report["data"]["held_out"]
     parts = found["bound"]
     whole = parts["L_T"]["mean"] + parts["sum_of_KL"]["mean"] + parts["L_0"]["mean"]
     assert abs(whole - parts["total"]["mean"]) < 1e-9
@@ -182,8 +182,9 @@ def test_the_command_prints_and_writes_the_same_numbers(model, folder, tmp_path,
     ("arguments", "words"),
     [
         (["--metrics", "nlll"], "did you mean 'nll'"),
-        (["--n", "0"], "--n to 1 or more"),
-        (["--steps", "1"], "--steps to 2 or more"),
+        (["--n", "15"], "--n to 16 or more"),
+        (["--nll-n", "0"], "--nll-n to 1 or more"),
+        (["--chain", "1"], "--chain to 2 or more"),
         (["--probes", "0"], "--probes to 1 or more"),
     ],
 )

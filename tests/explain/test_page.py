@@ -18,9 +18,9 @@ from sfumato.errors import UserError
 from sfumato.explain import forward, posterior
 from sfumato.explain.information import log_snr_where_gone
 from sfumato.explain.jump import between
-from sfumato.explain.pictures import film, landscape, png, sharpness, spread
+from sfumato.explain.pictures import film, landscape, sharpness, spread
 from sfumato.explain.report import explain
-from sfumato.page import number
+from sfumato.page import number, png
 
 STEPS = 3
 VOID = {"img", "meta", "link", "br"}

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from sfumato.cli.progress import Terminal
 from sfumato.errors import UserError, unknown
-
-METRICS = ("nll",)
 
 
 def evaluate(
@@ -16,65 +13,63 @@ def evaluate(
     data: str,
     /,
     *,
-    metrics: tuple[str, ...] = METRICS,
-    n: int = 32,
-    steps: int = 1000,
+    metrics: tuple[str, ...] | None = None,
+    n: int = 500,
+    steps: int | None = None,
+    solver: str | None = None,
+    guidance: float | None = None,
+    nll_n: int = 32,
+    chain: int = 1000,
     probes: int = 4,
     seed: int = 0,
     out: Path = Path("evaluation"),
 ) -> None:
-    """Measure a model on pictures that it was not trained on.
+    """Measure a model on real pictures, in one report.
 
     Parameters
     ----------
     model
         Name of a model in the package, or a run or model folder.
     data
-        Folder of pictures, or the name of a public data set; of the training data, held-out pictures are taken.
+        Folder of pictures, or the name of a public data set; best the data of the training.
     metrics
-        What to measure. nll: negative log likelihood in bits per dimension, by two bounds and the probability-flow ODE.
+        What to measure; all by default. quality: distances, fidelity and diversity in two feature spaces or more;
+        statistics: sharpness and colours; speed; nll: bits per dimension, by two bounds and the probability-flow ODE.
     n
-        Pictures at most.
+        Pictures that are drawn, and real ones that they are compared with.
     steps
+        From noise to picture; the model's own by default.
+    solver
+        The model's own by default.
+    guidance
+        The model's own by default.
+    nll_n
+        Pictures at most whose likelihood is measured.
+    chain
         Steps of the chain whose bound is measured.
     probes
         Random vectors a picture for the divergence of the ODE; two or more give an interval.
     seed
-        Of the choice of pictures and of all draws; the same seed gives the same numbers.
+        Of every choice and draw; the same seed gives the same numbers.
     out
-        Folder for report.json, kl.csv and kl.svg.
+        Folder for index.html, report.json and more; the same command goes on where it was stopped.
     """
-    for metric in metrics:
-        if metric not in METRICS:
-            raise unknown("metric", metric, METRICS)
-    for name, value, least in (("n", n, 1), ("steps", steps, 2), ("probes", probes, 1)):
+    for name, value, least in (("n", n, 16), ("nll-n", nll_n, 1), ("chain", chain, 2), ("probes", probes, 1)):
         if value < least:
             raise UserError(f"evaluate: {name} = {value} is not possible", f"set --{name} to {least} or more")
 
-    from sfumato.evaluation.nll import nll
-    from sfumato.evaluation.nll_report import kl_csv, kl_svg, numbers, text
-    from sfumato.evaluation.pictures import pictures_for
+    from sfumato.evaluation import run
+    from sfumato.evaluation.report import written
     from sfumato.generation.draw import open_model
+    from sfumato.page import folder
 
+    for metric in metrics or ():
+        if metric not in run.METRICS:
+            raise unknown("metric", metric, run.METRICS)
     with Terminal() as terminal:
         opened = open_model(model)
-        pictures = pictures_for(opened, data, n, seed, out / "data", terminal)
-        found = nll(opened, pictures, steps, probes, seed, terminal)
-
-    about = {
-        "model": {"name": opened.config.name, "weights_sha256": opened.fingerprint},
-        "data": {"path": data, "manifest_sha256": pictures.manifest, "held_out": pictures.held_out},
-        "pictures": list(pictures.names),
-        "seed": seed,
-        "nll": numbers(found),
-    }
-    written = {
-        "report.json": json.dumps(about, indent=1) + "\n",
-        "kl.csv": kl_csv(found, opened.denoiser.process.schedule),
-        "kl.svg": kl_svg(found),
-    }
-    for name, content in written.items():
-        (out / name).write_text(content, encoding="utf-8")
-    which = f"{len(pictures.keys)} {'held-out ' if pictures.held_out else ''}pictures of {data}"
-    print(f"bits/dim of {which}, with intervals of 95 % over pictures\n\n{text(found)}\n")
-    print(f"{', '.join(written)} in {out.resolve()}")
+        settings = opened.sampling(steps=steps, solver=solver, guidance=guidance)
+        folder(out)
+        how = run.Likelihoods(nll_n, chain, probes)
+        found = run.evaluate(opened, data, settings, metrics or run.METRICS, n, seed, out, terminal, how)
+    print(written(out, f"Evaluation of {opened.config.name}", found.about, found.parts, found.files, found.words))

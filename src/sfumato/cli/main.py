@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError, Parameter
 
 from sfumato import __version__
-from sfumato.errors import EXTRAS, MissingPackage, UserError
+from sfumato.errors import EXTRAS, MissingPackage, UserError, module_of
 
 EXAMPLES = """\
   sfumato generate "a red heart"     draw a picture from a prompt
@@ -58,10 +58,10 @@ VERBS = {
     ),
     "evaluate": (
         "sfumato.cli.evaluate:evaluate",
-        "Measure a model on pictures that it was not trained on.",
+        "Measure a model on real pictures, in one report.",
         """\
-  sfumato evaluate runs/fashion fashion-mnist --metrics nll
-  sfumato evaluate emoji ./my-pictures --n 64 --out measured
+  sfumato evaluate runs/fashion fashion-mnist
+  sfumato evaluate emoji ./my-pictures --n 200 --metrics quality --out measured
 """,
     ),
     "search-grid": (
@@ -121,10 +121,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         return complain(error.message, error.fix)
     except ModuleNotFoundError as error:
-        optional = {package: purpose for packages, purpose in EXTRAS.values() for package in packages}
+        optional = {module_of(name): (name, purpose) for names, purpose in EXTRAS.values() for name in names}
         if error.name not in optional:
             raise
-        missing = MissingPackage(error.name, optional[error.name])
+        missing = MissingPackage(*optional[error.name])
         return complain(missing.message, missing.fix)
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
-from sfumato.evaluation.interval import Interval, interval
+from sfumato.evaluation.interval import Difference, Interval, difference
 
 REACH = 1.959964  # standard errors from a mean to the end of its interval of 95 %
 
@@ -21,17 +22,15 @@ Values = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Difference:
+class Compared:
     """What a row of one report has above the same row of another.
 
     Attributes:
-        difference: with its interval.
-        p: how likely one as large is without a difference; None where it cannot be told.
+        difference: with its interval and p-value.
         paired: whether picture was compared with picture.
     """
 
-    difference: Interval
-    p: float | None
+    difference: Difference
     paired: bool
 
 
@@ -47,10 +46,10 @@ def same_draws(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     return None not in draws and draws[0] == draws[1]
 
 
-def difference(
+def compare(
     first: Mapping[str, Any], second: Mapping[str, Any], name: str, values: tuple[Values, Values] = ({}, {})
-) -> Difference | None:
-    """`second` minus `first` in the row `name`; None where they are not comparable.
+) -> Compared | None:
+    """`second` less `first` in the row `name`; None where they are not comparable.
 
     Args:
         first: a report, as report.json holds it.
@@ -66,33 +65,23 @@ def difference(
         return None
 
     if same_draws(first, second) and all(name in kept for kept in values):
-        return paired(values[0][name], values[1][name])
-    a, b = (Interval(**row["drawn"]) for row in rows)
-    return independent(a, b)
-
-
-def paired(first: np.ndarray, second: np.ndarray) -> Difference:
-    """Student's paired test of two sets of values (N,) of the same prompts and seeds."""
-    from scipy.stats import t
-
-    gaps = second - first
-    n, mean = len(gaps), float(gaps.mean())
-    error = float(gaps.std(ddof=1)) / math.sqrt(n) if n > 1 else 0.0
-    if n < 2:
-        return Difference(interval(mean, error, 0), None, True)
-    p = float(2 * t.sf(abs(mean) / error, n - 1)) if error else float(mean == 0)
-    return Difference(interval(mean, error, n - 1), p, True)
+        of_first, of_second = (torch.from_numpy(kept[name]) for kept in values)
+        return Compared(difference(of_second, of_first, paired=True), True)
+    return Compared(independent(*(Interval(**row["drawn"]) for row in rows)), False)
 
 
 def independent(first: Interval, second: Interval) -> Difference:
-    """The test of two independent means by their intervals."""
+    """The test of two independent numbers by their intervals, taken for those of the normal law."""
     from scipy.stats import norm
 
     gap = second.mean - first.mean
-    ends = (first.low, first.high, second.low, second.high)
-    if None in ends:
-        return Difference(Interval(gap, None, None), None, False)
-    low_1, high_1, low_2, high_2 = (float(end) for end in ends if end is not None)
-    error = math.hypot(high_1 - low_1, high_2 - low_2) / 2 / REACH
-    p = float(2 * norm.sf(abs(gap) / error)) if error else float(gap == 0)
-    return Difference(Interval(gap, gap - REACH * error, gap + REACH * error), p, False)
+    if None in (first.low, first.high, second.low, second.high):
+        return Difference(Interval(gap, None, None), None)
+    error = math.hypot(_width(first), _width(second)) / 2 / REACH
+    p = 2 * float(norm.sf(abs(gap) / error)) if error else float(gap == 0)
+    return Difference(Interval(gap, gap - REACH * error, gap + REACH * error), p)
+
+
+def _width(value: Interval) -> float:
+    assert value.low is not None and value.high is not None
+    return value.high - value.low

@@ -1,24 +1,157 @@
 """The parts of the report: what each metric found, as rows with their basis."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sfumato.evaluation.frechet import frechet
 from sfumato.evaluation.interval import Interval
+from sfumato.evaluation.kernel import kid
+from sfumato.evaluation.manifold import manifold
 from sfumato.evaluation.nll import NLL
 from sfumato.evaluation.nll_report import over_pictures
 from sfumato.evaluation.report import Part, Row
 from sfumato.evaluation.samples import Samples
+from sfumato.evaluation.statistics import compared
+from sfumato.evaluation.vendi import vendi
+from sfumato.training.log import Report
+
+Basis = Mapping[str, Any]
 
 
-def likelihood_part(found: NLL, basis: dict[str, object]) -> Part:
+def quality_part(
+    space: str, reference: Tensor, control: Tensor, drawn: Tensor, seed: int, basis: Basis, report: Report
+) -> Part:
+    """Distances, fidelity and diversity in one feature space.
+
+    Args:
+        space: its name.
+        reference: features (N, D) of real pictures.
+        control: features (N, D) of other real pictures: what a perfect model would reach.
+        drawn: features (N, D).
+        seed: of random subsets.
+        basis: what the numbers depend on.
+        report: told how far it is.
+    """
+
+    def measured(of: Tensor, which: str) -> dict[str, Interval]:
+        def tell(task: str):
+            return lambda done, total: report.progress(f"{task} in {space}, {which}", done, total)
+
+        distances = frechet(reference, of, seed, tell("Fréchet distance"))
+        found = {"fd": distances.distance}
+        if distances.infinite is not None:
+            found["fd_infinity"] = distances.infinite
+        found["kid"] = _times(kid(reference, of), 1000)
+        neighbours = manifold(reference, of, seed, progress=tell("neighbours"))
+        found |= {name: getattr(neighbours, name) for name in ("precision", "recall", "density", "coverage")}
+        found["vendi"] = vendi(of, seed, tell("Vendi score"))
+        return found
+
+    told = {
+        "fd": ("Fréchet distance", "lower"),
+        "fd_infinity": ("Fréchet distance of endlessly many pictures", "lower"),
+        "kid": ("KID x 1000", "lower"),
+        "precision": ("precision", "higher"),
+        "recall": ("recall", "higher"),
+        "density": ("density", "higher"),
+        "coverage": ("coverage", "higher"),
+        "vendi": ("Vendi score", ""),
+    }
+    of_drawn, of_real = measured(drawn, "drawn"), measured(control, "real")
+    return Part(
+        f"quality-{space.replace(' ', '-')}",
+        f"Quality in the features {space}",
+        "Drawn pictures against real ones, and as many other real ones against the same. Distances say how far the "
+        "laws are apart, precision and density whether drawn pictures look real, recall and coverage whether all of "
+        "the data are drawn, the Vendi score how many pictures would be as diverse.",
+        [Row(name, told[name][0], value, of_real.get(name), told[name][1]) for name, value in of_drawn.items()],
+        basis,
+    )
+
+
+def _times(value: Interval, factor: float) -> Interval:
+    low, high = (None if end is None else factor * end for end in (value.low, value.high))
+    return Interval(factor * value.mean, low, high)
+
+
+def accuracy_part(
+    classes: Sequence[str],
+    drawn: Tensor,
+    asked: Sequence[int],
+    real: Tensor,
+    labels: Sequence[int],
+    basis: Basis,
+) -> Part:
+    """How often a classifier takes a picture for its class.
+
+    Args:
+        classes: names by index.
+        drawn: what the classifier says of drawn pictures (N,).
+        asked: the classes that were asked for.
+        real: what it says of real pictures (M,).
+        labels: their classes.
+        basis: what the numbers depend on.
+    """
+    right, ceiling = drawn == torch.tensor(asked), real == torch.tensor(labels)
+    rows = [Row("all", "all classes", share(right), share(ceiling), "higher", right.double().numpy())]
+    for i, name in enumerate(classes):
+        of_class, of_real = right[torch.tensor(asked) == i], ceiling[torch.tensor(labels) == i]
+        if len(of_class):
+            real_share = share(of_real) if len(of_real) else None
+            rows.append(Row(f"recall:{name}", f"recall of {name}", share(of_class), real_share, "higher"))
+    return Part(
+        "accuracy",
+        "Class accuracy",
+        "How often the classifier of the learned features takes a drawn picture for the class that was asked for; of "
+        "real pictures that it was not trained on, the same is its ceiling. Wilson's intervals.",
+        rows,
+        basis,
+    )
+
+
+def share(hits: Tensor) -> Interval:
+    """The share of hits (N,) with Wilson's interval (1927), which is also right near 0 and 1."""
+    n, p, z = len(hits), hits.double().mean().item(), 1.959964
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    reach = z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
+    return Interval(p, max(0.0, middle - reach), min(1.0, middle + reach))
+
+
+def statistics_part(real: Tensor, drawn: Tensor, seed: int, basis: Basis) -> Part:
+    """Sharpness and colours of uint8 pictures (N, H, W, C)."""
+    rows = []
+    for name, found in compared(real, drawn, seed).items():
+        rows.append(Row(name, f"{name}, mean", found.drawn, found.real))
+        rows.append(Row(f"{name}-distance", f"{name}, Wasserstein-1 distance to real", found.distance, better="lower"))
+    return Part(
+        "statistics",
+        "Sharpness and colours",
+        "Means over pictures in levels of 255 (sharpness: variance of the Laplacian), and how far the distributions "
+        "are apart.",
+        rows,
+        basis,
+    )
+
+
+def likelihood_part(found: NLL, basis: Basis) -> Part:
     """Bits per dimension, by three ways."""
     steps = len(found.bound.times) - 1
+    methods = {
+        "bound": (f"bound of {steps:,} steps, bits/dim", found.bound.total),
+        "continuous": ("continuous-time bound, bits/dim", found.continuous.total),
+        "ode": ("probability-flow ODE, bits/dim", found.ode.total),
+    }
     return Part(
         "nll",
         "Likelihood",
-        "Negative log likelihood of unseen pictures in bits per dimension: two upper bounds, and the value of the "
+        "Negative log likelihood of pictures that the model has not seen: two upper bounds, and the value of the "
         "probability-flow ODE for uniformly dequantised pictures. Intervals are over pictures.",
         [
-            Row("bound", f"bound of {steps:,} steps, bits/dim", over_pictures(found.bound.total), better="lower"),
-            Row("continuous", "continuous-time bound, bits/dim", over_pictures(found.continuous.total), better="lower"),
-            Row("ode", "probability-flow ODE, bits/dim", over_pictures(found.ode.total), better="lower"),
+            Row(key, name, over_pictures(value), better="lower", values=value.numpy())
+            for key, (name, value) in methods.items()
         ],
         {**basis, "pictures": len(found.bound.prior), "steps": steps, "probes": len(found.ode.probes)},
     )
@@ -27,13 +160,14 @@ def likelihood_part(found: NLL, basis: dict[str, object]) -> Part:
 def speed_part(samples: Samples, machine: str) -> Part:
     """How fast the pictures were drawn."""
     rate = Interval(len(samples.pictures) / samples.seconds, None, None)
+    evaluations = Interval(float(samples.evaluations), None, None)
     return Part(
         "speed",
         "Speed",
-        "Of the drawing of these pictures, other load of the machine included.",
+        "Of the drawing of these pictures, with whatever else the machine was doing.",
         [
             Row("rate", "pictures/s", rate, better="higher"),
-            Row("evaluations", "network evaluations a picture", Interval(samples.evaluations, None, None), better="lower"),
+            Row("evaluations", "network evaluations a picture", evaluations, better="lower"),
         ],
         {"machine": machine},
     )

@@ -10,12 +10,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sfumato.evaluation.interval import Interval
-from sfumato.page import Figure, Section, number, page, table
+from sfumato.page import PAGE, Figure, Section, number, page, table, write
 
 WIDTH = 46  # letters of a row's name in the terminal
 
@@ -129,3 +130,33 @@ def _cells(value: Interval | None) -> list[str]:
     if value.low is None or value.high is None:
         return [number(value.mean), ""]
     return [number(value.mean), f"{number(value.low)} to {number(value.high)}"]
+
+
+def written(
+    out: Path,
+    title: str,
+    about: Mapping[str, Any],
+    parts: Sequence[Part],
+    files: Mapping[str, str],
+    words: Sequence[str] = (),
+) -> str:
+    """Write the report to a folder, and return what the terminal is told.
+
+    Args:
+        out: a folder that is there.
+        title: of the page.
+        about: model, data and settings.
+        parts: the numbers.
+        files: more files by name.
+        words: told before the rows.
+    """
+    facts = "".join(
+        f"<li>{escape(name)}: <code>{escape(json.dumps(value))}</code></li>" for name, value in about.items()
+    )
+    content, sections = html(title, f"<details><summary>Of what</summary><ul>{facts}</ul></details>", parts)
+    write(out, content, sections)
+    (out / "report.json").write_text(to_json(about, parts), encoding="utf-8")
+    for name, text_of_file in files.items():
+        (out / name).write_text(text_of_file, encoding="utf-8")
+    np.savez(out / "values.npz", **values(parts))
+    return "\n\n".join([*words, text(parts), f"{PAGE}, report.json and more in {out.resolve()}"])

@@ -6,8 +6,8 @@ from torch import Tensor
 from sfumato.codecs.pixels import Pixels
 from sfumato.diffusion.processes import Gaussian
 from sfumato.diffusion.schedules import Schedule, cosine, linear_beta
-from sfumato.explain.pictures import FRAMES, film, png, row, shown
-from sfumato.page import Figure, Section, code, formula, number, table
+from sfumato.explain.pictures import FRAMES, film, row, shown
+from sfumato.page import Figure, Section, code, formula, number, png, table
 
 TIMES = torch.linspace(0, 1, 9, dtype=torch.float64)
 SIDE_BY_SIDE = {"linear": linear_beta(), "cosine": cosine()}

@@ -18,12 +18,12 @@ from sfumato.config import Sampling
 from sfumato.diffusion.processes import Gaussian
 from sfumato.diffusion.schedules import cosine
 from sfumato.diffusion.solvers import Step, ddim
-from sfumato.explain.pictures import png, row, sharpness
+from sfumato.explain.pictures import row, sharpness
 from sfumato.explain.plane import mosaic, panel, paths
 from sfumato.explain.toy import Mixture, two_moons
 from sfumato.explain.trajectory import walk
 from sfumato.model import Model
-from sfumato.page import Figure, Section, code, formula, number, table
+from sfumato.page import Figure, Section, code, formula, number, png, table
 from sfumato.plots import BLUE, GREEN, RED, Curve, plot
 from sfumato.training.log import Report
 

@@ -14,7 +14,6 @@ from sfumato.diffusion.schedules import Schedule, like
 FRAME, LAST = 90, 1500  # milliseconds of a film's frames, and of its last
 FRAMES = 32  # of a film, at most
 TILE = 112  # the side of a picture in a row, about
-LARGE = 160_000  # bytes of a PNG; noise cannot be compressed, and the page is to stay below 4 MB
 
 
 def landscape(size: int, channels: int) -> Tensor:
@@ -44,15 +43,6 @@ def row(pictures: Sequence[Image.Image], labels: Sequence[str], columns: int) ->
     """Pictures of one size in rows, each enlarged by a whole factor and above its label."""
     side = pictures[0].width
     return labelled_grid(pictures, labels, columns, tile=max(1, round(TILE / side)) * side)
-
-
-def png(picture: Image.Image, colours: int = 0) -> bytes:
-    """A picture as the bytes of a PNG file, with a palette of `colours`, or of 256 where it would be large."""
-    file = io.BytesIO()
-    (picture.quantize(colours) if colours else picture).save(file, "PNG")
-    if not colours and file.tell() > LARGE:
-        return png(picture, 256)
-    return file.getvalue()
 
 
 def film(frames: Sequence[Image.Image]) -> bytes:

@@ -10,9 +10,9 @@ from sfumato.diffusion import grids
 from sfumato.diffusion.processes import Gaussian
 from sfumato.diffusion.schedules import cosine
 from sfumato.diffusion.solvers import Solver, ancestral, ddim, sample
-from sfumato.explain.pictures import FRAMES, film, png, spread
+from sfumato.explain.pictures import FRAMES, film, spread
 from sfumato.explain.toy import Mixture, two_moons
-from sfumato.page import Figure, Section, code, formula
+from sfumato.page import Figure, Section, code, formula, png
 from sfumato.training.log import Report
 
 WINDOW = 2.4  # a panel shows [-WINDOW, WINDOW]^2

@@ -5,8 +5,8 @@ from torch import Tensor
 
 from sfumato.codecs.pixels import Pixels
 from sfumato.diffusion.processes import Gaussian
-from sfumato.explain.pictures import png, row, shown
-from sfumato.page import Figure, Pair, Section, formula, number
+from sfumato.explain.pictures import row, shown
+from sfumato.page import Figure, Pair, Section, formula, number, png
 from sfumato.plots import BLUE, GREEN, ORANGE, RED, Band, Curve, plot
 
 T = 0.6  # where the pixel is seen

@@ -10,9 +10,9 @@ from sfumato.config import Sampling
 from sfumato.diffusion.denoisers import Denoiser, to_x
 from sfumato.diffusion.guidance import Guided
 from sfumato.diffusion.solvers import Step, sample
-from sfumato.explain.pictures import FRAMES, film, png, row, shown, spread
+from sfumato.explain.pictures import FRAMES, film, row, shown, spread
 from sfumato.model import Model
-from sfumato.page import Figure, Section, code, formula, number
+from sfumato.page import Figure, Section, code, formula, number, png
 from sfumato.training.log import Report
 
 PICTURES = 10  # a row

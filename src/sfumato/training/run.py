@@ -163,7 +163,8 @@ def claim(out: Path, prepared: Prepared) -> None:
 def differences(kept: Path, config: Config) -> list[str]:
     """What a run's config.yaml says otherwise than ``config``, e.g. "optimizer.lr was 0.001, now 0.002".
 
-    ``about`` and ``release`` may change, for they have no influence on a run; a setting that is younger than the file has its default.
+    ``about`` and ``release`` may change, for they have no influence on a run; a setting that is younger than the file
+    has its default.
     """
     old, new = (flat(c.model_dump(mode="json", exclude=WITHOUT_INFLUENCE)) for c in (load_recipe(kept), config))
     missing = "not there"

@@ -1,0 +1,282 @@
+"""Near-duplicates of a prepared data set: the same picture in another brightness, compression, scale or position.
+
+What occurs often in the training data is what a diffusion model learns by heart (Somepalli et al. 2023,
+arXiv:2305.20086; Carlini et al. 2023, arXiv:2301.13188), and equal files are the smaller part of it. Three
+stages, at no more than 32 x 32 pixels:
+
+1. Equal pictures are one.
+2. Candidates: pictures whose perceptual hashes differ in at most 8 of 64 bits. A bit says whether one of the 8 x 8
+   lowest cosine frequencies is above their median (Zauner 2010; `phash` of imagehash) by a margin, since the many
+   frequencies that an icon does not have would be bits of noise. A shift of a pixel changes some 12 bits of a picture
+   that is so small, so each picture is looked for in five positions.
+3. Verification, since different pictures on a flat ground have like hashes: the difference of the two, slightly
+   blurred, is fitted by a gain, an offset and a shift of less than a pixel (the first order of Taylor's series, as in
+   Lucas & Kanade 1981), and what remains must be small everywhere and on the whole.
+
+The limits come from emoji and Fashion-MNIST: where less than 12 levels remain, there are copies or what the eye takes
+for them, above 20 other faces, flags and colours. Mirrored pictures and crops are other pictures. All hashes are
+compared with all, 10^9 pairs a second: minutes for 60,000 pictures, an hour for 500,000.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from sfumato.data.dataset import Dataset
+from sfumato.data.durable import write_durably
+from sfumato.data.faults import printable
+from sfumato.data.records import count
+from sfumato.errors import MissingPackage, UserError
+
+Progress = Callable[[int, int], None]
+
+SIDE = 32  # pixels at which pictures are compared
+SMALLEST = 12  # pixels that a comparison needs
+BITS = 8  # of 64, by which the hashes of candidates may differ
+MARGIN = 0.05  # by which a frequency exceeds the median, as a share of the root mean square of all
+SHIFTS = ((0, 0), (0, 1), (1, 0), (1, 1), (1, -1))  # a shift back is the other picture's shift forth
+GAIN = 0.2  # largest relative difference of the contrasts
+OFFSET = 45.0  # largest difference of the average luminance, in levels of 255
+MOVED = 1.0  # largest shift that is left to fit, in pixels
+LEVELS = 12.0  # largest difference that may remain anywhere, in levels of 255
+RESIDUAL = 0.15  # largest root mean square that may remain, as a share of the standard deviation
+UNFITTED = 0.6  # the same of the luminance, before the fit
+NEAR = 0.2  # in feature space: share of the median distance to the nearest picture
+
+_QUERIES, _PAIRS = 1024, 2048  # at once
+_LISTED = 10  # groups that are printed
+
+
+@dataclass(frozen=True)
+class Group:
+    """Pictures that are the same, directly or by way of others.
+
+    Attributes:
+        indices: in the data set, ascending.
+        paths: their names.
+        distance: the largest difference that remains between two that were linked, in levels of 255.
+    """
+
+    indices: tuple[int, ...]
+    paths: tuple[str, ...]
+    distance: float
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """What a scan found in the data set with this manifest hash; its text is for people."""
+
+    pictures: int
+    manifest_sha256: str
+    groups: tuple[Group, ...]
+
+    def __str__(self) -> str:
+        inside = sum(len(group.indices) for group in self.groups)
+        spare = count(inside - len(self.groups), "picture")
+        lines = [f"near-duplicates: {count(len(self.groups), 'group')} of {inside:,} pictures; {spare} to spare"]
+        for group in sorted(self.groups, key=lambda group: -len(group.indices))[:_LISTED]:
+            names = ", ".join(printable(path) for path in group.paths[:4])
+            lines.append(f"  {len(group.paths):>5,} x  {names}{', ...' if len(group.paths) > 4 else ''}")
+        return "\n".join([*lines, "  ..."] if len(self.groups) > _LISTED else lines)
+
+    def save(self, path: Path) -> None:
+        """Write all groups as JSON."""
+        write_durably(path, asdict(self))
+
+    def keep(self) -> np.ndarray:
+        """The indices (K,) of the data set without repetitions: of every group, the first picture."""
+        spare = [index for group in self.groups for index in group.indices[1:]]
+        return np.setdiff1d(np.arange(self.pictures), spare)
+
+
+def find_duplicates(data: Dataset, progress: Progress | None = None, features: np.ndarray | None = None) -> Duplicates:
+    """Find the near-duplicates of a data set. The groups are the same in any order of the pictures.
+
+    Args:
+        data: prepared pictures.
+        progress: called with (pictures done, pictures in all).
+        features: (N, D); pictures that are neighbours here are duplicates, too.
+
+    Raises:
+        MissingPackage: faiss, of the extra `eval`, is not installed.
+        UserError: the pictures are smaller than 12 pixels.
+    """
+    names = [row["path"] for row in data.manifest]
+    found = groups_of(data.pictures, progress, features)
+    return Duplicates(
+        pictures=len(data),
+        manifest_sha256=data.manifest_hash,
+        groups=tuple(Group(group, tuple(names[i] for i in group), distance) for group, distance in found),
+    )
+
+
+def groups_of(
+    pictures: np.ndarray, progress: Progress | None = None, features: np.ndarray | None = None
+) -> list[tuple[tuple[int, ...], float]]:
+    """The groups among uint8 pictures (N, H, W, C): ascending indices and the largest distance of a link."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    if min(pictures.shape[1:3]) < SMALLEST:
+        raise UserError(
+            f"near-duplicates: pictures of {min(pictures.shape[1:3])} pixels are too small to be compared",
+            fix=f"prepare them at {SMALLEST} pixels or more",
+        )
+    small = reduced(pictures)
+    _, first, same = np.unique(small.reshape(len(small), -1), axis=0, return_index=True, return_inverse=True)
+    links = [(np.arange(len(small)), first[same], np.zeros(len(small)))]
+    links += [(first[a], first[b], distance) for a, b, distance in _near(small[first], progress)]
+    if features is not None:
+        links += list(_near_features(np.asarray(features, np.float32)))
+    a, b, distance = (np.concatenate(column) for column in zip(*links, strict=True))
+
+    _, group = connected_components(coo_array((np.ones(len(a)), (a, b)), shape=(len(small),) * 2), directed=False)
+    largest = np.zeros(len(small))
+    np.maximum.at(largest, group[a], distance)
+    order = np.argsort(group, kind="stable")
+    members = np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
+    found = [(tuple(m.tolist()), round(float(largest[group[m[0]]]), 3)) for m in members if len(m) > 1]
+    return sorted(found)
+
+
+# ---- candidates
+
+
+def reduced(pictures: np.ndarray) -> np.ndarray:
+    """uint8 (N, H, W, C) at no more than SIDE pixels a side; RGB becomes luminance and two colour differences."""
+    colour = pictures.shape[3] == 3
+    sides = [min(side, SIDE) for side in pictures.shape[1:3]]
+    small = np.empty((len(pictures), *sides, pictures.shape[3]), np.uint8)
+    for i, pixels in enumerate(pictures):
+        picture = Image.fromarray(pixels if colour else pixels[..., 0])
+        if picture.size != (sides[1], sides[0]):
+            picture = picture.resize((sides[1], sides[0]), Image.Resampling.BOX)
+        small[i] = np.asarray(picture.convert("YCbCr") if colour else picture).reshape(small.shape[1:])
+    return small
+
+
+def perceptual_hash(grey: np.ndarray, shift: tuple[int, int] = (0, 0), margin: float = MARGIN) -> np.ndarray:
+    """The hashes, uint8 (N, 8) of 64 bits, of uint8 pictures (N, H, W) that are moved by (rows, columns)."""
+    from scipy.fft import dctn
+
+    codes = []
+    for start in range(0, len(grey), _QUERIES):
+        padded = np.pad(grey[start : start + _QUERIES], ((0, 0), (1, 1), (1, 1)), mode="edge")
+        moved = np.roll(padded, shift, axis=(1, 2))[:, 1:-1, 1:-1]
+        low = np.asarray(dctn(moved.astype(np.float64), axes=(1, 2)))[:, :8, :8].reshape(len(moved), -1)
+        least = np.median(low, axis=1) + margin * np.sqrt(np.square(low[:, 1:]).mean(1))
+        codes.append(np.packbits(low > least[:, None], axis=1))
+    return np.concatenate(codes)
+
+
+def _near(pictures: np.ndarray, progress: Progress | None) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """The verified pairs (a, b, distance) among different pictures."""
+    try:
+        import faiss
+    except ImportError:
+        raise MissingPackage("faiss-cpu", "searching near-duplicates") from None
+
+    codes = perceptual_hash(pictures[..., 0])
+    index = faiss.IndexBinaryFlat(8 * codes.shape[1])
+    index.add(codes)  # pyright: ignore[reportCallIssue]
+    blurred = blur(blur(pictures))
+    contrast = np.log(blurred[..., 0].std((1, 2)) + 1)
+    for start in range(0, len(pictures), _QUERIES):
+        queries = pictures[start : start + _QUERIES, ..., 0]
+        for shift in SHIFTS:
+            limits, _, b = index.range_search(perceptual_hash(queries, shift), BITS + 1)
+            a = start + np.repeat(np.arange(len(queries)), np.diff(limits.astype(np.int64)))
+            other = a < b if shift == (0, 0) else a != b
+            a, b = (each[other & (np.abs(contrast[a] - contrast[b]) < 2 * GAIN)] for each in (a, b))
+            for part in range(0, len(a), _PAIRS):
+                one, two = a[part : part + _PAIRS], b[part : part + _PAIRS]
+                distance = difference(_window(blurred[one], shift, -1), _window(blurred[two], shift, 1))
+                near = distance <= LEVELS
+                yield one[near], two[near], distance[near]
+        if progress:
+            progress(min(start + _QUERIES, len(pictures)), len(pictures))
+
+
+# ---- verification
+
+
+def blur(pictures: np.ndarray) -> np.ndarray:
+    """uint8 (N, H - 2, W - 2, C): means of 3 x 3 pixels with the weights 1 2 1, where all nine are inside."""
+    blurred = np.empty((len(pictures), pictures.shape[1] - 2, pictures.shape[2] - 2, pictures.shape[3]), np.uint8)
+    for start in range(0, len(pictures), _QUERIES):
+        x = pictures[start : start + _QUERIES].astype(np.uint16)
+        x = x[:, :-2] + 2 * x[:, 1:-1] + x[:, 2:]
+        x = x[:, :, :-2] + 2 * x[:, :, 1:-1] + x[:, :, 2:]
+        blurred[start : start + _QUERIES] = (x + 8) >> 4
+    return blurred
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """What remains at most of the differences of pictures (P, H, W, C): (P,) in levels of 255, inf beyond the limits.
+
+    b - a is fitted by terms of the mean m of both, so that a and b may change places: gain x (m - its average) + offset
+    + shift . gradient of m, where average and offset are of the luminance.
+    """
+    found = np.full(len(a), np.inf)
+    a, b = a.astype(np.float32), b.astype(np.float32)
+    mean, change = (a + b) / 2, b - a
+    mean[..., 0] -= mean[..., 0].mean((1, 2), keepdims=True)
+    mean[..., 1:] -= 128  # no colour
+    deviation = _rms(_inner(mean)) + 0.1  # of flat pictures it is 0
+    likely = np.flatnonzero(change[..., 0].std((1, 2)) <= UNFITTED * deviation)
+    mean, change, deviation = mean[likely], _inner(change[likely]), deviation[likely]
+
+    inner = _inner(mean)
+    luminance = np.zeros_like(mean)
+    luminance[..., 0] = 1
+    down, right = _inner(np.gradient(mean, axis=1)), _inner(np.gradient(mean, axis=2))
+    terms = np.stack([inner, _inner(luminance), down, right], axis=1)
+    products = terms @ terms.transpose(0, 2, 1) + 1e-3 * inner.shape[1] * np.eye(4, dtype=np.float32)
+    gain, offset, *shift = fitted = np.linalg.solve(products, terms @ change[..., None])[..., 0].T
+    rest = change - (fitted.T[:, None] @ terms)[:, 0]
+
+    allowed = (np.abs(gain) <= GAIN) & (np.abs(offset) <= OFFSET) & (np.hypot(*shift) <= MOVED)
+    allowed &= _rms(rest) <= RESIDUAL * deviation
+    found[likely] = np.where(allowed, np.abs(rest).max(1), np.inf)
+    return found
+
+
+def _rms(values: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.square(values).mean(1))
+
+
+def _inner(pictures: np.ndarray) -> np.ndarray:
+    """(P, H, W, C) without its border, flat."""
+    inner = pictures[:, 1:-1, 1:-1]
+    return inner.reshape(len(inner), math.prod(inner.shape[1:]))
+
+
+def _window(pictures: np.ndarray, shift: tuple[int, int], sign: int) -> np.ndarray:
+    """What both of two shifted pictures (P, H, W, C) show: the one's part with the sign 1, the other's with -1."""
+    rows, columns = (sign * pixels for pixels in shift)
+    height, width = pictures.shape[1:3]
+    return pictures[:, max(0, rows) : height + min(0, rows), max(0, columns) : width + min(0, columns)]
+
+
+def _near_features(features: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """The pairs (a, b, 0) nearer than a share of the median distance to the nearest other picture."""
+    import faiss
+
+    features = features - features.mean(0)  # fewer digits are lost in |a|^2 - 2 ab + |b|^2
+    index = faiss.IndexFlatL2(features.shape[1])
+    index.add(features)  # pyright: ignore[reportCallIssue]
+    some = features[:: max(1, len(features) // 2000)]
+    nearest = np.sqrt(np.maximum(index.search(some, 2)[0][:, 1], 0))  # pyright: ignore[reportCallIssue]
+    radius = float((NEAR * np.median(nearest)) ** 2)
+    for start, stop in pairwise([*range(0, len(features), _QUERIES), len(features)]):
+        limits, _, b = index.range_search(features[start:stop], radius)  # pyright: ignore[reportCallIssue]
+        a = start + np.repeat(np.arange(stop - start), np.diff(limits.astype(np.int64)))
+        once = a < b
+        yield a[once], b[once], np.zeros(once.sum())

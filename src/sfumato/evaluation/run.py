@@ -1,0 +1,201 @@
+"""The whole evaluation of a model: pictures drawn once, looked at by every metric, told in one report.
+
+Three sets of one size are compared: drawn pictures; reference pictures, which the model was trained on where the data
+are its own; and control pictures, real ones that are none of these (held-out ones first). The drawn ones are asked for
+what the reference shows. Every metric of the drawn set is also that of the control set: what a perfect model would
+reach.
+"""
+
+import hashlib
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from sfumato.codecs.grid import labelled_grid
+from sfumato.config import Sampling
+from sfumato.errors import UserError
+from sfumato.evaluation.features import LearnedFeatures, features_of, spaces_for
+from sfumato.evaluation.nll import nll
+from sfumato.evaluation.nll_report import kl_csv, kl_svg, numbers, text
+from sfumato.evaluation.parts import accuracy_part, likelihood_part, quality_part, speed_part, statistics_part
+from sfumato.evaluation.pictures import Material, asked_of, chosen, material_for, pictures_of
+from sfumato.evaluation.report import Part
+from sfumato.evaluation.samples import Samples, draw_samples
+from sfumato.generation.recipe import of_picture
+from sfumato.model import Model
+from sfumato.page import Figure, png
+from sfumato.training.log import Report
+
+METRICS = ("quality", "statistics", "speed", "nll")
+FEWEST = 16  # pictures of a set: fewer have no intervals
+SHOWN = 12  # pictures a row of the sheet
+
+
+@dataclass(frozen=True)
+class Likelihoods:
+    """How the likelihood is measured: pictures at most, steps of the chain, random vectors a picture."""
+
+    pictures: int = 32
+    chain: int = 1000
+    probes: int = 4
+
+
+DEFAULT_LIKELIHOODS = Likelihoods()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was found.
+
+    Attributes:
+        about: model, data, settings: what the numbers are of.
+        parts: the numbers.
+        files: more files of the report by name.
+        words: what the terminal is told besides the rows.
+    """
+
+    about: dict[str, Any]
+    parts: list[Part]
+    files: dict[str, str]
+    words: list[str]
+
+
+def evaluate(
+    model: Model,
+    path: str,
+    settings: Sampling,
+    metrics: Sequence[str],
+    n: int,
+    seed: int,
+    out: Path,
+    report: Report,
+    likelihoods: Likelihoods = DEFAULT_LIKELIHOODS,
+) -> Evaluation:
+    """Measure a model on a folder of pictures or a named data set.
+
+    Args:
+        model: in evaluation mode.
+        path: of the data.
+        settings: how the pictures are drawn.
+        metrics: some of METRICS.
+        n: pictures of each set; fewer where the data hold fewer than twice as many.
+        seed: of every choice and draw.
+        out: keeps the drawn pictures, so that a stopped evaluation goes on.
+        report: told how far it is.
+        likelihoods: how "nll" measures.
+
+    Raises:
+        UserError: no such data, too few of them, or a class that the model does not know.
+    """
+    material = material_for(model, path, out / "data", report)
+    about: dict[str, Any] = {
+        "model": {"name": model.config.name, "weights_sha256": model.fingerprint},
+        "data": {"path": path, "manifest_sha256": material.data.manifest_hash, "held_out": material.trained_on},
+        "sampling": of_picture(settings),
+        "seed": seed,
+    }
+    found = Evaluation(about, [], {}, [])
+    if {"quality", "statistics", "speed"} & set(metrics):
+        _of_samples(found, model, material, settings, metrics, n, out, report)
+    if "nll" in metrics:
+        _of_likelihood(found, model, material, path, likelihoods, report)
+    return found
+
+
+def sets_of(material: Material, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Reference and control: two sets of `n` indices without a common one, or half of the data each.
+
+    Raises:
+        UserError: the data are too few.
+    """
+    n = min(n, len(material.data) // 2)
+    if n < FEWEST:
+        raise UserError(
+            f"data: {len(material.data)} pictures are too few to compare with, which needs {2 * FEWEST}",
+            fix="give more pictures, or --metrics nll",
+        )
+    first = chosen(material.unseen, n if material.trained_on else 2 * n, seed)
+    rest = chosen(material.seen, 2 * n - len(first), seed)
+    both = np.concatenate([first, rest])
+    return both[n:], both[:n]
+
+
+def _of_samples(
+    found: Evaluation,
+    model: Model,
+    material: Material,
+    settings: Sampling,
+    metrics: Sequence[str],
+    n: int,
+    out: Path,
+    report: Report,
+) -> None:
+    """What is measured of drawn pictures."""
+    data, seed = material.data, found.about["seed"]
+    reference, control = sets_of(material, n, seed)
+    conditions = asked_of(model, data, reference)
+    samples = draw_samples(model, conditions, settings, seed, out / "samples", report)
+    found.about["draws"] = hashlib.sha256(json.dumps([conditions, seed]).encode()).hexdigest()
+    real = {"reference": data.pictures[reference], "control": data.pictures[control], "drawn": samples.pictures}
+    basis = {"pictures": len(reference), "data": data.manifest_hash[:12], "seed": seed}
+
+    if "quality" in metrics:
+        learn_from = material.seen if material.trained_on else np.setdiff1d(material.unseen, control)
+        spaces = spaces_for(data, learn_from, out / "features", report)
+        for space in spaces:
+            kept = out / "features"
+            features = {name: features_of(space, pictures, report, kept) for name, pictures in real.items()}
+            told = {"features": f"{space.name} {space.sha256[:12]}", **basis}
+            found.parts.append(quality_part(space.name, **features, seed=seed, basis=told, report=report))
+        own = spaces[0]
+        if isinstance(own, LearnedFeatures) and own.classes and model.config.condition.kind == "class":
+            told = {"classifier": own.sha256[:12], **basis}
+            asked = [own.classes.index(str(condition)) for condition in conditions]
+            assert data.labels is not None
+            of_control = [data.labels[i] for i in control.tolist()]
+            drawn_as, real_as = (own.classify(real[name]).argmax(1) for name in ("drawn", "control"))
+            found.parts.append(accuracy_part(own.classes, drawn_as, asked, real_as, of_control, told))
+    if "statistics" in metrics:
+        of_real, of_drawn = (torch.from_numpy(np.array(real[name])) for name in ("reference", "drawn"))
+        found.parts.append(statistics_part(of_real, of_drawn, seed, basis))
+    if "speed" in metrics:
+        machine = f"{platform.machine()}, {torch.get_num_threads()} threads, {model.device.type}"
+        found.parts.append(speed_part(samples, machine))
+    first = found.parts[0]
+    found.parts[0] = Part(first.key, first.title, first.about, first.rows, first.basis, [sheet(samples, real)])
+
+
+def sheet(samples: Samples, real: dict[str, np.ndarray]) -> Figure:
+    """Drawn pictures above reference pictures of the same conditions."""
+    count = min(SHOWN, len(samples.pictures))
+    tiles = [
+        Image.fromarray(picture if picture.shape[2] == 3 else picture[:, :, 0])
+        for name in ("drawn", "reference")
+        for picture in real[name][:count]
+    ]
+    labels = [condition or "" for condition in samples.conditions[:count]]
+    drawn_above = "Above the first drawn pictures, below what the data show of the same."
+    alt = "A row of drawn pictures above a row of real ones."
+    return Figure("samples.png", png(labelled_grid(tiles, [*labels, *[""] * count], count)), alt, drawn_above)
+
+
+def _of_likelihood(
+    found: Evaluation, model: Model, material: Material, path: str, how: Likelihoods, report: Report
+) -> None:
+    """Bits per dimension, with the terms of the bound as files."""
+    seed = found.about["seed"]
+    pictures = pictures_of(model, material, path, how.pictures, seed)
+    measured = nll(model, pictures, how.chain, how.probes, seed, report)
+    found.about["nll"] = {**numbers(measured), "names": list(pictures.names)}
+    found.parts.append(likelihood_part(measured, {"data": pictures.manifest[:12], "seed": seed}))
+    found.files["kl.csv"] = kl_csv(measured, model.denoiser.process.schedule)
+    found.files["kl.svg"] = kl_svg(measured)
+    which = f"{len(pictures.keys)} {'held-out ' if pictures.held_out else ''}pictures of {path}"
+    found.words.append(f"bits/dim of {which}, with intervals of 95 % over pictures\n\n{text(measured)}")

@@ -1,0 +1,98 @@
+"""The whole evaluation from the command line: sets that do not overlap, one report in three forms, gone on with."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sfumato.cli import main as cli
+from sfumato.errors import UserError
+from sfumato.evaluation.parts import accuracy_part, share
+from sfumato.evaluation.pictures import Material
+from sfumato.evaluation.run import sets_of
+
+
+@pytest.mark.parametrize("seen", [0, 30, 95])
+def test_reference_and_control_do_not_overlap_and_control_is_unseen_where_it_can_be(seen):
+    material = Material(SimpleNamespace(__len__=None), np.arange(seen), np.arange(seen, 100))
+    material = Material(Sized(100), material.seen, material.unseen)
+    reference, control = sets_of(material, 20, 0)
+    assert len(reference) == len(control) == 20 and not set(reference) & set(control)
+    if seen:
+        assert set(material.unseen) >= set(control) or set(control) >= set(material.unseen)
+    if seen > 40:
+        assert set(reference) <= set(material.seen)
+    again, _ = sets_of(material, 20, 0)
+    assert np.array_equal(reference, again)
+
+
+class Sized:
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def __len__(self) -> int:
+        return self.n
+
+
+def test_too_few_pictures_are_told():
+    with pytest.raises(UserError, match="20 pictures are too few"):
+        sets_of(Material(Sized(20), np.arange(0), np.arange(20)), 500, 0)
+
+
+def test_accuracy_counts_what_was_asked_for():
+    drawn, real = torch.tensor([0, 1, 1, 1]), torch.tensor([0, 1])
+    part = accuracy_part(["a", "b"], drawn, [0, 0, 1, 1], real, [0, 0], {})
+    found = {row.key: (row.drawn.mean, row.real.mean if row.real else None) for row in part.rows}
+    assert found == {"all": (0.75, 0.5), "recall:a": (0.5, 0.5), "recall:b": (1.0, None)}
+    assert part.rows[0].values is not None and part.rows[0].values.tolist() == [1, 0, 1, 1]
+
+
+def test_the_interval_of_a_share_covers_it():
+    generator = torch.Generator().manual_seed(0)
+    for p in (0.02, 0.5, 0.9):
+        inside = 0
+        for _ in range(400):
+            found = share(torch.rand(100, generator=generator) < p)
+            assert found.low is not None and found.high is not None
+            inside += found.low <= p <= found.high
+        assert inside / 400 > 0.92
+
+
+@pytest.fixture
+def folder(tmp_path):
+    generator = np.random.default_rng(0)
+    for i in range(40):
+        place = tmp_path / "pictures" / ("cat", "house")[i % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        pixels = generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        pixels[:, :, i % 2] //= 4
+        Image.fromarray(pixels).save(place / f"{i}.png")
+    return tmp_path / "pictures"
+
+
+def test_one_command_writes_one_report_in_three_forms_and_goes_on(tiny, folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sfumato.evaluation.learned_features.LEAST", 256)
+    monkeypatch.setattr("sfumato.evaluation.learned_features.MOST", 256)
+    tiny("class").save(tmp_path / "model")
+    command = ["evaluate", str(tmp_path / "model"), str(folder), "--n", "20", "--out", str(tmp_path / "out")]
+    metrics = ["--metrics", "quality", "--metrics", "statistics", "--metrics", "speed"]
+    assert cli.main([*command, *metrics]) == 0
+    printed = capsys.readouterr().out
+
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    parts = report["parts"]
+    assert {"quality-learned-by-class", "accuracy", "statistics", "speed"} < parts.keys() and len(parts) == 5
+    for part in parts.values():
+        for row in part["rows"].values():
+            assert f"{row['drawn']['mean']:.4f}" in printed
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "Class accuracy" in page and (tmp_path / "out" / "samples.png").is_file()
+    values = np.load(tmp_path / "out" / "values.npz")
+    assert values["accuracy.all"].mean() == parts["accuracy"]["rows"]["all"]["drawn"]["mean"]
+
+    assert cli.main([*command, *metrics]) == 0
+    again = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert again == report  # nothing was drawn anew, or its seconds would differ
