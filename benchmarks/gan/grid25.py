@@ -112,7 +112,7 @@ def run(cell: Cell, members: int, steps: int, folder: Path, tell: Tell) -> dict:
         return operations(lambda: model.step(lambda: real(batch), 0.0))
 
     of_step = cost(cell.method)
-    steps = round(cell.budget * steps * cost("diffusion") / of_step)
+    steps = max(WATCHES, round(cell.budget * steps * cost("diffusion") / of_step))
     model = contestant(cell.method, cell.option, members, cell.lr)
     looks: list[list[dict[str, float]]] = []
     drawn = torch.zeros(members, 0, 2)

@@ -19,13 +19,12 @@ LEVELS = tuple(math.pi * k for k in range(1, 5))  # the waves by which a noise l
 
 
 class Linear(nn.Module):
-    """A linear layer a member: x (M, B, inputs) -> (M, B, outputs), with the first weights of torch's own."""
+    """A linear layer a member: x (M, B, inputs) -> (M, B, outputs), its first weights those of He et al. 2015."""
 
     def __init__(self, members: int, inputs: int, outputs: int) -> None:
         super().__init__()
-        reach = inputs**-0.5
-        self.weight = nn.Parameter(torch.empty(members, inputs, outputs).uniform_(-reach, reach))
-        self.bias = nn.Parameter(torch.empty(members, 1, outputs).uniform_(-reach, reach))
+        self.weight = nn.Parameter(torch.randn(members, inputs, outputs) * (2 / inputs) ** 0.5)
+        self.bias = nn.Parameter(torch.zeros(members, 1, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.baddbmm(self.bias, x, self.weight)

@@ -44,10 +44,10 @@ MARGIN = 0.05  # by which a frequency exceeds the median, as a share of the root
 SHIFTS = ((0, 0), (0, 1), (1, 0), (1, 1), (1, -1))  # a shift back is the other picture's shift forth
 GAIN = 0.2  # largest relative difference of the contrasts
 OFFSET = 45.0  # largest difference of the average luminance, in levels of 255
-MOVED = 1.0  # largest shift that is left to fit, in pixels
+MOVED = 0.05  # largest shift that is left to fit, in pixels
 LEVELS = 12.0  # largest difference that may remain anywhere, in levels of 255
 RESIDUAL = 0.15  # largest root mean square that may remain, as a share of the standard deviation
-UNFITTED = 0.6  # the same of the luminance, before the fit
+UNFITTED = 0.45  # the same of the luminance, before the fit
 NEAR = 0.2  # in feature space: share of the median distance to the nearest picture
 
 _QUERIES, _PAIRS = 1024, 2048  # at once
@@ -187,16 +187,21 @@ def _near(pictures: np.ndarray, progress: Progress | None) -> Iterator[tuple[np.
     index = faiss.IndexBinaryFlat(8 * codes.shape[1])
     index.add(codes)  # pyright: ignore[reportCallIssue]
     blurred = blur(blur(pictures))
-    contrast = np.log(blurred[..., 0].std((1, 2)) + 1)
+    contrast = blurred[..., 0].std((1, 2)) + 1
     for start in range(0, len(pictures), _QUERIES):
         queries = pictures[start : start + _QUERIES, ..., 0]
         for shift in SHIFTS:
             limits, _, b = index.range_search(perceptual_hash(queries, shift), BITS + 1)
             a = start + np.repeat(np.arange(len(queries)), np.diff(limits.astype(np.int64)))
             other = a < b if shift == (0, 0) else a != b
-            a, b = (each[other & (np.abs(contrast[a] - contrast[b]) < 2 * GAIN)] for each in (a, b))
+            other &= np.abs(np.log(contrast[a] / contrast[b])) < 2 * GAIN
+            a, b = a[other], b[other]
             for part in range(0, len(a), _PAIRS):
                 one, two = a[part : part + _PAIRS], b[part : part + _PAIRS]
+                grey = (_window(blurred[each][..., :1], shift, sign) for each, sign in ((two, 1), (one, -1)))
+                spread = np.subtract(*grey, dtype=np.float32).std((1, 2, 3))
+                likely = spread <= UNFITTED * np.sqrt(contrast[one] * contrast[two])
+                one, two = one[likely], two[likely]
                 distance = difference(_window(blurred[one], shift, -1), _window(blurred[two], shift, 1))
                 near = distance <= LEVELS
                 yield one[near], two[near], distance[near]
@@ -224,28 +229,25 @@ def difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     b - a is fitted by terms of the mean m of both, so that a and b may change places: gain x (m - its average) + offset
     + shift . gradient of m, where average and offset are of the luminance.
     """
-    found = np.full(len(a), np.inf)
     a, b = a.astype(np.float32), b.astype(np.float32)
-    mean, change = (a + b) / 2, b - a
+    mean, change = (a + b) / 2, _inner(b - a)
     mean[..., 0] -= mean[..., 0].mean((1, 2), keepdims=True)
     mean[..., 1:] -= 128  # no colour
-    deviation = _rms(_inner(mean)) + 0.1  # of flat pictures it is 0
-    likely = np.flatnonzero(change[..., 0].std((1, 2)) <= UNFITTED * deviation)
-    mean, change, deviation = mean[likely], _inner(change[likely]), deviation[likely]
-
-    inner = _inner(mean)
+    down, right = np.zeros_like(mean), np.zeros_like(mean)
+    down[:, 1:-1] = (mean[:, 2:] - mean[:, :-2]) / 2
+    right[:, :, 1:-1] = (mean[:, :, 2:] - mean[:, :, :-2]) / 2
     luminance = np.zeros_like(mean)
     luminance[..., 0] = 1
-    down, right = _inner(np.gradient(mean, axis=1)), _inner(np.gradient(mean, axis=2))
-    terms = np.stack([inner, _inner(luminance), down, right], axis=1)
-    products = terms @ terms.transpose(0, 2, 1) + 1e-3 * inner.shape[1] * np.eye(4, dtype=np.float32)
+
+    terms = np.stack([_inner(term) for term in (mean, luminance, down, right)], axis=1)
+    # flat pictures have no gradient to fit
+    products = terms @ terms.transpose(0, 2, 1) + 1e-3 * terms.shape[2] * np.eye(4, dtype=np.float32)
     gain, offset, *shift = fitted = np.linalg.solve(products, terms @ change[..., None])[..., 0].T
     rest = change - (fitted.T[:, None] @ terms)[:, 0]
 
     allowed = (np.abs(gain) <= GAIN) & (np.abs(offset) <= OFFSET) & (np.hypot(*shift) <= MOVED)
-    allowed &= _rms(rest) <= RESIDUAL * deviation
-    found[likely] = np.where(allowed, np.abs(rest).max(1), np.inf)
-    return found
+    allowed &= _rms(rest) <= RESIDUAL * _rms(terms[:, 0]) + 0.1
+    return np.where(allowed, np.abs(rest).max(1), np.inf)
 
 
 def _rms(values: np.ndarray) -> np.ndarray:

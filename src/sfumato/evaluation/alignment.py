@@ -71,7 +71,7 @@ class ImageText:
     def _bytes(self) -> bytes:
         tensors = {"picture": self.picture, "shift": self.shift, "text": self.text}
         encoder = fingerprint(find_encoder(self.encoder), ())
-        return save(tensors, {"space": self.space, "encoder": encoder})
+        return save(tensors, {"reads": f"{self.space} {encoder}"})  # one entry: of several the order is random
 
     def save(self, folder: Path) -> None:
         """Write the two files; a folder that is left half new does not load."""

@@ -11,7 +11,8 @@ of template t, and V values,
 
     A = 1/T sum over (t, v) with b_data(t, v) > 1/V of b_drawn(t, v) - b_data(t, v),
 
-which is above 0 where what prevails in the data prevails even more in what is drawn.
+which is above 0 where what prevails in the data prevails even more in what is drawn. Its interval takes the data as
+they are: a share that prevails in few pictures by chance falls back in what is drawn, which makes A smaller.
 
 Shares that a probe has read are corrected for its errors (`sfumato.evaluation.probes`). All uncertainty, that of the
 probe's errors too, comes from draws of Dirichlet laws with Jeffreys' prior: counts + 1/2.
@@ -25,7 +26,7 @@ import torch
 from torch import Tensor
 
 from sfumato.evaluation.interval import Interval
-from sfumato.evaluation.probes import ILL_CONDITIONED, Attribute, condition, correct, rates
+from sfumato.evaluation.probes import ILL_CONDITIONED, Attribute, condition, correct, on_simplex, rates
 from sfumato.training.keyed import generator
 from sfumato.training.log import Report
 
@@ -51,6 +52,17 @@ class Counts:
     def __post_init__(self) -> None:
         if self.table.ndim != 2 or not len(self.table) or not (self.table.sum(1) > 0).all():
             raise ValueError(f"every template needs a picture, got {self.table.tolist()}")
+
+    @property
+    def said(self) -> Tensor:
+        """Shares (T, V) as they were read."""
+        return rates(self.table)
+
+    @property
+    def pooled(self) -> Tensor:
+        """Counts (V,) of one sample whose shares are the mean over templates and vary at least as much."""
+        sizes = self.table.sum(1)
+        return len(sizes) ** 2 / (1 / sizes).sum() * self.said.mean(0)
 
 
 @dataclass(frozen=True)
@@ -116,29 +128,27 @@ def compare(
     sides = (before, after)
 
     # draws of what may have been, about their centre; one probe errs the same on both sides
-    tables = [side.table + 0.5 for side in sides]
     errors = [None if side.confusion is None else side.confusion + 0.5 for side in sides]
     probes = [None if error is None else dirichlet(error, g) for error in errors]
     if before.confusion is after.confusion:
         probes[1] = probes[0]
-    found = [truth(rates(side.table), side.confusion) for side in sides]
-    centre = [truth(rates(table), error) for table, error in zip(tables, errors, strict=True)]
-    again = [truth(dirichlet(table, g), probe) for table, probe in zip(tables, probes, strict=True)]
+    pooled = [side.pooled + 0.5 for side in sides]
+    found = [on_simplex(truth(side.said.mean(0), side.confusion)) for side in sides]
+    centre = [on_simplex(truth(rates(counts), error)) for counts, error in zip(pooled, errors, strict=True)]
+    again = [on_simplex(truth(dirichlet(counts, g), probe)) for counts, probe in zip(pooled, probes, strict=True)]
 
-    gap = centre[1] - centre[0]
-    tv = _about(distance(found[1] - found[0]), distance(again[1] - again[0] - gap), (0, 1))
+    tv = _about(distance(*found), distance(again[0] - centre[0], again[1] - centre[1]), (0, 1))
     chance = by_chance(before, after, g)
     p_value = (1 + int((chance >= tv.mean - 1e-9).sum())) / (1 + len(chance))
-    amplified = (amplification(*again) - amplification(*centre)).abs()
     return Comparison(
         values=tuple(values),
-        before=_frequencies(before, found[0], probes[0], g),
-        after=_frequencies(after, found[1], probes[1], g),
+        before=_shares(found[0], again[0]),
+        after=_shares(found[1], again[1]),
         pictures=(int(before.table.sum()), int(after.table.sum())),
         distance=tv,
         by_chance=chance.mean().item(),
         p_value=p_value,
-        amplification=_about(amplification(*found), amplified, (-1, 1)),
+        amplification=_amplified(before, after, errors[1], probes[1], g),
         condition=max((condition(side.confusion) for side in sides if side.confusion is not None), default=None),
         alarm=tv.low is not None and tv.low > threshold and p_value <= level,
     )
@@ -148,18 +158,29 @@ def compare(
 
 
 def truth(said: Tensor, confusion: Tensor | None) -> Tensor:
-    """Shares said (..., T, V) as true shares, by a probe of this confusion (..., V, V) or by words, None."""
-    return said if confusion is None else correct(said, confusion[..., None, :, :])
+    """Shares said (..., V) as true shares, by a probe of this confusion (..., V, V) or by words, None."""
+    return said if confusion is None else correct(said, confusion)
 
 
-def distance(gap: Tensor) -> Tensor:
-    """Total variation (...) of two sides' mean shares over templates, from their differences (..., T, V)."""
-    return gap.mean(-2).abs().sum(-1) / 2
+def distance(one: Tensor, other: Tensor) -> Tensor:
+    """Total variation (...) of shares (..., V)."""
+    return (one - other).abs().sum(-1) / 2
 
 
 def amplification(before: Tensor, after: Tensor) -> Tensor:
-    """Zhao's A (...) of shares (..., T, V)."""
+    """Zhao's A (...) of shares (T, V) and (..., T, V)."""
     return ((after - before) * (before > 1 / before.shape[-1])).sum(-1).mean(-1)
+
+
+def _amplified(
+    before: Counts, after: Counts, error: Tensor | None, probe: Tensor | None, g: torch.Generator
+) -> Interval:
+    """Zhao's A with the interval of what might have been drawn: the data are what they are."""
+    wide = None if probe is None else probe[:, None]
+    real, law = truth(before.said, before.confusion), rates(after.table + 0.5)
+    centre = amplification(real, truth(law, error))
+    again = amplification(real, truth(rates(multinomial(law, after.table.sum(1, keepdim=True), g)), wide))
+    return _about(amplification(real, truth(after.said, after.confusion)), (again - centre).abs(), (-1, 1))
 
 
 def by_chance(before: Counts, after: Counts, g: torch.Generator) -> Tensor:
@@ -171,13 +192,13 @@ def by_chance(before: Counts, after: Counts, g: torch.Generator) -> Tensor:
         errors = [side.confusion for side in sides]
     else:
         sizes = [side.table.sum(1, keepdim=True) for side in sides]
-        laws = [truth(rates(side.table), side.confusion) for side in sides]
+        laws = [on_simplex(truth(side.said, side.confusion)) for side in sides]
         common = (sizes[0] * laws[0] + sizes[1] * laws[1]) / (sizes[0] + sizes[1])
         said = [common if side.confusion is None else common @ rates(side.confusion) for side in sides]
         tables = [multinomial(law, size, g) for law, size in zip(said, sizes, strict=True)]
         errors = [None if side.confusion is None else dirichlet(side.confusion + 0.5, g) for side in sides]
-    one, other = (truth(rates(table), error) for table, error in zip(tables, errors, strict=True))
-    return distance(other - one)
+    pairs = zip(tables, errors, strict=True)
+    return distance(*(on_simplex(truth(rates(table).mean(-2), error)) for table, error in pairs))
 
 
 def _about(value: Tensor, errors: Tensor, limits: tuple[float, float]) -> Interval:
@@ -187,14 +208,10 @@ def _about(value: Tensor, errors: Tensor, limits: tuple[float, float]) -> Interv
     return Interval(mean, low, high)
 
 
-def _frequencies(side: Counts, found: Tensor, probe: Tensor | None, g: torch.Generator) -> tuple[Interval, ...]:
-    """Each value's share, the mean over templates of those found (T, V), with the interval of draws."""
-    sizes = side.table.sum(1)
-    pictures = len(sizes) ** 2 / (1 / sizes).sum()  # of one sample whose shares would vary as much as the mean does
-    draws = dirichlet(pictures * rates(side.table).mean(0) + 0.5, g)
-    again = truth(draws[:, None], probe)[:, 0]
+def _shares(found: Tensor, again: Tensor) -> tuple[Interval, ...]:
+    """Each value's share (V,) with the interval of its draws (DRAWS, V)."""
     ends = again.quantile(torch.tensor([0.025, 0.975], dtype=again.dtype), dim=0).tolist()
-    columns = zip(found.mean(0).tolist(), *ends, strict=True)
+    columns = zip(found.tolist(), *ends, strict=True)
     return tuple(Interval(mean, min(low, mean), max(high, mean)) for mean, low, high in columns)
 
 

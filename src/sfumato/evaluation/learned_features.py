@@ -80,11 +80,7 @@ class Learned(nn.Module):
         return (self.trunk(self.prepared(x)) - self.centre) / self.scale
 
     def probabilities(self, x: Tensor) -> Tensor:
-        """Class probabilities (B, classes).
-
-        Raises:
-            ValueError: the network learned no classes.
-        """
+        """Class probabilities (B, classes); ValueError where none were learned."""
         if self.head is None:
             raise ValueError("these features were learned without labels: they know no classes")
         return self.head(self.trunk(self.prepared(x))).softmax(1)
@@ -230,8 +226,7 @@ def _train_without_labels(
 
 
 def vicreg(a: Tensor, b: Tensor) -> Tensor:
-    """VICReg's loss () of two views' embeddings (B, D): weights as in the paper (25, 25, 1), and as in its authors' code
-    the mean of invariance over entries, and half of each view's variance."""
+    """VICReg's loss () of two views' embeddings (B, D), each term a mean as in its authors' code, weights 25, 25, 1."""
     total = 25 * F.mse_loss(a, b)
     for z in (a, b):
         z = z - z.mean(0)

@@ -317,9 +317,9 @@ def rates(confusion: Tensor) -> Tensor:
 
 
 def correct(said: Tensor, confusion: Tensor) -> Tensor:
-    """The true shares (..., V) behind the shares said (..., V) by a probe of that confusion (..., V, V): q C^-1, and
-    where noise leads out of the simplex, the nearest point on it."""
-    return on_simplex((said.double()[..., None, :] @ torch.linalg.pinv(rates(confusion)))[..., 0, :])
+    """The true shares (..., V) behind the shares said (..., V) by a probe of that confusion (..., V, V): q C^-1, which
+    is unbiased, but by noise may lie outside of the simplex."""
+    return (said.double()[..., None, :] @ torch.linalg.pinv(rates(confusion)))[..., 0, :]
 
 
 def on_simplex(x: Tensor) -> Tensor:
