@@ -93,6 +93,10 @@ def test_the_units_of_the_features_do_not_matter(world, bert):
     assert (one * other).sum(1).min() > 0.999
 
 
+def test_the_hash_of_a_probe_is_the_same_each_time(probe):
+    assert len({probe.sha256 for _ in range(10)}) == 1
+
+
 def test_the_hash_of_a_probe_changes_with_each_of_its_weights_and_with_its_space(probe):
     for name in ("picture", "shift", "text"):
         changed = getattr(probe, name).clone()

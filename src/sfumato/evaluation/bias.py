@@ -14,8 +14,9 @@ of template t, and V values,
 which is above 0 where what prevails in the data prevails even more in what is drawn. Its interval takes the data as
 they are: a share that prevails in few pictures by chance falls back in what is drawn, which makes A smaller.
 
-Shares that a probe has read are corrected for its errors (`sfumato.evaluation.probes`). All uncertainty, that of the
-probe's errors too, comes from draws of Dirichlet laws with Jeffreys' prior: counts + 1/2.
+Shares that a probe has read are corrected for its errors (`sfumato.evaluation.probes`). The uncertainty of shares and
+of the probe's errors comes from draws of Dirichlet laws with Jeffreys' prior, counts + 1/2; that of A from samples of
+each template's law.
 """
 
 import re
