@@ -14,6 +14,7 @@ waves, are chosen by three others.
 import argparse
 import math
 import statistics
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,7 +39,8 @@ MODES = SIDE**2
 UNIT = math.sqrt(SPACING**2 * (SIDE**2 - 1) / 12 + STD**2)  # the standard deviation of a coordinate
 GOOD = 1 - math.exp(-(REACH**2) / 2)  # share of real points within three standard deviations
 
-BATCH, WIDTH, LATENT = 128, 64, 2
+BATCH, WIDTH = 128, 64
+LATENT = {"dcgan": 2, "wgan-gp": 8, "r3gan": 8}  # 2 and 8 were tried for each; PacGAN has 2
 DRAWN, WATCHES, SHOWN = 2500, 10, 5
 RUNS, TRIALS = 10, 3
 PENALTY, GAMMA = 0.1, 0.1  # of WGAN-GP as its authors' own program for points has it; of R3GAN
@@ -93,13 +95,13 @@ def contestant(method: str, option: str, members: int, lr: float) -> Contestant:
         return Diffusion(denoiser, (2,), 1.0, lr, sigma_min=0.003, time=(-1.0, 1.6))
 
     def generated(width: int) -> nn.Module:
-        return points.generator(members, width, LATENT, norm=method == "dcgan")
+        return points.generator(members, width, LATENT[method], norm=method == "dcgan")
 
     def judged(width: int) -> nn.Module:
         return points.Critic(members, width, *seen)
 
     drawing, judging = (net(fitted(net, size(denoiser))) for net in (generated, judged))
-    return GAN(methods(PENALTY, GAMMA)[method], drawing, judging, LATENT, lr)
+    return GAN(methods(PENALTY, GAMMA)[method], drawing, judging, LATENT[method], lr)
 
 
 def run(cell: Cell, members: int, steps: int, folder: Path, tell: Tell) -> dict:
@@ -123,11 +125,14 @@ def run(cell: Cell, members: int, steps: int, folder: Path, tell: Tell) -> dict:
         drawn = x.unflatten(0, (members, DRAWN))
         looks.append([measured(part) for part in drawn])
 
+    begin = time.process_time()
     curves = fit(model, lambda: real(batch), steps, watch, WATCHES, tell)
     np.save((folder / cell.path).with_suffix(".npy"), drawn.numpy(), allow_pickle=False)
     return {
         "steps": steps,
         "operations": steps * of_step // members,
+        "operations_a_point": operations(lambda: model.draw(members, generator("grid25"), members)) // members,
+        "processor_seconds": time.process_time() - begin,  # of all members, with the looks
         "weights": {name: size(net) // members for name, net in model.networks.items()},
         "looks": looks,
         "curves": curves,
@@ -146,7 +151,16 @@ def mean_divergence(result: dict) -> float:
 def table(chosen: dict[Cell, dict]) -> None:
     """Prints what the runs found."""
     head(
-        "method", "rate", "seen by", "steps", "Tflop a run", "modes of 25", "runs with all", "good points", "reverse KL"
+        "method",
+        "rate",
+        "seen by",
+        "steps",
+        "Tflop a run",
+        "modes of 25",
+        "runs with all",
+        "good points",
+        "reverse KL",
+        "kflop a point",
     )
     for cell, result in chosen.items():
         runs = result["looks"][-1]
@@ -161,6 +175,7 @@ def table(chosen: dict[Cell, dict]) -> None:
             f"{modes.count(MODES)}/{len(modes)}",
             spread([run["good"] for run in runs]),
             spread([run["kl"] for run in runs]),
+            f"{result['operations_a_point'] / 1e3:,.0f}",
         )
 
 

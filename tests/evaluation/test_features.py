@@ -179,6 +179,6 @@ def test_what_is_no_set_of_pictures_is_refused(pictures):
 
 def test_a_network_is_asked_in_evaluation_mode_and_needs_no_gradient(tmp_path, data, without_packages):
     for space in spaces_for(data, np.arange(30), tmp_path, Silent()):
-        assert isinstance(space, NetworkFeatures)
+        assert isinstance(space, NetworkFeatures | LearnedFeatures)
         assert not any(part.training for part in space.network.modules())
         assert not space(noise(2)).requires_grad

@@ -50,7 +50,7 @@ RESIDUAL = 0.15  # largest root mean square that may remain, as a share of the s
 UNFITTED = 0.45  # the same of the luminance, before the fit
 NEAR = 0.2  # in feature space: share of the median distance to the nearest picture
 
-_QUERIES, _PAIRS = 1024, 2048  # at once
+_QUERIES, _PAIRS = 1024, 512  # at once: more would have memory come and go
 _LISTED = 10  # groups that are printed
 
 

@@ -60,45 +60,32 @@ class NetworkFeatures:
 
     @property
     def sha256(self) -> str:
-        """SHA-256 of the network's preprocessing and of its weights."""
-        digest = hashlib.sha256(str(self.network.preprocessing).encode())
-        for name, value in self.network.state_dict().items():
-            digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-            digest.update(value.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return fingerprint(self.network)
 
     def __call__(self, pictures: np.ndarray) -> Tensor:
-        """uint8 (N, H, W, C) -> float32 (N, D)."""
-        return self.applied(self.network, pictures)
-
-    def applied(self, function: Callable[[Tensor], Tensor], pictures: np.ndarray) -> Tensor:
-        """`function` of the pictures, batch by batch."""
-        if pictures.dtype != np.uint8 or pictures.ndim != 4 or not len(pictures):
-            raise ValueError(
-                f"pictures must be uint8 (N, H, W, C), N at least 1; got {pictures.dtype} {pictures.shape}"
-            )
-        device = next(self.network.parameters()).device
-        with torch.inference_mode():
-            return torch.cat(
-                [
-                    function(torch.from_numpy(np.array(part)).permute(0, 3, 1, 2).float().to(device)).cpu()
-                    for part in (pictures[i : i + BATCH] for i in range(0, len(pictures), BATCH))
-                ]
-            )
+        return applied(self.network, self.network, pictures)
 
 
 @dataclass(frozen=True, eq=False)
-class LearnedFeatures(NetworkFeatures):
-    """Those learned on the user's data; where it has classes, they can also be told.
-
-    Attributes:
-        classes: names, by index; none where the features were learned without labels.
-    """
+class LearnedFeatures:
+    """Those learned on the user's data; where it has classes, they can also be told."""
 
     network: Learned
 
     @property
+    def name(self) -> str:
+        return "learned by class" if self.classes else "learned without labels"
+
+    @property
+    def sha256(self) -> str:
+        return fingerprint(self.network)
+
+    def __call__(self, pictures: np.ndarray) -> Tensor:
+        return applied(self.network, self.network, pictures)
+
+    @property
     def classes(self) -> tuple[str, ...]:
+        """Names, by index; none where the features were learned without labels."""
         return self.network.classes
 
     def classify(self, pictures: np.ndarray) -> Tensor:
@@ -110,7 +97,28 @@ class LearnedFeatures(NetworkFeatures):
         Raises:
             ValueError: there are no classes.
         """
-        return self.applied(self.network.probabilities, pictures)
+        return applied(self.network, self.network.probabilities, pictures)
+
+
+def fingerprint(network: nn.Module) -> str:
+    """SHA-256 of a network's preprocessing and of all its weights and statistics."""
+    digest = hashlib.sha256(str(network.preprocessing).encode())
+    for name, value in network.state_dict().items():
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@torch.no_grad()
+def applied(network: nn.Module, function: Callable[[Tensor], Tensor], pictures: np.ndarray) -> Tensor:
+    """`function`, a part of `network`, of uint8 pictures (N, H, W, C), batch by batch."""
+    if pictures.dtype != np.uint8 or pictures.ndim != 4 or not len(pictures):
+        raise ValueError(f"pictures must be uint8 (N, H, W, C), N at least 1; got {pictures.dtype} {pictures.shape}")
+    device, found = next(network.parameters()).device, []
+    for start in range(0, len(pictures), BATCH):
+        x = torch.from_numpy(np.array(pictures[start : start + BATCH])).permute(0, 3, 1, 2).float()
+        found.append(function(x.to(device)).cpu())
+    return torch.cat(found)
 
 
 def spaces_for(
@@ -133,8 +141,7 @@ def spaces_for(
     if not others:
         report.say("no pretrained network is installed: the second feature space is one of random convolutions")
         others.append(NetworkFeatures("random convolutions", untrained(data, train_indices)))
-    network = learned(data, train_indices, folder, report)
-    return [LearnedFeatures("learned by class" if network.classes else "learned without labels", network), *others]
+    return [LearnedFeatures(learned(data, train_indices, folder, report)), *others]
 
 
 def features_of(space: FeatureSpace, pictures: np.ndarray, report: Report, cache: Path | None = None) -> Tensor:

@@ -116,7 +116,7 @@ def learned(
         folder: it holds a folder for each training that differs in data, indices or seed.
         report: told how far the training is.
         seed: of first weights, order and views.
-        views: pictures seen in training; by default 100 epochs, but at least 25,600 and at most 180,000.
+        views: pictures seen in training; by default 100 epochs, but at least 25,600 and at most 120,000.
 
     Raises:
         UserError: the files in the folder are damaged, or it cannot be written.

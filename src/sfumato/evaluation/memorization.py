@@ -115,39 +115,40 @@ def memorization(
             f"memorization: {len(training):,} training pictures are fewer than the {len(held_out):,} held-out ones",
             fix=f"take {len(training):,} or fewer held-out pictures",
         )
-    searches = SUBSAMPLES + 4
+    found = nearness(drawn, training, held_out)
+    progress(1, SUBSAMPLES + 2)
+    copies, expected, p_of_copies, threshold = near_copies(
+        found.nearness, nearness(held_out, training, held_out, itself=True).nearness
+    )
+    progress(2, SUBSAMPLES + 2)
+    share, p_value, ratio = comparison(
+        drawn, training, held_out, seed, lambda done, total: progress(2 + done, 2 + total)
+    )
+    return Memorization(share, p_value, ratio, copies, expected, p_of_copies, threshold, found)
 
-    def search(features: Tensor, references: Tensor, k: int, done: int) -> Neighbours:
-        found = nearest(features, references, k)
-        progress(done, searches)
-        return found
 
-    to_training = search(drawn, training, 1, 1)
-    to_held_out = search(drawn, held_out, DEPTH, 2)
-    kept = Nearest(
+def nearness(features: Tensor, training: Tensor, held_out: Tensor, itself: bool = False) -> Nearest:
+    """What lies nearest to each of the features (N, D), among all training and all held-out pictures.
+
+    Args:
+        features: (N, D).
+        training: (M, D).
+        held_out: (K, D).
+        itself: whether `features` are the held-out pictures, each of which is then left out for itself.
+    """
+    to_training, to_held_out = nearest(features, training), nearest(features, held_out, CONTROL + itself)
+    distances, indices = to_held_out.distances, to_held_out.indices
+    if itself:
+        others = indices != torch.arange(len(features))[:, None]
+        others[others.all(1), -1] = False  # one that has so many equals that it is not among its neighbours
+        distances, indices = (each[others].view(-1, CONTROL) for each in (distances, indices))
+    return Nearest(
         training=to_training.indices[:, 0],
         to_training=to_training.distances[:, 0],
-        held_out=to_held_out.indices[:, 0],
-        to_held_out=to_held_out.distances[:, 0],
-        nearness=to_training.distances[:, 0] / to_held_out.distances[:, :CONTROL].mean(1),
+        held_out=indices[:, 0],
+        to_held_out=distances[:, 0],
+        nearness=to_training.distances[:, 0] / distances.mean(1).clamp(min=1e-12),
     )
-    real = search(held_out, training, 1, 3).distances[:, 0] / _others(search(held_out, held_out, CONTROL + 1, 4))
-    copies, expected, p_of_copies, threshold = near_copies(kept.nearness, real)
-
-    subsamples = []
-    for i in range(SUBSAMPLES):
-        chosen = torch.randperm(len(training), generator=generator(seed, "memorization", i))[: len(held_out)]
-        found = search(drawn, training[chosen], DEPTH, 5 + i)
-        subsamples.append(Neighbours(found.distances, chosen[found.indices]))
-    share, p_value, ratio = comparison(subsamples, to_held_out, (len(drawn), len(training), len(held_out)), seed)
-    return Memorization(share, p_value, ratio, copies, expected, p_of_copies, threshold, kept)
-
-
-def _others(found: Neighbours) -> Tensor:
-    """The mean distance (K,) of pictures to their neighbours, among which they themselves are."""
-    others = found.indices != torch.arange(len(found.indices))[:, None]
-    others[others.all(1), -1] = False  # one that has so many equals that it is not among its neighbours
-    return found.distances[others].view(len(others), -1).mean(1)
 
 
 def near_copies(drawn: Tensor, real: Tensor) -> tuple[Interval, float, float, float]:
@@ -168,28 +169,29 @@ def near_copies(drawn: Tensor, real: Tensor) -> tuple[Interval, float, float, fl
 
 
 def comparison(
-    subsamples: list[Neighbours], held_out: Neighbours, sizes: tuple[int, int, int], seed: int
+    drawn: Tensor, training: Tensor, held_out: Tensor, seed: int, progress: Progress = lambda done, total: None
 ) -> tuple[Interval, float, Interval]:
-    """The share nearer to training with its p-value, and the ratio of medians.
-
-    Args:
-        subsamples: neighbours in subsamples of the training pictures, by their indices in the whole.
-        held_out: neighbours among held-out pictures.
-        sizes: numbers of drawn, training and held-out pictures.
-        seed: of the jackknife.
-    """
+    """The share of drawn pictures nearer to training with its p-value, and the ratio of medians; as `memorization`."""
     from scipy.stats import t
 
-    def statistic(drawn: Tensor, training: Tensor, held: Tensor) -> Tensor:
-        control = _first(held_out, held, sizes[2])[drawn]
+    to_held_out = nearest(drawn, held_out, DEPTH)
+    subsamples = []
+    for i in range(SUBSAMPLES):
+        some = torch.randperm(len(training), generator=generator(seed, "memorization", i))[: len(held_out)]
+        found = nearest(drawn, training[some], DEPTH)
+        subsamples.append(Neighbours(found.distances, some[found.indices]))
+        progress(i + 1, SUBSAMPLES)
+
+    def statistic(left: Tensor, left_training: Tensor, left_held_out: Tensor) -> Tensor:
+        control = _first(to_held_out, left_held_out, len(held_out))[left]
         values = []
         for subsample in subsamples:
-            to_training = _first(subsample, training, sizes[1])[drawn]
+            to_training = _first(subsample, left_training, len(training))[left]
             nearer = (to_training < control).double() + (to_training == control).double() / 2
             values.append(torch.stack([nearer.mean(), to_training.median() / control.median()]))
         return torch.stack(values).mean(0)
 
-    sets = [torch.arange(size) for size in sizes]
+    sets = [torch.arange(len(each)) for each in (drawn, training, held_out)]
     share, ratio = statistic(*sets).tolist()
     errors = jackknife(statistic, sets, seed)
     of_share, of_ratio = errors.error.tolist()
