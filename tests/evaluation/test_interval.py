@@ -4,7 +4,15 @@ import pytest
 import torch
 
 from sfumato.errors import UserError
-from sfumato.evaluation.interval import Interval, difference, difference_of, jackknife, of_mean, without_groups
+from sfumato.evaluation.interval import (
+    Interval,
+    difference,
+    difference_of,
+    jackknife,
+    of_mean,
+    of_share,
+    without_groups,
+)
 
 
 def normal(*shape, seed=0):
@@ -99,3 +107,22 @@ def test_too_few_for_an_interval_are_told():
 def test_ends_stay_within_the_range_of_the_values():
     assert Interval(0.5, -0.1, 1.1).within(0, 1) == Interval(0.5, 0, 1)
     assert Interval(0.5, None, None).within(0, 1) == Interval(0.5, None, None)
+
+
+def test_wilsons_interval_holds_the_share_and_never_leaves_0_to_1():
+    # Wilson 1927 for 10 of 100, as in Newcombe 1998
+    found = of_share(10, 100)
+    assert found.low is not None and found.high is not None
+    assert abs(found.low - 0.0552) < 1e-4 and abs(found.high - 0.1744) < 1e-4
+    assert of_share(0, 20).low == 0 and (of_share(0, 20).high or 0) > 0.1 and of_share(20, 20).high == 1
+
+
+def test_the_interval_of_a_share_covers_it():
+    generator = torch.Generator().manual_seed(0)
+    for p in (0.02, 0.5, 0.9):
+        inside = 0
+        for _ in range(400):
+            found = of_share(int((torch.rand(100, generator=generator) < p).sum()), 100)
+            assert found.low is not None and found.high is not None
+            inside += found.low <= p <= found.high
+        assert inside / 400 > 0.92

@@ -18,7 +18,6 @@ from sfumato.evaluation.probes import (
     correct,
     on_simplex,
     read_attributes,
-    share,
     train_probe,
 )
 from sfumato.training.log import Silent
@@ -181,11 +180,3 @@ def test_a_probe_that_guesses_is_ill_conditioned():
     # the value named by the prompt tells how a probe reads drawn pictures; prompts that name several have no part
     found = confusion(torch.tensor([0, 0, 1, -1]), torch.tensor([0, 1, 1, 0]), 2)
     assert found.tolist() == [[1, 1], [0, 1]]
-
-
-def test_wilsons_interval_holds_the_share_and_never_leaves_0_to_1():
-    # Wilson 1927 for 10 of 100, as in Newcombe 1998
-    found = share(10, 100)
-    assert found.low is not None and found.high is not None
-    assert abs(found.low - 0.0552) < 1e-4 and abs(found.high - 0.1744) < 1e-4
-    assert share(0, 20).low == 0 and (share(0, 20).high or 0) > 0.1 and share(20, 20).high == 1

@@ -23,8 +23,7 @@ from torch.nn.functional import cross_entropy, normalize
 from sfumato import saved
 from sfumato.conditioning.text import find_encoder, fingerprint, load_encoder, mean_over, tokenize
 from sfumato.errors import UserError
-from sfumato.evaluation.interval import Interval, interval
-from sfumato.evaluation.probes import share
+from sfumato.evaluation.interval import Interval, interval, of_share
 from sfumato.training.keyed import generator
 from sfumato.training.log import Report
 
@@ -257,4 +256,4 @@ def _over_prompts(values: Tensor, own: Tensor) -> Interval:
 
 def _share_over_prompts(hits: Tensor, own: Tensor) -> Interval:
     means = _means(hits, own)
-    return share(means.sum().item(), len(means))
+    return of_share(means.sum().item(), len(means))

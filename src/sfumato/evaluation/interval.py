@@ -74,6 +74,14 @@ def of_mean(values: Tensor) -> Interval:
     return interval(values.double().mean().item(), math.sqrt(_squared_error(values)), len(values) - 1)
 
 
+def of_share(count: float, n: float) -> Interval:
+    """A share with Wilson's interval (Wilson 1927), which is right for shares near 0 and 1, too."""
+    z2 = 1.959964**2
+    p = count / n
+    middle, reach = (p + z2 / (2 * n)) / (1 + z2 / n), (z2 * (p * (1 - p) / n + z2 / (4 * n**2))) ** 0.5 / (1 + z2 / n)
+    return Interval(p, max(0.0, middle - reach), min(1.0, middle + reach))
+
+
 def difference(a: Tensor, b: Tensor, paired: bool) -> Difference:
     """The mean of `a` less the mean of `b`.
 

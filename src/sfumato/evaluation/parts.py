@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sfumato.evaluation.frechet import frechet
-from sfumato.evaluation.interval import Interval
+from sfumato.evaluation.interval import Interval, of_share
 from sfumato.evaluation.kernel import kid
 from sfumato.evaluation.manifold import manifold
 from sfumato.evaluation.nll import NLL
@@ -96,12 +96,12 @@ def accuracy_part(
         basis: what the numbers depend on.
     """
     right, ceiling = drawn == torch.tensor(asked), real == torch.tensor(labels)
-    rows = [Row("all", "all classes", share(right), share(ceiling), "higher", right.double().numpy())]
+    rows = [Row("all", "all classes", _share(right), _share(ceiling), "higher", right.double().numpy())]
     for i, name in enumerate(classes):
         of_class, of_real = right[torch.tensor(asked) == i], ceiling[torch.tensor(labels) == i]
         if len(of_class):
-            real_share = share(of_real) if len(of_real) else None
-            rows.append(Row(f"recall:{name}", f"recall of {name}", share(of_class), real_share, "higher"))
+            real_share = _share(of_real) if len(of_real) else None
+            rows.append(Row(f"recall:{name}", f"recall of {name}", _share(of_class), real_share, "higher"))
     return Part(
         "accuracy",
         "Class accuracy",
@@ -112,12 +112,8 @@ def accuracy_part(
     )
 
 
-def share(hits: Tensor) -> Interval:
-    """The share of hits (N,) with Wilson's interval (1927), which is also right near 0 and 1."""
-    n, p, z = len(hits), hits.double().mean().item(), 1.959964
-    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-    reach = z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
-    return Interval(p, max(0.0, middle - reach), min(1.0, middle + reach))
+def _share(hits: Tensor) -> Interval:
+    return of_share(hits.sum().item(), len(hits))
 
 
 def statistics_part(real: Tensor, drawn: Tensor, seed: int, basis: Basis) -> Part:

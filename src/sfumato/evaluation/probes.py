@@ -25,7 +25,7 @@ from torch import Tensor
 from sfumato import settings_yaml
 from sfumato.data import emoji
 from sfumato.errors import ConfigError, UserError
-from sfumato.evaluation.interval import Interval
+from sfumato.evaluation.interval import Interval, of_share
 from sfumato.training.log import Report
 
 NONE = "none"
@@ -227,7 +227,7 @@ class Probe:
     def accuracy(self) -> tuple[Interval, ...]:
         """For each value, the share of its held-out pictures that are read rightly."""
         right, of = self.confusion.diagonal().tolist(), self.confusion.sum(1).tolist()
-        return tuple(share(r, n) for r, n in zip(right, of, strict=True))
+        return tuple(of_share(r, n) for r, n in zip(right, of, strict=True))
 
     @property
     def condition(self) -> float:
@@ -328,11 +328,3 @@ def on_simplex(x: Tensor) -> Tensor:
     excess = (ordered.cumsum(-1) - 1) / torch.arange(1, x.shape[-1] + 1, dtype=x.dtype)
     last = (ordered > excess).sum(-1, keepdim=True) - 1
     return (x - excess.gather(-1, last)).clamp(min=0)
-
-
-def share(count: float, n: float) -> Interval:
-    """A share with Wilson's interval of 95 % (Wilson 1927), which is right for shares near 0 and 1, too."""
-    z2 = 1.959964**2
-    p = count / n
-    middle, reach = (p + z2 / (2 * n)) / (1 + z2 / n), (z2 * (p * (1 - p) / n + z2 / (4 * n**2))) ** 0.5 / (1 + z2 / n)
-    return Interval(p, max(0.0, middle - reach), min(1.0, middle + reach))

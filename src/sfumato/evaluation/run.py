@@ -77,6 +77,7 @@ def evaluate(
     out: Path,
     report: Report,
     likelihoods: Likelihoods = DEFAULT_LIKELIHOODS,
+    shared: Path | None = None,
 ) -> Evaluation:
     """Measure a model on a folder of pictures or a named data set.
 
@@ -90,11 +91,13 @@ def evaluate(
         out: keeps the drawn pictures, so that a stopped evaluation goes on.
         report: told how far it is.
         likelihoods: how "nll" measures.
+        shared: keeps the data and what is learned of them, which several evaluations may share; `out` by default.
 
     Raises:
         UserError: no such data, too few of them, or a class that the model does not know.
     """
-    material = material_for(model, path, out / "data", report)
+    shared = shared or out
+    material = material_for(model, path, shared / "data", report)
     about: dict[str, Any] = {
         "model": {"name": model.config.name, "weights_sha256": model.fingerprint},
         "data": {"path": path, "manifest_sha256": material.data.manifest_hash, "held_out": material.trained_on},
@@ -103,7 +106,7 @@ def evaluate(
     }
     found = Evaluation(about, [], {}, [])
     if {"quality", "statistics", "speed"} & set(metrics):
-        _of_samples(found, model, material, settings, metrics, n, out, report)
+        _of_samples(found, model, material, settings, metrics, n, out, shared / "features", report)
     if "nll" in metrics:
         _of_likelihood(found, model, material, path, likelihoods, report)
     return found
@@ -135,6 +138,7 @@ def _of_samples(
     metrics: Sequence[str],
     n: int,
     out: Path,
+    kept: Path,
     report: Report,
 ) -> None:
     """What is measured of drawn pictures."""
@@ -148,9 +152,8 @@ def _of_samples(
 
     if "quality" in metrics:
         learn_from = material.seen if material.trained_on else np.setdiff1d(material.unseen, control)
-        spaces = spaces_for(data, learn_from, out / "features", report)
+        spaces = spaces_for(data, learn_from, kept, report)
         for space in spaces:
-            kept = out / "features"
             features = {name: features_of(space, pictures, report, kept) for name, pictures in real.items()}
             told = {"features": f"{space.name} {space.sha256[:12]}", **basis}
             found.parts.append(quality_part(space.name, **features, seed=seed, basis=told, report=report))
