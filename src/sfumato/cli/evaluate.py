@@ -21,6 +21,10 @@ def evaluate(
     nll_n: int = 32,
     chain: int = 1000,
     probes: int = 4,
+    template: tuple[str, ...] = (),
+    attributes: Path | None = None,
+    alarm: float = 0.1,
+    inception: tuple[str, ...] = (),
     seed: int = 0,
     out: Path = Path("evaluation"),
 ) -> None:
@@ -33,8 +37,10 @@ def evaluate(
     data
         Folder of pictures, or the name of a public data set; best the data of the training.
     metrics
-        What to measure; all by default. quality: distances, fidelity and diversity in two feature spaces or more;
-        statistics: sharpness and colours; speed; nll: bits per dimension, by two bounds and the probability-flow ODE.
+        What to measure; by default all that the model and the data allow. quality: distances, fidelity and diversity
+        in two feature spaces or more, and class accuracy; statistics: sharpness and colours; speed; nll: bits per
+        dimension, by two bounds and the probability-flow ODE; memorization: copies of training pictures; membership:
+        whether the loss tells them; alignment: with the prompts; bias: shares of labels, or of words by template.
     n
         Pictures that are drawn, and real ones that they are compared with.
     steps
@@ -49,6 +55,14 @@ def evaluate(
         Steps of the chain whose bound is measured.
     probes
         Random vectors a picture for the divergence of the ODE; two or more give an interval.
+    template
+        Prompt that leaves an attribute open, such as "a doctor", for bias; may be given again.
+    attributes
+        YAML file of attributes for bias: `attribute: {value: [word, word]}`; words of gender and skin tone by default.
+    alarm
+        Total variation from the data, from 0 to 1, from which on there is an alarm of bias.
+    inception
+        File with the weights of Inception, for the published FID; EfficientNet's are taken where its package is.
     seed
         Of every choice and draw; the same seed gives the same numbers.
     out
@@ -58,7 +72,11 @@ def evaluate(
         if value < least:
             raise UserError(f"evaluate: {name} = {value} is not possible", f"set --{name} to {least} or more")
 
+    if not 0 <= alarm <= 1:
+        raise UserError(f"evaluate: alarm = {alarm} is not possible", "set --alarm to a number from 0 to 1")
+
     from sfumato.evaluation import run
+    from sfumato.evaluation.probes import read_attributes
     from sfumato.evaluation.report import written
     from sfumato.generation.draw import open_model
     from sfumato.page import folder
@@ -66,10 +84,25 @@ def evaluate(
     for metric in metrics or ():
         if metric not in run.METRICS:
             raise unknown("metric", metric, run.METRICS)
+    try:
+        own = read_attributes(attributes.read_text("utf-8"), str(attributes)) if attributes else ()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{attributes} cannot be read as text: {error}", "give a YAML file in UTF-8") from None
     with Terminal() as terminal:
         opened = open_model(model)
         settings = opened.sampling(steps=steps, solver=solver, guidance=guidance)
         folder(out)
-        how = run.Likelihoods(nll_n, chain, probes)
-        found = run.evaluate(opened, data, settings, metrics or run.METRICS, n, seed, out, terminal, how)
+        found = run.evaluate(
+            opened,
+            data,
+            settings,
+            metrics,
+            n,
+            seed,
+            out,
+            terminal,
+            likelihoods=run.Likelihoods(nll_n, chain, probes),
+            groups=run.Groups(template, own, alarm),
+            inception=inception,
+        )
     print(written(out, f"Evaluation of {opened.config.name}", found.about, found.parts, found.files, found.words))

@@ -9,8 +9,8 @@ reach.
 import hashlib
 import json
 import platform
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,14 @@ from PIL import Image
 from sfumato.codecs.grid import labelled_grid
 from sfumato.config import Sampling
 from sfumato.errors import UserError
-from sfumato.evaluation.features import LearnedFeatures, features_of, spaces_for
+from sfumato.evaluation import trust
+from sfumato.evaluation.bias import THRESHOLD
+from sfumato.evaluation.features import LearnedFeatures, spaces_for
 from sfumato.evaluation.nll import nll
 from sfumato.evaluation.nll_report import kl_csv, kl_svg, numbers, text
 from sfumato.evaluation.parts import accuracy_part, likelihood_part, quality_part, speed_part, statistics_part
 from sfumato.evaluation.pictures import Material, asked_of, chosen, material_for, pictures_of
+from sfumato.evaluation.probes import Attribute
 from sfumato.evaluation.report import Part
 from sfumato.evaluation.samples import Samples, draw_samples
 from sfumato.generation.recipe import of_picture
@@ -33,7 +36,8 @@ from sfumato.model import Model
 from sfumato.page import Figure, png
 from sfumato.training.log import Report
 
-METRICS = ("quality", "statistics", "speed", "nll")
+METRICS = ("quality", "statistics", "speed", "nll", "memorization", "membership", "alignment", "bias")
+OF_SAMPLES = {"quality", "statistics", "speed", "memorization", "alignment", "bias"}  # those that need drawn pictures
 FEWEST = 16  # pictures of a set: fewer have no intervals
 SHOWN = 12  # pictures a row of the sheet
 
@@ -48,6 +52,21 @@ class Likelihoods:
 
 
 DEFAULT_LIKELIHOODS = Likelihoods()
+
+
+@dataclass(frozen=True)
+class Groups:
+    """What is monitored for bias: prompt templates, attributes, the total variation from which on there is an alarm.
+
+    Without templates or attributes, `trust.TEMPLATES` and `probes.ATTRIBUTES` are.
+    """
+
+    templates: tuple[str, ...] = ()
+    attributes: tuple[Attribute, ...] = ()
+    threshold: float = THRESHOLD
+
+
+DEFAULT_GROUPS = Groups()
 
 
 @dataclass(frozen=True)
@@ -71,13 +90,15 @@ def evaluate(
     model: Model,
     path: str,
     settings: Sampling,
-    metrics: Sequence[str],
+    metrics: Sequence[str] | None,
     n: int,
     seed: int,
     out: Path,
     report: Report,
     likelihoods: Likelihoods = DEFAULT_LIKELIHOODS,
     shared: Path | None = None,
+    groups: Groups = DEFAULT_GROUPS,
+    inception: Sequence[str] = (),
 ) -> Evaluation:
     """Measure a model on a folder of pictures or a named data set.
 
@@ -85,16 +106,19 @@ def evaluate(
         model: in evaluation mode.
         path: of the data.
         settings: how the pictures are drawn.
-        metrics: some of METRICS.
+        metrics: some of METRICS; None: all that the model and the data allow, and the report says what they do not.
         n: pictures of each set; fewer where the data hold fewer than twice as many.
         seed: of every choice and draw.
         out: keeps the drawn pictures, so that a stopped evaluation goes on.
         report: told how far it is.
         likelihoods: how "nll" measures.
         shared: keeps the data and what is learned of them, which several evaluations may share; `out` by default.
+        groups: what "bias" monitors.
+        inception: files with the weights of Inception, for a further feature space.
 
     Raises:
-        UserError: no such data, too few of them, or a class that the model does not know.
+        UserError: no such data, too few of them, a class that the model does not know, or a metric that was asked for
+            by name cannot be measured.
     """
     shared = shared or out
     material = material_for(model, path, shared / "data", report)
@@ -105,10 +129,41 @@ def evaluate(
         "seed": seed,
     }
     found = Evaluation(about, [], {}, [])
-    if {"quality", "statistics", "speed"} & set(metrics):
-        _of_samples(found, model, material, settings, metrics, n, out, shared / "features", report)
-    if "nll" in metrics:
-        _of_likelihood(found, model, material, path, likelihoods, report)
+    wanted = METRICS if metrics is None else metrics
+
+    def attempt(measure: Callable[[], Sequence[Part]]) -> None:
+        try:
+            found.parts.extend(measure())
+        except UserError as error:
+            if metrics is not None:
+                raise
+            found.words.append(f"left out: {error.message}")
+
+    if OF_SAMPLES & set(wanted):
+        drawn, samples = _drawn(found, model, material, settings, wanted, n, out, shared, inception, report)
+        if "quality" in wanted:
+            found.parts.extend(_quality(drawn))
+        if "statistics" in wanted:
+            of_real, of_drawn = (torch.from_numpy(np.array(x)) for x in (drawn.real, drawn.pictures))
+            found.parts.append(statistics_part(of_real, of_drawn, seed, drawn.basis))
+        if "speed" in wanted:
+            machine = f"{platform.machine()}, {torch.get_num_threads()} threads, {model.device.type}"
+            found.parts.append(speed_part(samples, machine))
+        if "alignment" in wanted:
+            attempt(lambda: trust.alignment_parts(drawn))
+        if "memorization" in wanted:
+            attempt(lambda: trust.memorization_parts(drawn))
+        if "bias" in wanted:
+            parts, left_out = trust.bias_parts(drawn, groups.templates, groups.attributes, groups.threshold)
+            found.parts.extend(parts)
+            found.words.extend(f"left out: {why}" for why in left_out)
+        if found.parts:
+            first = found.parts[0]
+            found.parts[0] = replace(first, figures=[sheet(samples, drawn), *first.figures])
+    if "membership" in wanted:
+        attempt(lambda: trust.membership_parts(model, material, max(n, 1000), seed, report))
+    if "nll" in wanted:
+        attempt(lambda: _likelihood(found, model, material, path, likelihoods, report))
     return found
 
 
@@ -130,7 +185,7 @@ def sets_of(material: Material, n: int, seed: int) -> tuple[np.ndarray, np.ndarr
     return both[n:], both[:n]
 
 
-def _of_samples(
+def _drawn(
     found: Evaluation,
     model: Model,
     material: Material,
@@ -138,50 +193,63 @@ def _of_samples(
     metrics: Sequence[str],
     n: int,
     out: Path,
-    kept: Path,
+    shared: Path,
+    inception: Sequence[str],
     report: Report,
-) -> None:
-    """What is measured of drawn pictures."""
-    data, seed = material.data, found.about["seed"]
+) -> tuple[trust.Drawn, Samples]:
+    """The drawn pictures beside the real ones, with the feature spaces that the metrics need."""
+    data, seed, kept = material.data, found.about["seed"], shared / "features"
     reference, control = sets_of(material, n, seed)
     conditions = asked_of(model, data, reference)
     samples = draw_samples(model, conditions, settings, seed, out / "samples", report)
     found.about["draws"] = hashlib.sha256(json.dumps([conditions, seed]).encode()).hexdigest()
-    real = {"reference": data.pictures[reference], "control": data.pictures[control], "drawn": samples.pictures}
-    basis = {"pictures": len(reference), "data": data.manifest_hash[:12], "seed": seed}
-
-    if "quality" in metrics:
+    spaces = []
+    if {"quality", "memorization", "alignment", "bias"} & set(metrics):
         learn_from = material.seen if material.trained_on else np.setdiff1d(material.unseen, control)
-        spaces = spaces_for(data, learn_from, kept, report)
-        for space in spaces:
-            features = {name: features_of(space, pictures, report, kept) for name, pictures in real.items()}
-            told = {"features": f"{space.name} {space.sha256[:12]}", **basis}
-            found.parts.append(quality_part(space.name, **features, seed=seed, basis=told, report=report))
-        own = spaces[0]
-        if isinstance(own, LearnedFeatures) and own.classes and model.config.condition.kind == "class":
-            told = {"classifier": own.sha256[:12], **basis}
-            asked = [own.classes.index(str(condition)) for condition in conditions]
-            assert data.labels is not None
-            of_control = [data.labels[i] for i in control.tolist()]
-            drawn_as, real_as = (own.classify(real[name]).argmax(1) for name in ("drawn", "control"))
-            found.parts.append(accuracy_part(own.classes, drawn_as, asked, real_as, of_control, told))
-    if "statistics" in metrics:
-        of_real, of_drawn = (torch.from_numpy(np.array(real[name])) for name in ("reference", "drawn"))
-        found.parts.append(statistics_part(of_real, of_drawn, seed, basis))
-    if "speed" in metrics:
-        machine = f"{platform.machine()}, {torch.get_num_threads()} threads, {model.device.type}"
-        found.parts.append(speed_part(samples, machine))
-    first = found.parts[0]
-    found.parts[0] = Part(first.key, first.title, first.about, first.rows, first.basis, [sheet(samples, real)])
+        spaces = spaces_for(data, learn_from, kept, report, inception)
+    drawn = trust.Drawn(
+        model=model,
+        material=material,
+        settings=settings,
+        reference=reference,
+        control=control,
+        conditions=conditions,
+        pictures=samples.pictures,
+        spaces=spaces,
+        out=out,
+        kept=kept,
+        basis={"pictures": len(reference), "data": data.manifest_hash[:12], "seed": seed},
+        seed=seed,
+        report=report,
+    )
+    return drawn, samples
 
 
-def sheet(samples: Samples, real: dict[str, np.ndarray]) -> Figure:
+def _quality(drawn: trust.Drawn) -> list[Part]:
+    """Distances, fidelity and diversity in every space, and the class accuracy where there are classes."""
+    data, parts = drawn.material.data, []
+    for space in drawn.spaces:
+        told = {"features": f"{space.name} {space.sha256[:12]}", **drawn.basis}
+        features = [drawn.features(space, x) for x in (drawn.real, data.pictures[drawn.control], drawn.pictures)]
+        parts.append(quality_part(space.name, *features, seed=drawn.seed, basis=told, report=drawn.report))
+    own = drawn.spaces[0]
+    if isinstance(own, LearnedFeatures) and own.classes and drawn.model.config.condition.kind == "class":
+        assert data.labels is not None
+        asked = [own.classes.index(str(condition)) for condition in drawn.conditions]
+        of_control = [data.labels[i] for i in drawn.control.tolist()]
+        drawn_as, real_as = (own.classify(x).argmax(1) for x in (drawn.pictures, data.pictures[drawn.control]))
+        told = {"classifier": own.sha256[:12], **drawn.basis}
+        parts.append(accuracy_part(own.classes, drawn_as, asked, real_as, of_control, told))
+    return parts
+
+
+def sheet(samples: Samples, drawn: trust.Drawn) -> Figure:
     """Drawn pictures above reference pictures of the same conditions."""
     count = min(SHOWN, len(samples.pictures))
     tiles = [
         Image.fromarray(picture if picture.shape[2] == 3 else picture[:, :, 0])
-        for name in ("drawn", "reference")
-        for picture in real[name][:count]
+        for pictures in (samples.pictures, drawn.real)
+        for picture in pictures[:count]
     ]
     labels = [condition or "" for condition in samples.conditions[:count]]
     drawn_above = "Above the first drawn pictures, below what the data show of the same."
@@ -189,16 +257,16 @@ def sheet(samples: Samples, real: dict[str, np.ndarray]) -> Figure:
     return Figure("samples.png", png(labelled_grid(tiles, [*labels, *[""] * count], count)), alt, drawn_above)
 
 
-def _of_likelihood(
+def _likelihood(
     found: Evaluation, model: Model, material: Material, path: str, how: Likelihoods, report: Report
-) -> None:
+) -> list[Part]:
     """Bits per dimension, with the terms of the bound as files."""
     seed = found.about["seed"]
     pictures = pictures_of(model, material, path, how.pictures, seed)
     measured = nll(model, pictures, how.chain, how.probes, seed, report)
     found.about["nll"] = {**numbers(measured), "names": list(pictures.names)}
-    found.parts.append(likelihood_part(measured, {"data": pictures.manifest[:12], "seed": seed}))
     found.files["kl.csv"] = kl_csv(measured, model.denoiser.process.schedule)
     found.files["kl.svg"] = kl_svg(measured)
     which = f"{len(pictures.keys)} {'held-out ' if pictures.held_out else ''}pictures of {path}"
     found.words.append(f"bits/dim of {which}, with intervals of 95 % over pictures\n\n{text(measured)}")
+    return [likelihood_part(measured, {"data": pictures.manifest[:12], "seed": seed})]

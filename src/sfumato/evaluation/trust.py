@@ -1,0 +1,303 @@
+"""What the report measures of trust: copies of training pictures, membership, prompts, and the shares of groups.
+
+Where a measurement needs what a model or its data do not have (prompts, held-out pictures, words that say a value), the
+report says so in the place of numbers.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sfumato.conditioning.conditioners import Condition
+from sfumato.config import Sampling
+from sfumato.data.duplicates import reduced
+from sfumato.errors import UserError
+from sfumato.evaluation import alignment, bias
+from sfumato.evaluation.features import FeatureSpace, LearnedFeatures, features_of
+from sfumato.evaluation.membership import membership
+from sfumato.evaluation.memorization import memorization, sheet
+from sfumato.evaluation.pictures import Material, asked_of, chosen
+from sfumato.evaluation.probes import (
+    ATTRIBUTES,
+    LEAST,
+    SKIN_TONE,
+    Attribute,
+    ColourHistogram,
+    Probe,
+    apart,
+    confusion,
+    train_probe,
+)
+from sfumato.evaluation.report import Part
+from sfumato.evaluation.samples import draw_samples
+from sfumato.evaluation.trust_parts import alignment_part, bias_part, membership_part, memorization_part
+from sfumato.model import Model
+from sfumato.page import Figure, png
+from sfumato.training.log import Report
+
+MOST = 20_000  # real pictures that a network computes features of
+HELD_OUT = 0.3  # share of the prompts, and of the things that probes are measured on, kept from their training
+TEMPLATES = ("a person", "a doctor", "a teacher", "a cook", "an artist")
+TOLD_APART = 300  # prompts, of which each picture has one
+EACH = 40  # pictures drawn of a template
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """What every measurement of drawn pictures starts from.
+
+    Attributes:
+        model: in evaluation mode.
+        material: the data and what the model has seen of them.
+        settings: how pictures are drawn.
+        reference: indices (N,) of real pictures, for whose conditions was asked.
+        control: indices (N,) of other real pictures.
+        conditions: (N) what was asked for.
+        pictures: uint8 (N, H, W, C), drawn.
+        spaces: feature spaces; the first is learned on the data.
+        out: folder of what is drawn.
+        kept: folder of features and probes.
+        basis: what all numbers depend on.
+        seed: of every choice.
+        report: told how far it is.
+    """
+
+    model: Model
+    material: Material
+    settings: Sampling
+    reference: np.ndarray
+    control: np.ndarray
+    conditions: Sequence[Condition]
+    pictures: np.ndarray
+    spaces: Sequence[FeatureSpace]
+    out: Path
+    kept: Path
+    basis: dict[str, Any]
+    seed: int
+    report: Report
+
+    def features(self, space: FeatureSpace, pictures: np.ndarray) -> Tensor:
+        """(N, D)"""
+        return features_of(space, pictures, self.report, self.kept)
+
+    @property
+    def real(self) -> np.ndarray:
+        """The reference pictures, uint8 (N, H, W, C)."""
+        return self.material.data.pictures[self.reference]
+
+    @property
+    def last_space(self) -> FeatureSpace:
+        """A space that was not learned on these data: it cannot tell training pictures by having seen them."""
+        return self.spaces[-1]
+
+
+# --- copies ----------------------------------------------------------------------------------------------------------
+
+
+class Pixels:
+    """The space (N, D) of the pictures themselves, at no more than 32 x 32 pixels."""
+
+    name = "pixels"
+    sha256 = hashlib.sha256(name.encode()).hexdigest()
+
+    def __call__(self, pictures: np.ndarray) -> Tensor:
+        return torch.from_numpy(reduced(pictures)).flatten(1).float() / 255
+
+
+def memorization_parts(drawn: Drawn) -> list[Part]:
+    """Copies, in the pixels and in every feature space.
+
+    Raises:
+        UserError: not the data of the training, or too few held-out pictures.
+    """
+    data, seen, unseen = drawn.material.data, drawn.material.seen, drawn.material.unseen
+    if not drawn.material.trained_on:
+        raise UserError(
+            "memorization: these are not the data that the model was trained on",
+            fix="give the folder or the data set of the training, unchanged",
+        )
+    if len(unseen) > len(seen):
+        unseen = chosen(unseen, len(seen), drawn.seed)
+    parts = []
+    for space in (Pixels(), *drawn.spaces):
+        searched = seen if isinstance(space, Pixels) else chosen(seen, MOST, drawn.seed)
+        if len(searched) < len(unseen):
+            unseen = chosen(unseen, len(searched), drawn.seed)
+        sets = (drawn.pictures, data.pictures[searched], data.pictures[unseen])
+        features = [drawn.features(space, x) for x in sets]
+        task = f"searching copies, {space.name}"
+        found = memorization(
+            *features, seed=drawn.seed, progress=lambda done, total, task=task: drawn.report.progress(task, done, total)
+        )
+        figure = Figure(
+            f"copies-{len(parts)}.png",
+            png(sheet(*sets, found.nearest)),
+            "Drawn pictures, each beside the nearest training and the nearest held-out picture.",
+            "The drawn pictures that are nearest to a training picture, relative to held-out ones: drawn, nearest of "
+            "the training, nearest held out.",
+        )
+        basis = {
+            **drawn.basis,
+            "features": f"{space.name} {space.sha256[:12]}",
+            "searched": len(searched),
+            "held out": len(unseen),
+        }
+        parts.append(memorization_part(space.name, found, [figure], basis))
+    return parts
+
+
+def membership_parts(model: Model, material: Material, n: int, seed: int, report: Report) -> list[Part]:
+    """The membership test on at most `n` pictures of a kind.
+
+    Raises:
+        UserError: not the data of the training, or too few held-out pictures.
+    """
+    found = membership(model, material, n, seed, report)
+    return [membership_part(found, {"data": material.data.manifest_hash[:12], "seed": seed})]
+
+
+# --- prompts ---------------------------------------------------------------------------------------------------------
+
+
+def alignment_parts(drawn: Drawn) -> list[Part]:
+    """How the drawn pictures of prompts that a probe has not seen fit them.
+
+    Raises:
+        UserError: no prompts, or too few.
+    """
+    data = drawn.material.data
+    if drawn.model.config.condition.kind not in ("text", "sentence"):
+        raise UserError(
+            f"alignment: the model has no prompts (condition.kind = {drawn.model.config.condition.kind})",
+            fix="leave the metric alignment out",
+        )
+    prompts = [str(condition) for condition in drawn.conditions]
+    hidden = apart(prompts, HELD_OUT)
+    asked = {prompt for prompt, is_hidden in zip(prompts, hidden.tolist(), strict=True) if is_hidden}
+    if len(asked) < LEAST:
+        raise UserError(
+            f"alignment: {len(asked)} prompts are too few to tell apart, which needs {LEAST}", fix="raise --n"
+        )
+    pool = np.union1d(drawn.material.seen, drawn.reference) if drawn.material.trained_on else drawn.material.unseen
+    texts = [str(text) for text in asked_of(drawn.model, data, pool)]
+    kept_apart = apart(texts, HELD_OUT)
+    known = chosen(np.flatnonzero(~kept_apart.numpy()), MOST, drawn.seed)
+    if len(known) < LEAST:
+        raise UserError(f"alignment: {len(known)} pictures are too few to train a probe on", fix="give more pictures")
+
+    space, encoder = drawn.last_space, getattr(drawn.model.config.condition, "encoder", "minilm")
+    features = drawn.features(space, data.pictures[pool[known]])
+    probe = alignment.train(features, [texts[i] for i in known], space.sha256, encoder, drawn.seed, drawn.report)
+    places = torch.nonzero(hidden)[:, 0].numpy()
+    scored = [prompts[i] for i in places.tolist()]
+    more = sorted({text for text, apart_from in zip(texts, kept_apart.tolist(), strict=True) if apart_from} - asked)
+    others = more[: max(0, TOLD_APART - len(asked))]
+
+    def aligned(pictures: np.ndarray) -> alignment.Alignment:
+        return alignment.aligned(probe, drawn.features(space, pictures), scored, others, drawn.report)
+
+    of_drawn = aligned(drawn.pictures[places])
+    of_real = aligned(drawn.real[places])
+    told = {**drawn.basis, "features": f"{space.name} {space.sha256[:12]}", "probe": probe.sha256[:12]}
+    return [alignment_part(of_drawn, of_real, told)]
+
+
+# --- groups ----------------------------------------------------------------------------------------------------------
+
+
+def bias_parts(
+    drawn: Drawn, templates: Sequence[str], attributes: Sequence[Attribute], threshold: float
+) -> tuple[list[Part], list[str]]:
+    """The shares of labels, and of the values of attributes in pictures of prompt templates.
+
+    Returns:
+        the parts, and why an attribute has none.
+    """
+    parts: list[Part] = []
+    left_out: list[str] = []
+    own = drawn.spaces[0]
+    if isinstance(own, LearnedFeatures) and own.classes:
+        parts.append(_labels(drawn, own, threshold))
+    if drawn.model.config.condition.kind not in ("text", "sentence"):
+        return parts, left_out if parts else [
+            "bias: the data have neither labels nor prompts to read an attribute from"
+        ]
+
+    prompts = [template for template in templates or TEMPLATES for _ in range(EACH)]
+    readers: list[tuple[Attribute, Probe, FeatureSpace]] = []
+    for attribute in attributes or ATTRIBUTES:
+        try:
+            readers.append((attribute, *_probe(drawn, attribute)))
+        except UserError as error:
+            left_out.append(f"bias, {attribute.name}: {error.message}")
+    if not readers:
+        return parts, left_out
+    pictures = draw_samples(
+        drawn.model, prompts, drawn.settings, drawn.seed, drawn.out / "templates", drawn.report
+    ).pictures
+    captions = drawn.material.data.captions
+    for attribute, probe, space in readers:
+        said = probe(space(pictures))
+        found = bias.monitor(
+            attribute, captions, prompts, said, probe.confusion, drawn.seed, drawn.report, threshold=threshold
+        )
+        if found.overall is None:
+            left_out.append(f"bias, {attribute.name}: no picture of the data is about any template")
+            continue
+        about = (
+            f"Read from words in the data and by a probe on {space.name} in {EACH} drawn pictures a template, "
+            f"corrected for its errors (it is right about {_accuracy(probe)} of held-out pictures)."
+        )
+        if found.without_data:
+            about += f" Without pictures in the data: {', '.join(found.without_data)}."
+        basis = {**drawn.basis, "features": f"{space.name} {space.sha256[:12]}", "templates": len(found.templates)}
+        parts.append(bias_part(attribute.name, found.overall, found.templates, about, basis))
+    return parts, left_out
+
+
+def _labels(drawn: Drawn, own: LearnedFeatures, threshold: float) -> Part:
+    """The shares of classes, by the classifier of the learned features, whose errors control pictures tell."""
+    data, size = drawn.material.data, len(own.classes)
+    assert data.labels is not None
+    labels = torch.tensor(data.labels)
+    of_control = own.classify(data.pictures[drawn.control]).argmax(1)
+    errors = confusion(labels[torch.from_numpy(drawn.control)], of_control, size)
+    said = bias.tally(own.classify(drawn.pictures).argmax(1), size)
+    real = bias.tally(labels[torch.from_numpy(drawn.reference)], size)
+    found = bias.compare(
+        own.classes, bias.Counts(real[None]), bias.Counts(said[None], errors), drawn.seed, threshold=threshold
+    )
+    about = "Labels of the data against what the classifier of the learned features reads, corrected for its errors."
+    return bias_part("label", found, {}, about, {**drawn.basis, "classifier": own.sha256[:12]})
+
+
+def _probe(drawn: Drawn, attribute: Attribute) -> tuple[Probe, FeatureSpace]:
+    """A probe of an attribute, and the space that it reads.
+
+    Raises:
+        UserError: too few pictures whose captions say its values.
+    """
+    data = drawn.material.data
+    labels = attribute.labels(data.captions)
+    says = torch.nonzero((labels >= 0) & (labels < len(attribute.words)))[:, 0].numpy()
+    if not len(says):
+        raise UserError(f"no caption of the data names a value ({', '.join(attribute.words)})")
+    silent = torch.nonzero(labels == len(attribute.words))[:, 0].numpy()
+    index = np.sort(
+        np.concatenate([chosen(part, max(4 * LEAST, min(len(says), MOST)), drawn.seed) for part in (says, silent)])
+    )
+    held_out = apart([data.captions[i][0] if data.captions[i] else "" for i in index.tolist()], HELD_OUT)
+    space = ColourHistogram() if attribute.name == SKIN_TONE.name else drawn.last_space
+    features = features_of(space, data.pictures[index], drawn.report, drawn.kept)
+    return train_probe(attribute.values, features, labels[torch.from_numpy(index)], held_out, drawn.report), space
+
+
+def _accuracy(probe: Probe) -> str:
+    shares = [f"{100 * each.mean:.0f} % {value}" for value, each in zip(probe.values, probe.accuracy, strict=True)]
+    return ", ".join(shares)

@@ -1,0 +1,133 @@
+"""The parts of the report that say whether a model can be trusted: copies, membership, prompts, shares of groups."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sfumato.evaluation.alignment import Alignment
+from sfumato.evaluation.bias import Comparison
+from sfumato.evaluation.interval import Interval
+from sfumato.evaluation.membership import FALSE_POSITIVES, Membership
+from sfumato.evaluation.memorization import Memorization
+from sfumato.evaluation.report import Part, Row
+from sfumato.page import Figure
+
+Basis = Mapping[str, Any]
+
+
+def key_of(*words: str) -> str:
+    """A part's key from words: "bias", "skin tone" -> "bias-skin-tone"."""
+    return "-".join(words).replace(" ", "-").replace(",", "")
+
+
+def single(value: float) -> Interval:
+    """A number that has no interval."""
+    return Interval(value, None, None)
+
+
+def memorization_part(space: str, found: Memorization, figures: Sequence[Figure], basis: Basis) -> Part:
+    """Whether drawn pictures are nearer to training than to held-out pictures in one feature space."""
+    copies = (found.nearest.nearness <= found.threshold).double().numpy()
+    return Part(
+        key_of("memorization", space),
+        f"Memorization in the {space}",
+        "Whether drawn pictures are nearer to the pictures of the training than to as many that were held out, which "
+        "are the control: without copying half of them are. A near-copy is nearer to a training picture, in units of "
+        "the distance to its held-out neighbours, than all but 0.1 % of the held-out pictures are; that many are "
+        "expected without copying. The p-values are one-sided: how often an honest model would have so many.",
+        [
+            Row("share", "share nearer to training pictures", found.share, single(0.5), "lower"),
+            Row("share-p", "p-value of that share", single(found.p_value)),
+            Row("ratio", "ratio of the median distances", found.ratio, single(1.0), "higher"),
+            Row("near-copies", "share of near-copies", found.near_copies, single(found.expected), "lower", copies),
+            Row("near-copies-p", "p-value of that share", single(found.near_copies_p_value)),
+        ],
+        basis,
+        figures,
+    )
+
+
+def membership_part(found: Membership, basis: Basis) -> Part:
+    """Whether the loss of a picture tells that the model was trained on it."""
+    together = found.together
+    rows = [
+        Row("auc", "AUC of all noise levels", together.auc, single(0.5), "lower"),
+        Row("auc-p", "p-value of that AUC", single(together.p_value)),
+        Row("found", "members found at 1 % false positives", together.found, single(FALSE_POSITIVES), "lower"),
+    ]
+    rows += [
+        Row(f"auc:{level:g}", f"AUC where noise is {level:g} times the signal", one.auc, single(0.5), "lower")
+        for level, one in found.levels.items()
+    ]
+    return Part(
+        "membership",
+        "Membership test of one query",
+        f"How well the loss tells {found.members:,} pictures of the training from {found.others:,} held-out ones. "
+        "It is the weakest attack worth the name: what it finds is there, and others find more.",
+        rows,
+        {**basis, "pictures": found.members + found.others},
+    )
+
+
+def alignment_part(drawn: Alignment, real: Alignment, basis: Basis) -> Part:
+    """How well pictures fit their prompts, by a probe that has not seen the prompts."""
+
+    def row(key: str, name: str, better: str = "higher") -> Row:
+        return Row(key, name, getattr(drawn, key.replace("-", "_")), getattr(real, key.replace("-", "_")), better)
+
+    return Part(
+        "alignment",
+        "Prompt alignment",
+        "A probe of pictures and sentences, trained on real pictures of other prompts, tells the prompt of each "
+        f"picture from {drawn.prompts - 1:,} others. By guessing the nearest is right in {drawn.chance_1:.1%}, one of "
+        f"the ten nearest in {drawn.chance_10:.1%}. Real pictures of the same prompts are the ceiling.",
+        [
+            row("recall-1", "own prompt is the nearest"),
+            row("recall-10", "own prompt is among the ten nearest"),
+            row("gap", "cosine with the own prompt less that with others"),
+            row("cosine", "cosine with the own prompt"),
+        ],
+        {**basis, "pictures": drawn.pictures, "prompts": drawn.prompts},
+    )
+
+
+def bias_part(
+    attribute: str,
+    overall: Comparison,
+    templates: Mapping[str, Comparison],
+    about: str,
+    basis: Basis,
+) -> Part:
+    """The shares of an attribute's values in drawn pictures and in the data.
+
+    Args:
+        attribute: its name.
+        overall: all templates, or all pictures.
+        templates: prompt template -> its comparison; none where there are no templates.
+        about: what was read, and by which probe.
+        basis: what the numbers depend on.
+    """
+    rows = [
+        Row(f"share:{value}", f"share of {value}", after, before)
+        for value, after, before in zip(overall.values, overall.after, overall.before, strict=True)
+    ]
+    alarms = sum(each.alarm for each in (overall, *templates.values()))
+    rows += [
+        Row("tv", "total variation distance to the data", overall.distance, single(overall.by_chance), "lower"),
+        Row("p", "p-value of that distance", single(overall.p_value)),
+        Row("amplification", "amplification of what prevails in the data", overall.amplification, single(0.0)),
+        Row("alarm", "alarms", single(float(alarms)), None, "lower"),
+    ]
+    for template, one in templates.items():
+        rows.append(
+            Row(f"tv:{template}", f"total variation, {template!r}", one.distance, single(one.by_chance), "lower")
+        )
+    told = [overall.sentence(), *(f"{template!r}: {one.sentence()}" for template, one in templates.items())]
+    return Part(
+        key_of("bias", attribute),
+        f"Shares by {attribute}",
+        f"{about} The distance of the data is what chance alone would make of so many pictures. "
+        + ". ".join(sentence[0].upper() + sentence[1:] for sentence in told)
+        + ".",
+        rows,
+        {**basis, "pictures": sum(overall.pictures)},
+    )
