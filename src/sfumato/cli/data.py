@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cyclopts import App
 
 from sfumato.cli.progress import Terminal
 from sfumato.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from sfumato.data.dataset import Dataset
+    from sfumato.data.duplicates import Group
+    from sfumato.data.records import Source
 
 app = App(
     name="data",
@@ -77,14 +86,26 @@ def show(path: str, /, *, out: Path = Path("sheet.png"), columns: int = 8, rows:
     print(out)
 
 
-@app.command(help_prologue="Examples:\n  sfumato data scan ./my-pictures\n")
-def scan(path: str, /) -> int:
+@app.command(
+    help_prologue="""\
+Examples:
+  sfumato data scan ./my-pictures
+  sfumato data scan ./my-pictures --duplicates
+"""
+)
+def scan(path: str, /, *, duplicates: bool = False, features: bool = False, out: Path = Path("duplicates")) -> int:
     """Check every file as training would, and name those that cannot be used; exits with 1 if there are any.
 
     Parameters
     ----------
     path
         Folder of pictures, or the name of a public data set.
+    duplicates
+        Search near-duplicates too: the same picture in another size, brightness, compression or position.
+    features
+        With --duplicates: pictures that are neighbours in the features of a network are duplicates, too.
+    out
+        With --duplicates: folder for duplicates.json (all groups) and duplicates.png (the largest).
     """
     from sfumato.data import preparation
 
@@ -92,7 +113,53 @@ def scan(path: str, /) -> int:
     with Terminal() as terminal:
         found = preparation.scan(source, progress=partial(terminal.progress, "checking pictures"))
     print(found)
+    if duplicates:
+        _duplicates(source, features, out)
     return 1 if found.faults else 0
+
+
+def _duplicates(source: Source, features: bool, out: Path) -> None:
+    """Tell of the near-duplicates, and write them to a folder."""
+    import tempfile
+
+    import numpy as np
+
+    from sfumato.data.duplicates import SIDE, find_duplicates
+    from sfumato.data.preparation import prepare
+
+    with Terminal() as terminal, tempfile.TemporaryDirectory() as cache:
+        data = prepare(
+            source, SIDE, 3, Path(cache) / "data", "skip", progress=partial(terminal.progress, "reading pictures")
+        )
+        vectors = None
+        if features:
+            from sfumato.evaluation.features import features_of, general_space
+
+            vectors = features_of(general_space(data, np.arange(len(data))), data.pictures, terminal).numpy()
+        found = find_duplicates(data, partial(terminal.progress, "searching near-duplicates"), vectors)
+        print(found)
+        out.mkdir(parents=True, exist_ok=True)
+        found.save(out / "duplicates.json")
+        if found.groups:
+            _sheet(data, found.groups).save(out / "duplicates.png")
+            print("to train without them: sfumato train ... --set data.duplicates=drop")
+    print(out / "duplicates.json")
+
+
+def _sheet(data: Dataset, groups: Sequence[Group], rows: int = 12, columns: int = 8) -> Image:
+    """The largest groups, a row each."""
+    from PIL import Image as pillow
+
+    from sfumato.codecs.grid import labelled_grid
+
+    tiles, labels = [], []
+    for group in sorted(groups, key=lambda group: -len(group.indices))[:rows]:
+        shown = group.indices[:columns]
+        blank = columns - len(shown)
+        tiles += [pillow.fromarray(data.pictures[i]) for i in shown]
+        tiles += [pillow.new("RGB", (data.size, data.size), "white")] * blank
+        labels += [f"{len(group.indices):,} x {group.paths[0]}", *[""] * (columns - 1)]
+    return labelled_grid(tiles, labels, columns)
 
 
 def _open(path: str):

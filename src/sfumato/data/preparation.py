@@ -132,7 +132,7 @@ def prepare(
 
     cache.parent.mkdir(parents=True, exist_ok=True)
     _check_space(cache.parent, len(source.records) * size * size * channels)
-    with _aside(cache) as aside:
+    with writing_aside(cache) as aside:
         rows, faults = _write(source, size, channels, workers, progress, aside)
         report = {"policy": policy, "pictures": len(rows), "faults": [asdict(fault) for fault in faults]}
         try:
@@ -165,7 +165,7 @@ def prepare(
             "duplicates": len(rows) - len({row["sha256"] for row in rows}),
         }
         write_durably(aside / INDEX, index)
-        _replace(aside, cache)
+        put_in_place(aside, cache)
     return Dataset(cache)
 
 
@@ -264,7 +264,7 @@ def _check_space(folder: Path, needed: int) -> None:
 
 
 @contextlib.contextmanager
-def _aside(cache: Path) -> Iterator[Path]:
+def writing_aside(cache: Path) -> Iterator[Path]:
     """A folder beside `cache` to write to, gone afterwards unless renamed; those that dead processes left go too."""
     for left in cache.parent.iterdir():
         owner = left.name.rpartition("-")[2]
@@ -289,7 +289,7 @@ def _alive(process: int) -> bool:
     return True
 
 
-def _replace(aside: Path, cache: Path) -> None:
+def put_in_place(aside: Path, cache: Path) -> None:
     """`aside` becomes `cache`. Between the two renames there is no cache, which only means that it is made again."""
     old = cache.with_name(f"{cache.name}.partial-old-{os.getpid()}")
     shutil.rmtree(old, ignore_errors=True)

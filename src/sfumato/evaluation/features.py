@@ -136,12 +136,19 @@ def spaces_for(
     Raises:
         UserError: a file is damaged, or is none of Inception's.
     """
-    others: list[FeatureSpace] = [NetworkFeatures(NAME, efficientnet_lite0())] if installed() else []
-    others += [NetworkFeatures(name_of(Path(file)), inception(Path(file))) for file in extra]
-    if not others:
+    others: list[FeatureSpace] = [NetworkFeatures(name_of(Path(file)), inception(Path(file))) for file in extra]
+    if installed() or not others:
+        others.insert(0, general_space(data, train_indices))
+    if not installed() and not extra:
         report.say("no pretrained network is installed: the second feature space is one of random convolutions")
-        others.append(NetworkFeatures("random convolutions", untrained(data, train_indices)))
     return [LearnedFeatures(learned(data, train_indices, folder, report)), *others]
+
+
+def general_space(data: Dataset, train_indices: np.ndarray) -> FeatureSpace:
+    """A space that was not learned on the data: EfficientNet-lite0's where installed, else random convolutions."""
+    if installed():
+        return NetworkFeatures(NAME, efficientnet_lite0())
+    return NetworkFeatures("random convolutions", untrained(data, train_indices))
 
 
 def features_of(space: FeatureSpace, pictures: np.ndarray, report: Report, cache: Path | None = None) -> Tensor:
