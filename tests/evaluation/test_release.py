@@ -1,18 +1,26 @@
 """The gate: a missed threshold, an unknown licence or a broken lineage refuses a release, and says why."""
 
+import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from sfumato.cli import main as cli
 from sfumato.config import Release
+from sfumato.evaluation.pictures import material_for
 from sfumato.evaluation.release import (
     Check,
     data_card,
+    evaluated_card,
     licence_checks,
     lineage_checks,
     threshold_checks,
     verdict,
 )
+from sfumato.model import Model
+from sfumato.training.log import Silent
 
 PARTS = {
     "membership": {"rows": {"auc": {"drawn": {"mean": 0.61, "low": 0.55, "high": 0.67}, "real": None}}},
@@ -44,6 +52,76 @@ def test_a_threshold_holds_up_to_itself(demands, passed):
 def test_what_was_not_measured_fails_and_what_was_is_named():
     (check,) = threshold_checks(PARTS, Release(at_most={"memorization.copies": 0.1}))
     assert not check.passed and "not measured" in check.told and "membership.auc" in check.told
+
+
+@pytest.mark.parametrize(("least", "passed"), [(0.001, [True, True]), (0.02, [False, True]), (0.6, [False, False])])
+def test_a_star_holds_every_part_of_that_name_to_the_threshold(least, passed):
+    parts = {
+        f"memorization-{space}": {"rows": {"p": {"drawn": {"mean": p, "low": None, "high": None}}}}
+        for space, p in (("a", 0.01), ("b", 0.5))
+    }
+    checks = threshold_checks(parts, Release(at_least={"memorization-*.p": least}))
+    assert [check.name for check in checks] == ["memorization-a.p", "memorization-b.p"]
+    assert [check.passed for check in checks] == passed
+
+
+CARD = "# Model card\n\n## Data\n\nx\n\n## Settings\n\n```yaml\n```\n"
+
+
+def test_the_card_has_what_was_measured_once_and_keeps_all_else():
+    parts = {key: {**part, "title": key, "rows": dict(part["rows"])} for key, part in PARTS.items()}
+    for part in parts.values():
+        part["rows"] = {key: {"name": key, **row} for key, row in part["rows"].items()}
+    once = evaluated_card(CARD, parts, [Check("a", True, "fine")])
+    assert "| auc | 0.61 [0.55, 0.67] |  |" in once and "passed  a: fine" in once and "share:dark" not in once
+    assert once.startswith("# Model card\n\n## Data\n\nx\n") and once.endswith("## Settings\n\n```yaml\n```\n")
+    again = evaluated_card(once, parts, [Check("b", True, "fine")])
+    assert again == once.replace("passed  a", "passed  b")
+
+
+@pytest.fixture
+def trained(tiny, tmp_path, monkeypatch):
+    """A model in a folder that says that it was trained on licensed pictures in another one."""
+    for name in ("LEAST", "MOST"):
+        monkeypatch.setattr(f"sfumato.evaluation.learned_features.{name}", 256)
+    generator, lines = np.random.default_rng(0), []
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(160):
+        Image.fromarray(generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+        row = {"file_name": f"{i}.png", "label": ("cat", "house")[i % 2], "licence": "CC0-1.0", "source": "own"}
+        lines.append(json.dumps(row))
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    model = tiny("class", data={"path": str(folder), "size": 16, "validation": 0.4})
+    model.record = {
+        "manifest_sha256": material_for(model, str(folder), tmp_path / "cache", Silent()).data.manifest_hash,
+        "environment": {"commit": "0123abc"},
+    }
+    model.save(tmp_path / "model", {"README.md": CARD.encode()})
+    return tmp_path
+
+
+def test_a_model_is_released_with_its_cards_or_refused_with_reasons(trained, capsys):
+    command = ["release", str(trained / "model"), "--n", "50", "--out"]
+    fair = ["--at-most", "membership.auc=0.9", "--at-least", "memorization-*.near-copies-p=1e-6"]
+    assert cli.main([*command, str(trained / "yes"), *fair]) == 0
+    assert capsys.readouterr().out.endswith("\nreleased\n")
+    before, after = Model.load(trained / "model"), Model.load(trained / "yes" / "model")
+    assert after.fingerprint == before.fingerprint and after.record == before.record
+    card = (trained / "yes" / "model" / "README.md").read_text()
+    assert "Membership test of one query" in card and "passed  licence of own: CC0-1.0, 160 pictures" in card
+    assert "| own | CC0-1.0 | 160 |" in (trained / "yes" / "model" / "data-card.md").read_text()
+
+    assert cli.main([*command, str(trained / "no"), *fair, "--at-most", "membership.auc=0.1"]) == 1
+    assert "REFUSED  membership.auc" in capsys.readouterr().out and not (trained / "no" / "model").exists()
+    told = json.loads((trained / "no" / "release.json").read_text())
+    assert not told["released"] and sum(not check["passed"] for check in told["checks"]) == 1
+    assert "Not released" in (trained / "no" / "index.html").read_text()
+
+
+def test_a_threshold_that_is_none_is_told(capsys):
+    assert cli.main(["release", "emoji", "--at-most", "membership.auc"]) == 2
+    assert "is no threshold" in capsys.readouterr().err
 
 
 def data(rows, **more):

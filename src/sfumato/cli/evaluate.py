@@ -40,7 +40,8 @@ def evaluate(
         What to measure; by default all that the model and the data allow. quality: distances, fidelity and diversity
         in two feature spaces or more, and class accuracy; statistics: sharpness and colours; speed; nll: bits per
         dimension, by two bounds and the probability-flow ODE; memorization: copies of training pictures; membership:
-        whether the loss tells them; alignment: with the prompts; bias: shares of labels, or of words by template.
+        whether the loss tells them; alignment: with the prompts; bias: shares of labels, or of words by template;
+        duplicates: near-duplicates of the training data.
     n
         Pictures that are drawn, and real ones that they are compared with.
     steps
@@ -96,7 +97,7 @@ def evaluate(
             opened,
             data,
             settings,
-            metrics,
+            metrics or run.METRICS,
             n,
             seed,
             out,
@@ -104,5 +105,6 @@ def evaluate(
             likelihoods=run.Likelihoods(nll_n, chain, probes),
             groups=run.Groups(template, own, alarm),
             inception=inception,
+            strict=metrics is not None,
         )
     print(written(out, f"Evaluation of {opened.config.name}", found.about, found.parts, found.files, found.words))

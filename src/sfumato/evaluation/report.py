@@ -63,10 +63,11 @@ class Part:
     figures: Sequence[Figure] = ()
 
 
-def to_json(about: Mapping[str, Any], parts: Sequence[Part]) -> str:
-    """The report for programs; `about` names model, data and settings."""
-    told = {
+def told(parts: Sequence[Part]) -> dict[str, Any]:
+    """The parts as plain values, the entry "parts" of report.json."""
+    return {
         part.key: {
+            "title": part.title,
             "basis": dict(part.basis),
             "rows": {
                 row.key: {
@@ -80,7 +81,11 @@ def to_json(about: Mapping[str, Any], parts: Sequence[Part]) -> str:
         }
         for part in parts
     }
-    return json.dumps({**about, "parts": told}, indent=1, allow_nan=False) + "\n"
+
+
+def to_json(about: Mapping[str, Any], parts: Sequence[Part]) -> str:
+    """The report for programs; `about` names model, data and settings."""
+    return json.dumps({**about, "parts": told(parts)}, indent=1, allow_nan=False) + "\n"
 
 
 def values(parts: Sequence[Part]) -> dict[str, np.ndarray]:
@@ -121,7 +126,7 @@ def _body(part: Part) -> list[str | Figure]:
     ]
     basis = ", ".join(f"{name} {value}" for name, value in part.basis.items())
     note = [f"<p class='soft'>Comparable only with: {escape(basis)}.</p>"] if basis else []
-    return [f"<p>{escape(part.about)}</p>", table("", head, rows), *note, *part.figures]
+    return [f"<p>{escape(part.about)}</p>", *([table("", head, rows)] if rows else []), *note, *part.figures]
 
 
 def _cells(value: Interval | None) -> list[str]:
@@ -158,5 +163,5 @@ def written(
     (out / "report.json").write_text(to_json(about, parts), encoding="utf-8")
     for name, text_of_file in files.items():
         (out / name).write_text(text_of_file, encoding="utf-8")
-    np.savez(out / "values.npz", **values(parts))
+    np.savez(out / "values.npz", **values(parts))  # pyright: ignore[reportArgumentType]
     return "\n\n".join([*words, text(parts), f"{PAGE}, report.json and more in {out.resolve()}"])

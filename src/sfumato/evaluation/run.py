@@ -36,7 +36,7 @@ from sfumato.model import Model
 from sfumato.page import Figure, png
 from sfumato.training.log import Report
 
-METRICS = ("quality", "statistics", "speed", "nll", "memorization", "membership", "alignment", "bias")
+METRICS = ("quality", "statistics", "speed", "nll", "memorization", "membership", "alignment", "bias", "duplicates")
 OF_SAMPLES = {"quality", "statistics", "speed", "memorization", "alignment", "bias"}  # those that need drawn pictures
 FEWEST = 16  # pictures of a set: fewer have no intervals
 SHOWN = 12  # pictures a row of the sheet
@@ -90,7 +90,7 @@ def evaluate(
     model: Model,
     path: str,
     settings: Sampling,
-    metrics: Sequence[str] | None,
+    metrics: Sequence[str],
     n: int,
     seed: int,
     out: Path,
@@ -99,6 +99,7 @@ def evaluate(
     shared: Path | None = None,
     groups: Groups = DEFAULT_GROUPS,
     inception: Sequence[str] = (),
+    strict: bool = True,
 ) -> Evaluation:
     """Measure a model on a folder of pictures or a named data set.
 
@@ -106,7 +107,7 @@ def evaluate(
         model: in evaluation mode.
         path: of the data.
         settings: how the pictures are drawn.
-        metrics: some of METRICS; None: all that the model and the data allow, and the report says what they do not.
+        metrics: some of METRICS.
         n: pictures of each set; fewer where the data hold fewer than twice as many.
         seed: of every choice and draw.
         out: keeps the drawn pictures, so that a stopped evaluation goes on.
@@ -115,10 +116,11 @@ def evaluate(
         shared: keeps the data and what is learned of them, which several evaluations may share; `out` by default.
         groups: what "bias" monitors.
         inception: files with the weights of Inception, for a further feature space.
+        strict: whether a metric that the model or the data do not allow is an error; else the report says so.
 
     Raises:
-        UserError: no such data, too few of them, a class that the model does not know, or a metric that was asked for
-            by name cannot be measured.
+        UserError: no such data, too few of them, a class that the model does not know, or (if strict) a metric that
+            cannot be measured.
     """
     shared = shared or out
     material = material_for(model, path, shared / "data", report)
@@ -129,40 +131,41 @@ def evaluate(
         "seed": seed,
     }
     found = Evaluation(about, [], {}, [])
-    wanted = METRICS if metrics is None else metrics
 
     def attempt(measure: Callable[[], Sequence[Part]]) -> None:
         try:
             found.parts.extend(measure())
         except UserError as error:
-            if metrics is not None:
+            if strict:
                 raise
             found.words.append(f"left out: {error.message}")
 
-    if OF_SAMPLES & set(wanted):
-        drawn, samples = _drawn(found, model, material, settings, wanted, n, out, shared, inception, report)
-        if "quality" in wanted:
+    if OF_SAMPLES & set(metrics):
+        drawn, samples = _drawn(found, model, material, settings, metrics, n, out, shared, inception, report)
+        if "quality" in metrics:
             found.parts.extend(_quality(drawn))
-        if "statistics" in wanted:
+        if "statistics" in metrics:
             of_real, of_drawn = (torch.from_numpy(np.array(x)) for x in (drawn.real, drawn.pictures))
             found.parts.append(statistics_part(of_real, of_drawn, seed, drawn.basis))
-        if "speed" in wanted:
+        if "speed" in metrics:
             machine = f"{platform.machine()}, {torch.get_num_threads()} threads, {model.device.type}"
             found.parts.append(speed_part(samples, machine))
-        if "alignment" in wanted:
+        if "alignment" in metrics:
             attempt(lambda: trust.alignment_parts(drawn))
-        if "memorization" in wanted:
+        if "memorization" in metrics:
             attempt(lambda: trust.memorization_parts(drawn))
-        if "bias" in wanted:
+        if "bias" in metrics:
             parts, left_out = trust.bias_parts(drawn, groups.templates, groups.attributes, groups.threshold)
             found.parts.extend(parts)
             found.words.extend(f"left out: {why}" for why in left_out)
         if found.parts:
             first = found.parts[0]
             found.parts[0] = replace(first, figures=[sheet(samples, drawn), *first.figures])
-    if "membership" in wanted:
+    if "membership" in metrics:
         attempt(lambda: trust.membership_parts(model, material, max(n, 1000), seed, report))
-    if "nll" in wanted:
+    if "duplicates" in metrics:
+        attempt(lambda: trust.duplicates_parts(material, report))
+    if "nll" in metrics:
         attempt(lambda: _likelihood(found, model, material, path, likelihoods, report))
     return found
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sfumato.conditioning.conditioners import Condition
 from sfumato.config import Sampling
-from sfumato.data.duplicates import reduced
+from sfumato.data.duplicates import find_duplicates, reduced
 from sfumato.errors import UserError
 from sfumato.evaluation import alignment, bias
 from sfumato.evaluation.features import FeatureSpace, LearnedFeatures, features_of
@@ -36,7 +36,13 @@ from sfumato.evaluation.probes import (
 )
 from sfumato.evaluation.report import Part
 from sfumato.evaluation.samples import draw_samples
-from sfumato.evaluation.trust_parts import alignment_part, bias_part, membership_part, memorization_part
+from sfumato.evaluation.trust_parts import (
+    alignment_part,
+    bias_part,
+    duplicates_part,
+    membership_part,
+    memorization_part,
+)
 from sfumato.model import Model
 from sfumato.page import Figure, png
 from sfumato.training.log import Report
@@ -160,6 +166,17 @@ def membership_parts(model: Model, material: Material, n: int, seed: int, report
     """
     found = membership(model, material, n, seed, report)
     return [membership_part(found, {"data": material.data.manifest_hash[:12], "seed": seed})]
+
+
+def duplicates_parts(material: Material, report: Report) -> list[Part]:
+    """The near-duplicates among the pictures of the data.
+
+    Raises:
+        UserError: the pictures are smaller than 12 pixels.
+    """
+    data = material.data
+    found = find_duplicates(data, lambda done, total: report.progress("searching near-duplicates", done, total))
+    return [duplicates_part(found, {"data": data.manifest_hash[:12]})]
 
 
 # --- prompts ---------------------------------------------------------------------------------------------------------

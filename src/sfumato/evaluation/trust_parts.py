@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sfumato.data.duplicates import Duplicates
 from sfumato.evaluation.alignment import Alignment
 from sfumato.evaluation.bias import Comparison
-from sfumato.evaluation.interval import Interval
+from sfumato.evaluation.interval import Interval, of_share
 from sfumato.evaluation.membership import FALSE_POSITIVES, Membership
 from sfumato.evaluation.memorization import Memorization
 from sfumato.evaluation.report import Part, Row
@@ -65,6 +66,24 @@ def membership_part(found: Membership, basis: Basis) -> Part:
         "It is the weakest attack worth the name: what it finds is there, and others find more.",
         rows,
         {**basis, "pictures": found.members + found.others},
+    )
+
+
+def duplicates_part(found: Duplicates, basis: Basis) -> Part:
+    """How often the same picture is in the data."""
+    spare = found.pictures - len(found.keep())
+    largest = max((len(group.indices) for group in found.groups), default=1)
+    return Part(
+        "duplicates",
+        "Near-duplicates of the data",
+        "The same picture in another brightness, compression or position. What occurs often is what a model learns by "
+        "heart; data.duplicates = drop leaves it out of the next training.",
+        [
+            Row("spare", "share of pictures that repeat another", of_share(spare, found.pictures), None, "lower"),
+            Row("groups", "groups", single(float(len(found.groups)))),
+            Row("largest", "pictures of the largest group", single(float(largest)), None, "lower"),
+        ],
+        {**basis, "pictures": found.pictures},
     )
 
 

@@ -35,7 +35,13 @@ class Drawn:
 
 
 def open_model(name: str | Path | None = None) -> Model:
-    """A model that ships with the package by name, or any by its folder or run folder; the default one when None.
+    """The model in `model_folder` of this name."""
+    return Model.load(model_folder(name))
+
+
+def model_folder(name: str | Path | None = None) -> Path:
+    """That of a model that ships with the package, by name, or of any by its folder or run folder; by default the
+    default model's.
 
     A run in ``runs/`` goes by its name too. A folder that has the name of a shipped model is written as a path:
     ``./emoji``.
@@ -43,13 +49,13 @@ def open_model(name: str | Path | None = None) -> Model:
     name = str(name or DEFAULT_MODEL)
     shipped = sorted(p.parent.name for p in SHIPPED.glob("*/model.json"))
     if name in shipped:
-        return Model.load(SHIPPED / name)
+        return SHIPPED / name
     folder = next((path for path in (Path(name), Path("runs") / name) if path.is_dir()), None)
     if folder is None:
         error = unknown("model", name, shipped)
         raise UserError(error.message, f"{error.fix}, or give the folder of a model or run with --model")
     inner = folder / "model"  # of a run folder, which is as good as the model in it
-    return Model.load(inner if (inner / "model.json").is_file() else folder)
+    return inner if (inner / "model.json").is_file() else folder
 
 
 def draw(

@@ -1,0 +1,105 @@
+"""`sfumato release`: the gate before a model leaves the house."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sfumato.cli.progress import Terminal
+from sfumato.errors import UserError
+
+
+def release(
+    model: str,
+    data: str | None = None,
+    /,
+    *,
+    recipe: str | None = None,
+    at_most: tuple[str, ...] = (),
+    at_least: tuple[str, ...] = (),
+    n: int = 500,
+    nll_n: int = 16,
+    seed: int = 0,
+    out: Path = Path("release"),
+) -> int:
+    """Measure and check a model, and write it with its cards, or refuse with reasons; exits with 1 if it is refused.
+
+    Checked are the thresholds, that the data are those of the training and the code was committed, and that every
+    source has a licence that is allowed.
+
+    Parameters
+    ----------
+    model
+        Name of a model in the package, or a run or model folder.
+    data
+        What it was trained on; by default the place that the training read.
+    recipe
+        Whose group `release` is demanded; by default that which the model was trained with.
+    at_most
+        One more threshold, e.g. membership.auc=0.6 or "memorization-*.near-copies=0.01"; may be given again.
+    at_least
+        The same from below.
+    n
+        Pictures that are drawn, and real ones that they are compared with.
+    nll_n
+        Pictures at most whose likelihood is measured, where a threshold demands it.
+    seed
+        Of every choice and draw.
+    out
+        Folder for the report, release.json, data-card.md and, if released, model/.
+    """
+    if n < 16:
+        raise UserError(f"release: n = {n} is not possible", "set --n to 16 or more")
+
+    from sfumato.config import load_recipe
+    from sfumato.evaluation import release as gate
+    from sfumato.evaluation import run
+    from sfumato.evaluation.pictures import material_for
+    from sfumato.evaluation.report import Part, told, written
+    from sfumato.generation.draw import model_folder
+    from sfumato.model import Model
+    from sfumato.page import folder
+
+    place = model_folder(model)
+    opened = Model.load(place)
+    demands = load_recipe(recipe).release if recipe else opened.config.release
+    demands = demands.model_copy(
+        update={
+            "at_most": {**demands.at_most, **dict(map(threshold, at_most))},
+            "at_least": {**demands.at_least, **dict(map(threshold, at_least))},
+        }
+    )
+    named = [*demands.at_most, *demands.at_least]
+    metrics = [metric for metric in run.METRICS if metric != "nll" or any(name.startswith("nll") for name in named)]
+    path = data or opened.config.data.path
+    with Terminal() as terminal:
+        folder(out)
+        likelihoods = run.Likelihoods(nll_n)
+        settings = opened.sampling()
+        found = run.evaluate(
+            opened, path, settings, metrics, n, seed, out, terminal, likelihoods=likelihoods, strict=False
+        )
+        trained_on = material_for(opened, path, out / "data", terminal).data
+    parts = told(found.parts)
+    checks = [
+        *gate.threshold_checks(parts, demands),
+        *gate.lineage_checks(opened, trained_on),
+        *gate.licence_checks(trained_on, demands),
+    ]
+    if not named:
+        found.words.append("no thresholds are demanded: set release.at_most and release.at_least in the recipe")
+    passed = gate.released(place, trained_on, parts, checks, out)
+    verdict = gate.verdict(checks)
+    decision = Part("release", "Released" if passed else "Not released", "; ".join(verdict.splitlines()), [])
+    title = f"Release of {opened.config.name}"
+    print(written(out, title, found.about, [decision, *found.parts], found.files, found.words))
+    print(f"\n{verdict}")
+    return 0 if passed else 1
+
+
+def threshold(text: str) -> tuple[str, float]:
+    """ "part.row=0.5" -> its name and number."""
+    name, _, value = text.partition("=")
+    try:
+        return name.strip(), float(value)
+    except ValueError:
+        raise UserError(f"release: {text!r} is no threshold", "write it as part.row=number") from None
