@@ -7,6 +7,9 @@ Arithmetic. Every method trains for as many floating-point operations of matrix 
 backwards, counted by torch's own formulas; unlike seconds, they do not depend on what else a machine does. A step of a
 GAN costs several times that of a denoiser: two networks learn, and a penalty takes gradients of gradients.
 
+Results are kept in `results`, a file a run: the same command goes on where it was stopped, on any machine, and what is
+deleted is measured anew. Seconds of a processor are those of the machine that had the run.
+
 Rate. Each method takes the best of one grid of rates, by runs whose seeds are not those of the result. The rate rises
 at first and falls to zero over the last half, for all methods alike.
 """
@@ -29,6 +32,7 @@ from sfumato.evaluation.interval import of_mean
 from sfumato.training.log import Report
 from sfumato.training.optimizers import rate_factor
 
+RESULTS = Path(__file__).parent / "results"
 LIMIT = 0.10  # how far sizes may be apart
 RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 POINTS = 100  # of a loss curve
@@ -158,9 +162,18 @@ def kept(path: Path, make: Callable[[], dict]) -> dict:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_suffix(f".{os.getpid()}")
-        aside.write_text(json.dumps(make(), allow_nan=False) + "\n")
+        aside.write_text(json.dumps(rounded(make()), allow_nan=False) + "\n")
         aside.replace(path)
     return json.loads(path.read_text())
+
+
+def rounded(value: Any) -> Any:
+    """Plain values, with six digits a number."""
+    if isinstance(value, dict):
+        return {name: rounded(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [rounded(each) for each in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def results(

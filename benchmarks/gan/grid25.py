@@ -21,7 +21,22 @@ from pathlib import Path
 import numpy as np
 import points
 import torch
-from contest import RATES, Cell, Contestant, Tell, best, fit, fitted, head, operations, results, row, size, spread
+from contest import (
+    RATES,
+    RESULTS,
+    Cell,
+    Contestant,
+    Tell,
+    best,
+    fit,
+    fitted,
+    head,
+    operations,
+    results,
+    row,
+    size,
+    spread,
+)
 from denoising import Diffusion
 from gans import GAN, methods
 from PIL import Image
@@ -127,7 +142,8 @@ def run(cell: Cell, members: int, steps: int, folder: Path, tell: Tell) -> dict:
 
     begin = time.process_time()
     curves = fit(model, lambda: real(batch), steps, watch, WATCHES, tell)
-    np.save((folder / cell.path).with_suffix(".npy"), drawn.numpy(), allow_pickle=False)
+    if members >= SHOWN:
+        np.save((folder / cell.path).with_suffix(".npy"), drawn[:SHOWN].half().numpy(), allow_pickle=False)
     return {
         "steps": steps,
         "operations": steps * of_step // members,
@@ -205,7 +221,7 @@ def sheet(chosen: dict[Cell, dict], folder: Path) -> Image.Image:
     tiles, names = [density(real(DRAWN) * UNIT) for _ in range(SHOWN)], ["real", *[""] * (SHOWN - 1)]
     for cell in chosen:
         drawn = torch.from_numpy(np.load((folder / cell.path).with_suffix(".npy"), allow_pickle=False))
-        tiles += [density(x) for x in drawn[:SHOWN]]
+        tiles += [density(x) for x in drawn.float()]
         names += [cell.method, *[""] * (SHOWN - 1)]
     return labelled_grid(tiles, names, SHOWN)
 
@@ -220,7 +236,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     keep_freed_memory()
-    folder = Path("runs/gan/grid25") / f"{arguments.steps}-steps"
+    folder = RESULTS / "grid25" / f"{arguments.steps}-steps"
     chosen = {}
     with Terminal() as report:
 

@@ -8,7 +8,8 @@ pictures. It is told how many of the 1,000 triples were drawn, and the Kullback-
 from those of the data, here 10,000 digits of MNIST's. Real triples, as many, show what is left to a perfect model: a
 sample is not quite even.
 
-The rate is the best of a grid, by one run a rate with a quarter of the operations and a fifth of the pictures. Three other seeds train in full.
+The rate is the best of a grid, by one run a rate with a quarter of the operations and a fifth of the pictures. Three
+other seeds train in full.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from contest import RATES, Cell, Tell, best, head, results, row, spread
+from contest import RATES, RESULTS, Cell, Tell, best, head, results, row, spread
 from pictures import BATCH, METHODS, Draw, keep, sheet, train
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -109,7 +110,7 @@ def divergence(result: dict) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
-    parser.add_argument("--steps", type=int, default=3000, help="of the denoiser, whose operations all have")
+    parser.add_argument("--steps", type=int, default=8000, help="of the denoiser, whose operations all have")
     parser.add_argument("--rates", nargs="+", type=float, default=RATES)
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     parser.add_argument("--pictures", type=int, default=DRAWN)
@@ -117,7 +118,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     keep_freed_memory()
-    folder = Path("runs/gan/stacked-mnist") / f"{arguments.steps}-steps-{arguments.pictures}-pictures"
+    folder = RESULTS / "stacked-mnist" / f"{arguments.steps}-steps-{arguments.pictures}-pictures"
     x, y = digits()
     net, true = reader(x, y, Path("runs/gan/reader.safetensors")), law(y)
 
