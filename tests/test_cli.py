@@ -366,6 +366,18 @@ def test_the_time_left_is_the_pace_of_this_process_also_after_a_resume(monkeypat
     assert capsys.readouterr().err == "training: 950/1,000  loss 0.1  1 min 40 s left\n"
 
 
+def test_a_task_that_comes_again_begins_again(monkeypatch, capsys):
+    seconds = [0.0]
+    monkeypatch.setattr("sfumato.cli.progress.time.monotonic", lambda: seconds[0])
+    terminal = Terminal()
+    for begin in (0, 1000):
+        for done, after in ((0, 0), (4, 9), (5, 11), (10, 22)):
+            seconds[0] = begin + after
+            terminal.progress("drawing", done, 10)
+
+    assert capsys.readouterr().err == 2 * "drawing: 5/10  11 s left\ndrawing: 10/10\n"
+
+
 def test_the_time_left_is_not_guessed_from_nothing():
     assert remaining(0, 10, 5.0) == remaining(3, 0, 5.0) == remaining(1, 100, 0.1) == ""
 

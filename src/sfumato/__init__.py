@@ -22,7 +22,7 @@ _HOMES = {
     "Model": "sfumato.model",
     "open_source": "sfumato.data",
     "prepare": "sfumato.data",
-    "train": "sfumato.training.run",
+    "train": "sfumato.evaluation.judge",
     "open_model": "sfumato.generation.draw",
     "UserError": "sfumato.errors",
 }

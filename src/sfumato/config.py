@@ -253,6 +253,8 @@ class Training(Settings):
     )
     validate_every: int = within(500, 1, 10**8, "steps between validation losses")
     sample_every: int = within(1000, 1, 10**8, "steps between sample sheets")
+    evaluate_every: int = within(0, 0, 10**8, "steps between evaluations, of which the best gives the model; 0: none")
+    evaluate_pictures: int = within(256, 64, 10**5, "pictures drawn for an evaluation")
     checkpoint_every: int = within(500, 1, 10**8, "steps between checkpoints")
     keep: int = within(3, 1, 1000, "checkpoints kept")
     half: bool = word(True, "save the model's weights in half precision")

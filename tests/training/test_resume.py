@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ import pytest
 SEED = 20_261_123  # of the moments; a failure is replayed with it
 STEPS = 60
 KILLS = 20
-PHASES = ("start-up", "step", "mid-accumulation", "update", "validating", "sampling", "saving")
+PHASES = ("start-up", "step", "mid-accumulation", "update", "validating", "sampling", "evaluating", "saving")
 
 
 class Death(NamedTuple):
@@ -55,7 +55,9 @@ class Lives:
 def recipe(tmp_path_factory: pytest.TempPathFactory, drawn: Callable, settings: Callable) -> Path:
     folder = tmp_path_factory.mktemp("recipe")
     path = folder / "recipe.yaml"
-    path.write_text(settings(drawn(folder / "pictures"), f"training.steps={STEPS}").to_yaml())
+    path.write_text(
+        settings(drawn(folder / "pictures"), f"training.steps={STEPS}", "training.evaluate_every=7").to_yaml()
+    )
     return path
 
 
@@ -88,8 +90,10 @@ def whole(live: Lives, tmp_path_factory: pytest.TempPathFactory) -> dict[str, st
     death = live(out)
     assert death.code == 0, death.said
     prints = fingerprint(out)
+    rows = [json.loads(line) for line in (out / "loss.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "score" in row] == [*range(7, STEPS, 7), STEPS]
     assert prints.keys() == {
-        *(f"last/{part}.safetensors" for part in ("weights", "optimizer", "ema-0", "ema-1")),
+        *(f"last/{part}.safetensors" for part in ("weights", "optimizer", "ema-0", "ema-1", "best")),
         "loss.jsonl",
         "weights.safetensors",
     }
@@ -106,6 +110,7 @@ def moments(seed: int) -> list[tuple[str, int]]:
         "update": 10,
         "validating": 1,
         "sampling": 2,
+        "evaluating": 1,
         "saving": 30,
     }
     chosen = [(phase, chance.randint(1, reach[phase])) for phase in PHASES for _ in range(2)]
@@ -179,8 +184,12 @@ def test_a_second_sigterm_ends_the_process_at_once_and_the_run_still_goes_on(
     assert fingerprint(tmp_path) == whole
 
 
-def test_the_command_line_resumes_in_new_processes(recipe: Path, whole: dict[str, str], tmp_path: Path) -> None:
-    out, chance = tmp_path / "run", random.Random(SEED)
+def test_the_command_line_resumes_in_new_processes(recipe: Path, live: Lives, tmp_path: Path) -> None:
+    plain = tmp_path / "plain.yaml"  # the command's own judge would learn features for a minute
+    plain.write_text(recipe.read_text().replace("evaluate_every: 7", "evaluate_every: 0"))
+    assert replace(live, recipe=plain)(tmp_path / "whole").code == 0
+    whole = fingerprint(tmp_path / "whole")
+    recipe, out, chance = plain, tmp_path / "run", random.Random(SEED)
     command = [sys.executable, "-m", "sfumato", "train", "--recipe", str(recipe), "--out", str(out)]
 
     def steps() -> int:

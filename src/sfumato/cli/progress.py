@@ -74,6 +74,9 @@ class Terminal:
         elif now - self.spoken.setdefault(task, start) >= EVERY or (done >= total and now - start >= 2):
             self.spoken[task] = now
             print(f"{task}: {state}", file=sys.stderr, flush=True)
+        if done >= total:  # a task that comes again begins again
+            self.starts.pop(task)
+            self.spoken.pop(task, None)
 
 
 class _Live(Progress):

@@ -7,6 +7,7 @@ from pathlib import Path
 from sfumato.config import Config
 from sfumato.data.dataset import Dataset
 from sfumato.plots import BLUE, RED, Curve, plot
+from sfumato.training.best import Score
 
 
 def licences(data: Dataset) -> list[tuple[str, str, int]]:
@@ -49,11 +50,16 @@ def model_card(config: Config, data: Dataset, record: dict) -> str:
     Args:
         config: resolved settings.
         data: what it was trained on.
-        record: the model's record (seed, steps, hours, losses, environment, hashes).
+        record: the model's record (seed, steps, hours, losses, environment, hashes; the best step, if chosen).
     """
     environment, held_out_loss = record["environment"], record["validation_loss"]
     track = f"EMA track {config.training.ema[config.sampling.ema]:g}"
     rows = "\n".join(f"| {source} | {licence} | {n:,} |" for source, licence, n in licences(data))
+    best = {}
+    if "best_step" in record:
+        drawn = f"of {config.training.evaluate_pictures:,} drawn pictures"
+        best["Weights"] = f"of step {record['best_step']:,}, the best of {record['evaluations']:,} evaluations"
+        best["Score"] = f"{Score(**record['best_score'])} ({drawn}; the weights were chosen by it, so it flatters them)"
     facts = {
         "Task": config.about.task,
         "Pictures": f"{config.data.size} x {config.data.size} x {config.data.channels}",
@@ -61,6 +67,7 @@ def model_card(config: Config, data: Dataset, record: dict) -> str:
         "Process": f"{config.diffusion.schedule} schedule, {config.diffusion.parameterization} prediction",
         "Condition": config.condition.kind,
         "Steps": f"{record['steps']:,} of {config.training.batch * config.training.accumulate} pictures",
+        **best,
         "Time": f"{record['hours']:.2f} hours of training steps",
         "Hardware": f"{environment['processor']}, {environment['threads']} thread(s), {environment['device']}",
         "Precision": record["precision"],

@@ -1,6 +1,7 @@
 """What a run will cost, before it starts: measured on a few real steps on this machine, not guessed."""
 
 import dataclasses
+import math
 import resource
 import tempfile
 import time
@@ -80,7 +81,7 @@ def dry_run(config: Config, report: Report) -> Estimate:
         prepared = build(config, data, captions, len(usable))
         trainer = Trainer(prepared.config, prepared.model, data, prepared.train_indices, prepared.validation_indices)
         step = step_seconds(trainer, report)
-        sheet = sheet_seconds(trainer)
+        drawing = drawing_seconds(trainer)
     training, model = prepared.config.training, prepared.model
     checkpoint = sum(t.numel() * t.element_size() for part in trainer.parts().values() for t in part.values())
     pixels = len(usable) * config.data.size**2 * config.data.channels
@@ -89,7 +90,7 @@ def dry_run(config: Config, report: Report) -> Estimate:
         config=prepared.config,
         parameters=sum(p.numel() for p in model.parameters().values()),
         pictures_per_second=training.batch * training.accumulate / step,
-        seconds=training.steps * step + sheet * (2 + training.steps // training.sample_every),
+        seconds=training.steps * step + drawing,
         memory_bytes=peak_memory(model.device) + pixels,
         disk_bytes=checkpoint * (training.keep + 1) + pixels,
     )
@@ -107,13 +108,20 @@ def step_seconds(trainer: Trainer, report: Report) -> float:
     return (time.perf_counter() - begin) / MEASURED
 
 
-def sheet_seconds(trainer: Trainer) -> float:
-    """The time of one sample sheet, from two steps of one batch; there is one before and one after the run."""
-    model, conditions = trainer.model.eval(), sheet_conditions(trainer)[0]
+def drawing_seconds(trainer: Trainer) -> float:
+    """The time of all that is drawn in a run, from two steps of one batch: the sample sheets, of which there is one
+    before and one after it, and the evaluations. The features that these learn, once a run, are not in it."""
+    model, training, conditions = trainer.model.eval(), trainer.config.training, sheet_conditions(trainer)[0]
     begin = time.perf_counter()
     with trainer.autocast():
         model.generate(conditions[0], steps=2)
-    return (time.perf_counter() - begin) / 2 * model.sampling().steps * len(model.batches(len(conditions)))
+    batch = (time.perf_counter() - begin) / 2 * model.sampling().steps
+
+    batches = (2 + training.steps // training.sample_every) * len(model.batches(len(conditions)))
+    if training.evaluate_every:
+        evaluations = math.ceil(training.steps / training.evaluate_every)
+        batches += evaluations * len(model.batches(training.evaluate_pictures))
+    return batch * batches
 
 
 def peak_memory(device: torch.device) -> int:

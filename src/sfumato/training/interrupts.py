@@ -46,7 +46,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class Interruptible:
-    """A report that ends the work before the first step when ``stop`` says so; until then nothing needs saving."""
+    """A report that ends what can be done again when ``stop`` says so: the preparation, or an evaluation."""
 
     report: Report
     stop: Stop

@@ -1,8 +1,8 @@
 """What a run says while it works, and what it writes down.
 
 ``loss.jsonl`` holds the numbers that are a function of the settings and the data (step, loss, gradient norm,
-validation loss): a run that was killed and resumed ends with the same bytes. Speeds go to the terminal and to
-TensorBoard, when that is installed.
+validation loss, score of an evaluation): a run that was killed and resumed ends with the same bytes. Speeds go to the
+terminal and to TensorBoard, when that is installed.
 """
 
 import json

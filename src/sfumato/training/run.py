@@ -6,6 +6,7 @@ run/
   samples/            same-seed grids from step 0    tensorboard/       the same for TensorBoard
   checkpoint-<step>/  the newest few                 model/             the saved model, when done
   captions.safetensors  what a frozen text encoder made of the captions
+  features/             with training.evaluate_every: learned features, and those of the real pictures
 """
 
 import json
@@ -23,10 +24,11 @@ from sfumato.data.preparation import prepare
 from sfumato.data.sources import open_source
 from sfumato.errors import UserError
 from sfumato.model import Model
+from sfumato.training.best import Best, Judge
 from sfumato.training.card import loss_curve, model_card, read_losses
 from sfumato.training.checkpoint import RunLock, newest_whole, save_checkpoint, write_atomically, writing
 from sfumato.training.environment import device, environment
-from sfumato.training.interrupts import Interruptible, Stop
+from sfumato.training.interrupts import Interrupted, Interruptible, Stop
 from sfumato.training.keyed import key
 from sfumato.training.log import Log, Report, Silent
 from sfumato.training.loop import Trainer, run
@@ -101,7 +103,13 @@ def prepared_data(config: Config, cache: Path, report: Report) -> Dataset:
     return data
 
 
-def train(config: Config, out: Path | str, report: Report | None = None, command: str = "train(...) again") -> Model:
+def train(
+    config: Config,
+    out: Path | str,
+    report: Report | None = None,
+    command: str = "train(...) again",
+    judge: Judge | None = None,
+) -> Model:
     """Trains, or goes on with, the run in folder ``out`` and returns the finished model (also in ``out/model``).
 
     Args:
@@ -109,11 +117,18 @@ def train(config: Config, out: Path | str, report: Report | None = None, command
         out: the run folder; one that holds checkpoints is resumed.
         report: where progress goes.
         command: the command that resumes the run, for messages.
+        judge: scores the steps of ``training.evaluate_every``; `sfumato.train` and the command line bring one.
 
     Raises:
-        UserError: bad data, another process in the folder, other settings than the folder's, a damaged run.
+        UserError: bad data, another process in the folder, other settings than the folder's, a damaged run; or steps
+            are to be scored, and there is no judge.
         Interrupted: stopped by a signal, everything saved.
     """
+    if config.training.evaluate_every and judge is None:
+        raise UserError(
+            f"training.evaluate_every is {config.training.evaluate_every}, but nothing was given that judges pictures",
+            fix="call sfumato.train, which brings a judge; or give judge=..., or set training.evaluate_every=0",
+        )
     out, report = Path(out), report or Silent()
     with writing("the run", out):
         out.mkdir(parents=True, exist_ok=True)
@@ -128,10 +143,10 @@ def train(config: Config, out: Path | str, report: Report | None = None, command
             prepared.config, prepared.model, prepared.data, prepared.train_indices, prepared.validation_indices
         )
         with writing("the run", out):
-            hours = fit(trainer, out, report, stop)
+            hours, best = fit(trainer, out, report, stop, judge)
             if trainer.step < prepared.config.training.steps:
                 raise stop.interrupted(f"at step {trainer.step:,}")
-            return finish(trainer, out, hours, command, report)
+            return finish(trainer, best, out, hours, command, report)
     finally:
         stop.restore()
         lock.release()
@@ -184,14 +199,17 @@ def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return entries
 
 
-def fit(trainer: Trainer, out: Path, report: Report, stop: Stop) -> float:
-    """Resumes from the newest whole checkpoint, trains to the end or to a signal, and saves; the hours of all steps."""
-    config = trainer.config
-    training = config.training
-    state: dict[str, Any] = {"log_bytes": 0, "seconds": 0.0}
+def fit(trainer: Trainer, out: Path, report: Report, stop: Stop, judge: Judge | None) -> tuple[float, Best]:
+    """Resumes from the newest whole checkpoint, trains to the end or to a signal, and saves.
+
+    Returns:
+        The hours of all steps, and the best of those that were scored.
+    """
+    training = trainer.config.training
     found = newest_whole(out, report.say)
+    state, parts = found or ({"log_bytes": 0, "seconds": 0.0}, {})
+    best = Best.restored(state, parts)
     if found:
-        state, parts = found
         trainer.restore(state["step"], parts)
         report.say(f"resuming at step {trainer.step:,} of {training.steps:,}")
     log = Log(out, state["log_bytes"], trainer.step)
@@ -217,46 +235,66 @@ def fit(trainer: Trainer, out: Path, report: Report, stop: Stop) -> float:
     def sample() -> None:
         sample_sheet(trainer, out / "samples" / f"step-{trainer.step:08d}.png")
 
+    def evaluate() -> None:
+        if judge is None or not best.due(trainer):
+            return
+        score = best.add(trainer, judge, out / "features", Interruptible(report, stop))
+        log.write(trainer.step, **score.numbers())
+        log.scalars(trainer.step, **score.numbers())
+        mark = "  (best so far)" if best.lowest[0] == trainer.step else ""
+        report.say(f"step {trainer.step:,}: {score}{mark}")
+
     def save() -> None:
-        facts = {"log_bytes": log.length(), "seconds": rate.total}
-        save_checkpoint(out, trainer.step, trainer.parts(), facts, training.keep)
+        facts = {"log_bytes": log.length(), "seconds": rate.total, **best.state()}
+        save_checkpoint(out, trainer.step, trainer.parts() | best.parts(), facts, training.keep)
 
     try:
         if trainer.step == 0 and not stop():
             sample()
+        evaluate()  # what a signal ended in the process before
         report.progress("training", trainer.step, training.steps)
-        run(
-            trainer,
-            on_step,
-            [(training.validate_every, validate), (training.sample_every, sample), (training.checkpoint_every, save)],
-            stop,
-        )
+        actions = [
+            (training.validate_every, validate),
+            (training.sample_every, sample),
+            (1, evaluate),
+            (training.checkpoint_every, save),
+        ]
+        run(trainer, on_step, actions, stop)
         save()
+    except Interrupted:  # in an evaluation: the step before it is done, and the evaluation comes first next time
+        save()
+        raise
     finally:
         log.close()
-    return rate.total / 3600
+    return rate.total / 3600, best
 
 
-def finish(trainer: Trainer, out: Path, hours: float, command: str, report: Report) -> Model:
-    """Puts the averaged weights into the model and saves it, with its card, sample sheet and loss curve."""
+def finish(trainer: Trainer, best: Best, out: Path, hours: float, command: str, report: Report) -> Model:
+    """Puts the averaged weights, the best where steps were scored, into the model and saves it, with its card, sample
+    sheet and loss curve."""
     config, model, data = trainer.config, trainer.model, trainer.data
+    averages, step = trainer.ema.tracks[config.sampling.ema], trainer.step
+    if best.scores:
+        averages, step = best.weights, best.lowest[0]
+        report.say(f"the model gets the weights of step {step:,}, the best of {len(best.scores)} evaluations")
     with torch.no_grad():
         for name, parameter in model.parameters().items():
-            average = trainer.ema.tracks[config.sampling.ema][name]
-            parameter.copy_(average.half() if config.training.half else average)
+            parameter.copy_(averages[name].half() if config.training.half else averages[name])
     training, validation = read_losses(out / "loss.jsonl")
+    known = [loss for measured_at, loss in validation if measured_at <= step]
     model.record = {
         "steps": trainer.step,
         "hours": hours,
         "seed": config.training.seed,
         "precision": str(trainer.dtype).removeprefix("torch."),
         "parameters": sum(p.numel() for p in model.parameters().values()),
-        "validation_loss": validation[-1][1] if validation else None,
+        "validation_loss": known[-1] if known else None,
         "manifest_sha256": data.manifest_hash,
         "pictures": len(data),
         "held_out": len(trainer.validation_indices),
         "environment": json.loads((out / "environment.json").read_text()),
         "command": command,
+        **best.record(),
     }
     folder = out / "model"
     draw_sheet(model.eval(), *sheet_conditions(trainer), folder / "samples.png")

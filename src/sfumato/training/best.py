@@ -1,0 +1,105 @@
+"""The best step of a run: at intervals a judge scores what the model draws, and the best step's weights are kept.
+
+Scores and weights are state of the run like the optimizer's: a checkpoint holds them (``best.safetensors``), hashed and
+written with all else. So they always belong to the losses and the step beside them, and a run that was killed between
+two checkpoints knows no score of a step that it has yet to repeat.
+
+What judges is given from above (``sfumato.evaluation.judge``), for training knows nothing of evaluation.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sfumato.training.log import Report
+from sfumato.training.loop import Trainer
+
+
+@dataclass(frozen=True)
+class Score:
+    """How far drawn pictures are from real ones; lower is better.
+
+    Attributes:
+        name: what was measured, e.g. "KID x 1000".
+        value: of the drawn pictures.
+        low, high: its interval of 95 %, None where one number is all there is.
+        control: the same of held-out real pictures, which a perfect model would reach; None where they are too few.
+    """
+
+    name: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    control: float | None = None
+
+    def __str__(self) -> str:
+        interval = "" if self.low is None else f" [{self.low:.2f}, {self.high:.2f}]"
+        control = "" if self.control is None else f"; held-out pictures {self.control:.2f}"
+        return f"{self.name} {self.value:.2f}{interval}{control}"
+
+    def numbers(self) -> dict[str, float]:
+        """For the log."""
+        named = {"score": self.value, "score_low": self.low, "score_high": self.high, "score_control": self.control}
+        return {name: value for name, value in named.items() if value is not None}
+
+
+# Called with the averaged weights in their place; the folder keeps what is made once a run. It must give the same score
+# for the same weights, and tell the report often: that is where Ctrl-C ends it.
+Judge = Callable[[Trainer, Path, Report], Score]
+
+
+@dataclass
+class Best:
+    """The scores so far, and the averaged weights of the lowest.
+
+    Attributes:
+        scores: (step, score), in order.
+        weights: by name, on the CPU; none before the first score.
+    """
+
+    scores: list[tuple[int, Score]] = field(default_factory=list)
+    weights: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def restored(cls, state: Mapping[str, Any], parts: Mapping[str, dict[str, Tensor]]) -> "Best":
+        """Takes back what ``state`` and ``parts`` gave."""
+        return cls([(step, Score(**score)) for step, score in state.get("scores", ())], parts.get("best", {}))
+
+    def state(self) -> dict[str, Any]:
+        return {"scores": [(step, asdict(score)) for step, score in self.scores]} if self.scores else {}
+
+    def parts(self) -> dict[str, dict[str, Tensor]]:
+        return {"best": self.weights} if self.weights else {}
+
+    @property
+    def lowest(self) -> tuple[int, Score]:
+        """Step and score of the weights; of equal scores the first."""
+        return min(self.scores, key=lambda row: row[1].value)
+
+    def due(self, trainer: Trainer) -> bool:
+        """Whether the trainer's step is to be scored: a multiple of ``evaluate_every`` or the last, not done yet."""
+        step, training = trainer.step, trainer.config.training
+        if not training.evaluate_every or not step or step in dict(self.scores):
+            return False
+        return step % training.evaluate_every == 0 or step == training.steps
+
+    def add(self, trainer: Trainer, judge: Judge, folder: Path, report: Report) -> Score:
+        """Scores the trainer's step, and keeps its averaged weights where no score was lower."""
+        track = trainer.config.sampling.ema
+        trainer.model.eval()
+        with trainer.ema.swapped(track):
+            score = judge(trainer, folder, report)
+        self.scores.append((trainer.step, score))
+        if self.lowest[0] == trainer.step:
+            self.weights = {name: value.cpu().clone() for name, value in trainer.ema.tracks[track].items()}
+        return score
+
+    def record(self) -> dict[str, Any]:
+        """For the model's record; empty where nothing was scored."""
+        if not self.scores:
+            return {}
+        step, score = self.lowest
+        return {"best_step": step, "best_score": asdict(score), "evaluations": len(self.scores)}
