@@ -1,9 +1,10 @@
 """Comparing reports: only like with like, with a p-value that is right."""
 
 import numpy as np
+import pytest
 import torch
 
-from sfumato.evaluation.compare import compare, independent
+from sfumato.evaluation.compare import compare, holm, independent
 from sfumato.evaluation.interval import Interval, of_mean
 
 
@@ -48,3 +49,38 @@ def test_without_a_difference_one_in_twenty_is_significant_and_a_large_one_alway
 def test_equal_numbers_are_no_difference_and_single_ones_say_nothing():
     assert independent(Interval(1, 1, 1), Interval(1, 1, 1)).p == 1
     assert independent(Interval(1, None, None), Interval(2, 1, 3)).p is None
+
+
+def test_holms_correction_is_the_one_by_hand():
+    # 0.005 * 4, 0.01 * 3, 0.03 * 2, and 0.04 * 1, which may not be below the one before
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7]) == [1, 1] and holm([0.02]) == [0.02] and holm([]) == []
+
+
+def test_without_any_difference_one_family_in_twenty_has_a_false_alarm_and_without_correction_most():
+    families = np.random.default_rng(0).uniform(size=(1000, 30))
+    assert 0.03 < np.mean([min(holm(list(family))) < 0.05 for family in families]) < 0.07
+    assert np.mean(families.min(1) < 0.05) > 0.7
+
+
+def test_real_pictures_are_paired_by_their_names_and_rows_may_have_dots():
+    row = {"name": "bound", "drawn": {"mean": 3.0, "low": 2.0, "high": 4.0}, "real": None}
+
+    def told(*names):
+        return {"nll": {"names": list(names)}, "parts": {"nll": {"basis": {}, "rows": {"bound.of.a": row}}}}
+
+    values = ({"nll.bound.of.a": np.array([1.0, 2.0])}, {"nll.bound.of.a": np.array([1.5, 2.6])})
+    same = compare(told("a", "b"), told("a", "b"), "nll.bound.of.a", values)
+    other = compare(told("a", "b"), told("a", "c"), "nll.bound.of.a", values)
+    assert same is not None and same.paired and other is not None and not other.paired
+
+
+def test_unequal_numbers_of_values_are_no_pairs():
+    values = ({"distance.kid": np.array([1.0, 5.0, 9.0])}, {"distance.kid": np.array([2.0, 6.1])})
+    found = compare(report(5, draws="x"), report(6, draws="x"), "distance.kid", values)
+    assert found is not None and not found.paired
+
+
+def test_an_interval_that_ends_at_its_range_is_as_wide_on_the_other_side():
+    cut, whole, other = Interval(1.0, 0.75, 1.0), Interval(1.0, 0.75, 1.25), Interval(0.5, 0.25, 0.75)
+    assert independent(cut, other) == independent(whole, other)

@@ -64,6 +64,14 @@ VERBS = {
   sfumato evaluate emoji ./my-pictures --n 200 --metrics quality --out measured
 """,
     ),
+    "compare": (
+        "sfumato.cli.compare:compare",
+        "Compare models, or settings of one, side by side.",
+        """\
+  sfumato compare runs/first runs/second --data fashion-mnist
+  sfumato compare emoji --data emoji --grid steps=5,10,20 --grid guidance=1,2,3
+""",
+    ),
     "search-grid": (
         "sfumato.cli.search_grid:search_grid",
         "Find the best times for a few steps of a model.",

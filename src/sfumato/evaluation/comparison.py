@@ -1,0 +1,283 @@
+"""Several models side by side: each against the first, row by row of their reports.
+
+Every model is evaluated as by `sfumato evaluate`, with the same seeds and conditions, or has been; what is compared is
+what their reports hold. A part whose basis is another is left out, with the reason. Each difference has the most exact
+test that what is at hand allows:
+
+    paired             Student's, picture by picture of one seed and prompt
+    paired jackknife   of a number of whole sets, pairs left out together
+    jackknife          the same where the pictures are no pairs
+    independent        of two independent numbers, by their intervals; wider than need be
+
+and all p-values of the comparison are one family for Holm's correction.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sfumato.errors import UserError
+from sfumato.evaluation import run
+from sfumato.evaluation.compare import Compared, comparable, compare, holm, same_draws
+from sfumato.evaluation.interval import Difference, Interval
+from sfumato.evaluation.report import written
+from sfumato.evaluation.yardstick import Yardstick, feature_differences, picture_differences, yardstick
+from sfumato.model import Model
+from sfumato.training.log import Report, Silent
+
+REPORT, VALUES, SAMPLES = "report.json", "values.npz", "samples"
+SIGNIFICANT = 0.05
+
+Exact = Mapping[str, tuple[Difference, str]]  # "part.row" -> the difference, and which test it is of
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """One of those that are compared.
+
+    Attributes:
+        name: for people.
+        report: as report.json holds it.
+        values: of single pictures by "part.row".
+        pictures: the drawn ones, uint8 (N, H, W, C), where they were kept.
+        asked: what they were asked for.
+        link: the page of its own report, where the comparison can link to it.
+    """
+
+    name: str
+    report: Mapping[str, Any]
+    values: Mapping[str, np.ndarray]
+    pictures: np.ndarray | None
+    asked: Sequence[str | None]
+    link: str = ""
+
+
+@dataclass(frozen=True)
+class Test:
+    """A side against the first.
+
+    Attributes:
+        difference: its number less that of the first.
+        kind: which test it is.
+        adjusted: the p-value by Holm's correction, None where there is none.
+    """
+
+    difference: Difference
+    kind: str
+    adjusted: float | None = None
+
+    @property
+    def significant(self) -> bool:
+        return self.adjusted is not None and self.adjusted < SIGNIFICANT
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of the reports: a value a side, None where it has none that is comparable, and a test a side but one."""
+
+    part: str
+    key: str
+    name: str
+    better: str
+    values: Sequence[Interval | None]
+    tests: Sequence[Test | None]
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """The sides, the lines, and what could not be compared and why.
+
+    Attributes:
+        sides: the first is what the others are held against.
+        lines: in the order of the first report.
+        apart: sentences.
+    """
+
+    sides: Sequence[Side]
+    lines: Sequence[Line]
+    apart: Sequence[str]
+
+
+# --- the sides -------------------------------------------------------------------------------------------------------
+
+
+def read(folder: Path, name: str, link: str = "") -> Side:
+    """The report that `sfumato evaluate` has written to a folder.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    try:
+        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+        if not isinstance(report["parts"], dict):
+            raise ValueError("parts")
+        values: dict[str, np.ndarray] = {}
+        if (folder / VALUES).is_file():
+            with np.load(folder / VALUES, allow_pickle=False) as kept:
+                values = {key: kept[key] for key in kept.files}
+        pictures, asked = None, []
+        if (folder / SAMPLES / "samples.npy").is_file():
+            pictures = np.load(folder / SAMPLES / "samples.npy", mmap_mode="r", allow_pickle=False)
+            asked = json.loads((folder / SAMPLES / "samples.json").read_text(encoding="utf-8"))["asked"]["conditions"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{folder}: no report of `sfumato evaluate` can be read there ({error})", fix="evaluate the model again"
+        ) from error
+    return Side(name, report, values, pictures, asked, link)
+
+
+def evaluated(
+    model: Model,
+    name: str,
+    place: int,
+    path: str,
+    metrics: Sequence[str],
+    n: int,
+    seed: int,
+    out: Path,
+    report: Report,
+) -> tuple[Side, Yardstick | None]:
+    """Evaluate one of several models; with the same arguments they are asked for the same from the same seeds.
+
+    Args:
+        model: in evaluation mode.
+        name: for people.
+        place: among the models, from 1.
+        path: of the data.
+        metrics: some of `sfumato.evaluation.run.METRICS`.
+        n: pictures of each set.
+        seed: of every choice and draw.
+        out: for the folder <place>-<name>, and "shared" for what the models share.
+        report: told how far it is.
+    """
+    folder, shared = out / f"{place}-{slug(name)}", out / "shared"
+    folder.mkdir(parents=True, exist_ok=True)
+    found = run.evaluate(model, path, model.sampling(), metrics, n, seed, folder, Named(name, report), shared=shared)
+    written(folder, f"Evaluation of {model.config.name}", found.about, found.parts, found.files, found.words)
+    held = None
+    if {"quality", "statistics"} & set(metrics):
+        held = yardstick(model, path, n, seed, shared, Silent(), features="quality" in metrics)
+    return read(folder, name, f"{folder.name}/index.html"), held
+
+
+def slug(name: str) -> str:
+    """The last part of a path as the name of a folder: "runs/My run" -> "my-run"."""
+    return re.sub(r"[^a-z0-9.=+]+", "-", Path(name).name.lower()).strip("-.") or "model"
+
+
+class Named:
+    """A report of work that is done for several models: every task is told with the model's name."""
+
+    def __init__(self, name: str, report: Report) -> None:
+        self.name, self.report = name, report
+
+    def say(self, text: str) -> None:
+        self.report.say(f"{self.name}: {text}")
+
+    def progress(self, task: str, done: int, total: int, note: str = "") -> None:
+        self.report.progress(f"{self.name}: {task}", done, total, note)
+
+
+# --- the tests -------------------------------------------------------------------------------------------------------
+
+
+def exact_differences(
+    first: Side, second: Side, yardsticks: tuple[Yardstick | None, Yardstick | None], seed: int, report: Report
+) -> Exact:
+    """`second` less `first` in what is measured of whole sets, where both were held against the same real pictures."""
+    one, other = yardsticks
+    if one is None or other is None or first.pictures is None or second.pictures is None:
+        return {}
+    if not np.array_equal(one.reference, other.reference):
+        return {}
+    paired = same_draws(first.report, second.report)
+    kind = "paired jackknife" if paired else "jackknife"
+
+    found: dict[str, tuple[Difference, str]] = {}
+    for space in one.spaces:
+        part = f"quality-{space.name.replace(' ', '-')}"
+        if comparable(first.report, second.report, part):
+            drawn, other_drawn, real = (
+                one.features(space, pictures, report) for pictures in (first.pictures, second.pictures, one.real)
+            )
+            task = f"{second.name}: difference to {first.name}, {space.name}"
+            for row, difference in feature_differences(
+                other_drawn, drawn, real, paired, seed, progress=lambda *at, task=task: report.progress(task, *at)
+            ).items():
+                found[f"{part}.{row}"] = difference, kind
+    if comparable(first.report, second.report, "statistics"):
+        for row, difference in picture_differences(second.pictures, first.pictures, one.real, paired, seed).items():
+            of_sets = row.endswith("-distance")
+            found[f"statistics.{row}"] = difference, kind if of_sets else "paired" if paired else "independent"
+    return found
+
+
+def side_by_side(sides: Sequence[Side], exact: Sequence[Exact] = ()) -> Comparison:
+    """Every row of the first report beside the same of the others.
+
+    Args:
+        sides: two or more.
+        exact: one a side after the first, from `exact_differences`.
+    """
+    first, others = sides[0], sides[1:]
+    exact = exact or [{}] * len(others)
+    lines = []
+    for part, told in first.report["parts"].items():
+        like = [comparable(first.report, side.report, part) for side in others]
+        for row, about in told["rows"].items() if any(like) else ():
+            values: list[Interval | None] = [Interval(**about["drawn"])]
+            tests: list[Test | None] = []
+            for side, known in zip(others, exact, strict=True):
+                found = compare(first.report, side.report, f"{part}.{row}", (first.values, side.values))
+                own = side.report["parts"][part]["rows"][row] if found else None
+                values.append(Interval(**own["drawn"]) if own else None)
+                tests.append(_test(found, known.get(f"{part}.{row}")))
+            lines.append(Line(part, row, about["name"], about["better"], values, tests))
+    return Comparison(sides, corrected(lines), [*_apart(first, others)])
+
+
+def _test(found: Compared | None, exact: tuple[Difference, str] | None) -> Test | None:
+    if found is None:
+        return None
+    if exact is not None and not found.paired:
+        return Test(*exact)
+    return Test(found.difference, "paired" if found.paired else "independent")
+
+
+def corrected(lines: Sequence[Line]) -> list[Line]:
+    """The lines with all their p-values corrected as one family."""
+    ps = [test.difference.p for line in lines for test in line.tests if test and test.difference.p is not None]
+    adjusted = iter(holm(ps))
+
+    def with_p(test: Test | None) -> Test | None:
+        if test is None or test.difference.p is None:
+            return test
+        return Test(test.difference, test.kind, next(adjusted))
+
+    return [
+        Line(line.part, line.key, line.name, line.better, line.values, [with_p(test) for test in line.tests])
+        for line in lines
+    ]
+
+
+def _apart(first: Side, others: Sequence[Side]) -> list[str]:
+    """Why which parts are not compared."""
+    told = []
+    for side in others:
+        parts = (first.report["parts"], side.report["parts"])
+        for part in [*parts[0], *(part for part in parts[1] if part not in parts[0])]:
+            if part not in parts[0] or part not in parts[1]:
+                here, there = (first, side) if part in parts[0] else (side, first)
+                told.append(f"{part}: {here.name} has it, {there.name} has not")
+                continue
+            basis, other = parts[0][part]["basis"], parts[1][part]["basis"]
+            differs = [key for key in {**basis, **other} if basis.get(key) != other.get(key)]
+            if differs:
+                why = ", ".join(f"{key} {basis.get(key)} and {other.get(key)}" for key in differs)
+                told.append(f"{part}: {first.name} and {side.name} were measured otherwise ({why})")
+    return told
