@@ -75,6 +75,10 @@ class Data(Settings):
     validation: float = within(0.02, 0, 0.5, "fraction of the pictures held out")
     flip: bool = word(False, "mirror half of the pictures, where left and right mean the same")
     policy: Literal["stop", "skip", "quarantine"] = word("stop", "what to do about unusable files")
+    duplicates: Literal["keep", "drop"] = word(
+        "keep", "near-duplicates (`sfumato data scan --duplicates`); drop: the first of each stays, of which the model "
+        "then learns less by heart"
+    )
 
     @model_validator(mode="after")
     def _size(self) -> Data:

@@ -72,6 +72,14 @@ VERBS = {
   sfumato compare emoji --data emoji --grid steps=5,10,20 --grid guidance=1,2,3
 """,
     ),
+    "release": (
+        "sfumato.cli.release:release",
+        "Measure and check a model, and write it with its cards, or refuse with reasons.",
+        """\
+  sfumato release runs/fashion
+  sfumato release runs/mine --at-most membership.auc=0.6 --at-least accuracy.all=0.9
+""",
+    ),
     "search-grid": (
         "sfumato.cli.search_grid:search_grid",
         "Find the best times for a few steps of a model.",

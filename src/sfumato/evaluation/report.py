@@ -53,6 +53,7 @@ class Part:
         rows: the numbers.
         basis: what the numbers depend on besides the model, plain values.
         figures: pictures of the page.
+        arrays: what another report is compared with besides the rows; kept in `values.npz` as "part.name".
     """
 
     key: str
@@ -61,6 +62,7 @@ class Part:
     rows: Sequence[Row]
     basis: Mapping[str, Any] = field(default_factory=dict)
     figures: Sequence[Figure] = ()
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def told(parts: Sequence[Part]) -> dict[str, Any]:
@@ -89,8 +91,9 @@ def to_json(about: Mapping[str, Any], parts: Sequence[Part]) -> str:
 
 
 def values(parts: Sequence[Part]) -> dict[str, np.ndarray]:
-    """The values of single pictures by "part.row", for `values.npz`."""
-    return {f"{part.key}.{row.key}": row.values for part in parts for row in part.rows if row.values is not None}
+    """The values of single pictures by "part.row", and the parts' arrays, for `values.npz`."""
+    kept = {f"{part.key}.{row.key}": row.values for part in parts for row in part.rows if row.values is not None}
+    return kept | {f"{part.key}.{name}": array for part in parts for name, array in part.arrays.items()}
 
 
 def text(parts: Sequence[Part]) -> str:

@@ -37,6 +37,7 @@ from sfumato.evaluation.probes import (
 from sfumato.evaluation.report import Part
 from sfumato.evaluation.samples import draw_samples
 from sfumato.evaluation.trust_parts import (
+    Reading,
     alignment_part,
     bias_part,
     duplicates_part,
@@ -274,7 +275,9 @@ def bias_parts(
         if found.without_data:
             about += f" Without pictures in the data: {', '.join(found.without_data)}."
         basis = {**drawn.basis, "features": f"{space.name} {space.sha256[:12]}", "templates": len(found.templates)}
-        parts.append(bias_part(attribute.name, found.overall, found.templates, about, basis))
+        number = {template: i for i, template in enumerate(dict.fromkeys(prompts))}
+        reading = Reading(said, torch.tensor([number[prompt] for prompt in prompts]), probe.confusion)
+        parts.append(bias_part(attribute.name, found.overall, found.templates, about, basis, reading))
     return parts, left_out
 
 
@@ -285,13 +288,18 @@ def _labels(drawn: Drawn, own: LearnedFeatures, threshold: float) -> Part:
     labels = torch.tensor(data.labels)
     of_control = own.classify(data.pictures[drawn.control]).argmax(1)
     errors = confusion(labels[torch.from_numpy(drawn.control)], of_control, size)
-    said = bias.tally(own.classify(drawn.pictures).argmax(1), size)
+    said = own.classify(drawn.pictures).argmax(1)
     real = bias.tally(labels[torch.from_numpy(drawn.reference)], size)
     found = bias.compare(
-        own.classes, bias.Counts(real[None]), bias.Counts(said[None], errors), drawn.seed, threshold=threshold
+        own.classes,
+        bias.Counts(real[None]),
+        bias.Counts(bias.tally(said, size)[None], errors),
+        drawn.seed,
+        threshold=threshold,
     )
     about = "Labels of the data against what the classifier of the learned features reads, corrected for its errors."
-    return bias_part("label", found, {}, about, {**drawn.basis, "classifier": own.sha256[:12]})
+    basis = {**drawn.basis, "classifier": own.sha256[:12]}
+    return bias_part("label", found, {}, about, basis, Reading(said, torch.zeros_like(said), errors))
 
 
 def _probe(drawn: Drawn, attribute: Attribute) -> tuple[Probe, FeatureSpace]:

@@ -1,7 +1,12 @@
 """The parts of the report that say whether a model can be trusted: copies, membership, prompts, shares of groups."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from sfumato.data.duplicates import Duplicates
 from sfumato.evaluation.alignment import Alignment
@@ -13,6 +18,33 @@ from sfumato.evaluation.report import Part, Row
 from sfumato.page import Figure
 
 Basis = Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What a probe said of each drawn picture.
+
+    Attributes:
+        said: (N,) numbers of values.
+        template: (N,) numbers of the prompt templates.
+        confusion: (V, V) of the probe.
+    """
+
+    said: Tensor
+    template: Tensor
+    confusion: Tensor
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """For `values.npz`."""
+        return {name: getattr(self, name).numpy() for name in ("said", "template", "confusion")}
+
+    @classmethod
+    def of(cls, part: str, arrays: Mapping[str, np.ndarray]) -> "Reading | None":
+        """What `values.npz` holds of a part, None where it is not one of groups."""
+        names = [f"{part}.{name}" for name in ("said", "template", "confusion")]
+        if not all(name in arrays for name in names):
+            return None
+        return cls(*(torch.from_numpy(np.array(arrays[name])) for name in names))
 
 
 def key_of(*words: str) -> str:
@@ -115,6 +147,7 @@ def bias_part(
     templates: Mapping[str, Comparison],
     about: str,
     basis: Basis,
+    reading: Reading,
 ) -> Part:
     """The shares of an attribute's values in drawn pictures and in the data.
 
@@ -124,6 +157,7 @@ def bias_part(
         templates: prompt template -> its comparison; none where there are no templates.
         about: what was read, and by which probe.
         basis: what the numbers depend on.
+        reading: what was read of each drawn picture, by which another model is compared.
     """
     rows = [
         Row(f"share:{value}", f"share of {value}", after, before)
@@ -149,4 +183,5 @@ def bias_part(
         + ".",
         rows,
         {**basis, "pictures": sum(overall.pictures)},
+        arrays=reading.arrays(),
     )

@@ -22,6 +22,7 @@ from sfumato.data.dataset import Dataset
 from sfumato.data.folders import MARKER
 from sfumato.data.preparation import prepare
 from sfumato.data.sources import open_source
+from sfumato.data.unique import unique
 from sfumato.errors import UserError
 from sfumato.model import Model
 from sfumato.training.best import Best, Judge
@@ -99,6 +100,8 @@ def prepared_data(config: Config, cache: Path, report: Report) -> Dataset:
         policy=config.data.policy,
         progress=lambda done, total: report.progress("reading pictures", done, total),
     )
+    if config.data.duplicates == "drop":
+        data = unique(data, lambda done, total: report.progress("searching near-duplicates", done, total))
     report.say(data.describe())
     return data
 
