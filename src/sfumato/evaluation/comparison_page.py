@@ -15,7 +15,7 @@ from sfumato.evaluation.sheets import labelled_rows, strip
 from sfumato.page import PAGE, Figure, Section, number, page, png, table, write
 
 SHOWN = 8  # pictures of a side
-NAMES = 44  # letters of a row's name in the terminal
+NAMES = 56  # letters of a row's name in the terminal, at most
 
 KINDS = {
     "paired": "pictures of one seed and prompt compared one by one (Student's test)",
@@ -38,16 +38,18 @@ def text(found: Comparison) -> str:
     first, lines = found.sides[0].name, []
     told = [_short(value) for line in found.lines for value in line.values if value is not None]
     width = max(map(len, [*told, *(side.name for side in found.sides)]))
+    left = min(NAMES, max((len(line.name) for line in found.lines), default=0)) + 2
     for part, rows in groupby(found.lines, lambda line: line.part):
-        lines += ["", f"{part:<{NAMES + 2}}" + "".join(f"{side.name:<{width + 2}}" for side in found.sides)]
+        lines += ["", f"{part:<{left + 2}}" + "".join(f"{side.name:<{width + 2}}" for side in found.sides)]
         for line in rows:
             values = "".join(f"{'-' if value is None else _short(value):<{width + 2}}" for value in line.values)
-            lines.append(f"  {line.name[:NAMES]:<{NAMES}}{values}".rstrip())
+            lines.append(f"  {line.name[:NAMES]:<{left}}{values}".rstrip())
             for side, test in zip(found.sides[1:], line.tests, strict=True):
                 if test is not None:
                     lines.append(f"    {side.name} less {first}: {_short(test.difference.interval)}{_p(test, line)}")
     tests = count(found)
     told = [holm_told(tests)] if tests else []
+    told += [f"{drift.part}, {drift.side}: {drift.told}" for drift in found.drifts]
     return "\n".join([*lines[1:], "", *told, *(f"not compared: {why}" for why in found.apart)])
 
 
@@ -102,6 +104,7 @@ def to_json(found: Comparison) -> str:
         "tests": count(found),
         "correction": "Holm",
         "rows": rows,
+        "drifts": [asdict(drift) for drift in found.drifts],
         "not_compared": list(found.apart),
     }
     return json.dumps(told, indent=1, allow_nan=False) + "\n"
@@ -123,6 +126,12 @@ def written(found: Comparison, out: Path) -> str:
     figure = sheet(found.sides)
     if figure is not None:
         sections.append(Section("Pictures", [figure]))
+    if found.drifts:
+        rows = [
+            [escape(drift.part), escape(drift.side), escape(drift.told), "<b>alarm</b>" if drift.alarm else ""]
+            for drift in found.drifts
+        ]
+        sections.append(Section("Drift of groups", [table("", ["", "model", "against the first", ""], rows)]))
     if found.apart:
         why = "".join(f"<li>{escape(sentence)}</li>" for sentence in found.apart)
         told = "<p>Numbers with another basis are other quantities. These parts are left out of the tables:</p>"
