@@ -8,9 +8,10 @@ from PIL import Image
 
 from sfumato.cli import main as cli
 from sfumato.cli.compare import distinct
-from sfumato.evaluation.comparison import read, side_by_side, slug
+from sfumato.evaluation.comparison import Side, read, side_by_side, slug
 from sfumato.evaluation.comparison_page import text, verdict
 from sfumato.evaluation.samples import draw_samples
+from sfumato.evaluation.trust_parts import Reading
 from sfumato.training.log import Silent
 
 
@@ -154,3 +155,20 @@ def test_for_better_or_worse_depends_on_the_row(tmp_path):
         "better",
         "differs",
     ]
+
+
+def test_shares_that_move_between_two_models_are_told_and_equal_ones_are_not(tmp_path):
+    def side(name, said):
+        rows = {
+            f"share:{v}": {"name": v, "drawn": {"mean": 0.5, "low": 0.4, "high": 0.6}, "real": None, "better": ""}
+            for v in "ab"
+        }
+        report = {"seed": 0, "parts": {"bias-x": {"title": "Shares by x", "basis": {}, "rows": rows}}}
+        arrays = Reading(said, torch.zeros_like(said), torch.tensor([[20, 0], [0, 20]])).arrays()
+        return Side(name, report, {f"bias-x.{key}": array for key, array in arrays.items()}, None, [])
+
+    even, moved = torch.arange(200) % 2, (torch.arange(200) % 10 == 0).long()
+    found = side_by_side([side("old", even), side("same", even.flip(0)), side("new", moved)])
+    assert [drift.alarm for drift in found.drifts] == [False, True]
+    assert "'a' is 50 %" in found.drifts[1].told or "'b' is 50 %" in found.drifts[1].told
+    assert "Shares by x, new: differs" in text(found)

@@ -126,7 +126,7 @@ def test_one_command_measures_copies_membership_prompts_and_groups(tiny, tmp_pat
     assert {"memorization-pixels", "membership", "alignment", "bias-gender-word"} < parts.keys()
     assert "skin tone: no caption of the data names a value" in told
     page = (tmp_path / "out" / "index.html").read_text()
-    assert "Membership test of one query" in page and "copies-0.png" in page or "nearest to a training" in page
+    assert ("Membership test of one query" in page and "copies-0.png" in page) or "nearest to a training" in page
 
     auc = parts["membership"]["rows"]["auc"]["drawn"]  # the weights are random: nothing is remembered
     assert auc["low"] < 0.5 < auc["high"]

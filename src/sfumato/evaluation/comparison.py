@@ -20,12 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from sfumato.errors import UserError
-from sfumato.evaluation import run
+from sfumato.evaluation import bias, run
 from sfumato.evaluation.compare import Compared, comparable, compare, holm, same_draws
 from sfumato.evaluation.interval import Difference, Interval
 from sfumato.evaluation.report import written
+from sfumato.evaluation.trust_parts import Reading
 from sfumato.evaluation.yardstick import Yardstick, feature_differences, picture_differences, yardstick
 from sfumato.model import Model
 from sfumato.training.log import Report, Silent
@@ -88,6 +90,23 @@ class Line:
     tests: Sequence[Test | None]
 
 
+@dataclass(frozen=True)
+class Drift:
+    """The shares of a part's groups in what a side draws, against the first side.
+
+    Attributes:
+        part: its title.
+        side: its name.
+        told: in words, with the total variation distance and its p-value, which is not of the family corrected.
+        alarm: whether the shares have surely moved.
+    """
+
+    part: str
+    side: str
+    told: str
+    alarm: bool
+
+
 @dataclass(frozen=True, eq=False)
 class Comparison:
     """The sides, the lines, and what could not be compared and why.
@@ -96,11 +115,13 @@ class Comparison:
         sides: the first is what the others are held against.
         lines: in the order of the first report.
         apart: sentences.
+        drifts: of the groups whose shares were read in both.
     """
 
     sides: Sequence[Side]
     lines: Sequence[Line]
     apart: Sequence[str]
+    drifts: Sequence[Drift] = ()
 
 
 # --- the sides -------------------------------------------------------------------------------------------------------
@@ -238,7 +259,27 @@ def side_by_side(sides: Sequence[Side], exact: Sequence[Exact] = ()) -> Comparis
                 values.append(Interval(**own["drawn"]) if own else None)
                 tests.append(_test(found, known.get(f"{part}.{row}")))
             lines.append(Line(part, row, about["name"], about["better"], values, tests))
-    return Comparison(sides, corrected(lines), [*_apart(first, others)])
+    return Comparison(
+        sides, corrected(lines), [*_apart(first, others)], [d for side in others for d in drifts(first, side)]
+    )
+
+
+def drifts(first: Side, second: Side) -> list[Drift]:
+    """The groups of all parts that both read, by `sfumato.evaluation.bias.drift`."""
+    found = []
+    for part, told in first.report["parts"].items():
+        before, after = (Reading.of(part, side.values) for side in (first, second))
+        if before is None or after is None or not comparable(first.report, second.report, part):
+            continue
+        if not torch.equal(before.template, after.template) or not torch.equal(before.confusion, after.confusion):
+            continue
+        values = [row.removeprefix("share:") for row in told["rows"] if row.startswith("share:")]
+        prompts = [str(number) for number in before.template.tolist()]
+        seed = int(first.report["seed"])
+        moved = bias.drift(values, prompts, before.said, after.said, before.confusion, seed)
+        sides = (f"of {first.name}", f"of {second.name}")
+        found.append(Drift(told.get("title", part), second.name, moved.sentence(sides), moved.alarm))
+    return found
 
 
 def _test(found: Compared | None, exact: tuple[Difference, str] | None) -> Test | None:
