@@ -76,8 +76,9 @@ class Data(Settings):
     flip: bool = word(False, "mirror half of the pictures, where left and right mean the same")
     policy: Literal["stop", "skip", "quarantine"] = word("stop", "what to do about unusable files")
     duplicates: Literal["keep", "drop"] = word(
-        "keep", "near-duplicates (`sfumato data scan --duplicates`); drop: the first of each stays, of which the model "
-        "then learns less by heart"
+        "keep",
+        "near-duplicates (`sfumato data scan --duplicates`); drop: the first of each stays, of which the model "
+        "then learns less by heart",
     )
 
     @model_validator(mode="after")

@@ -22,7 +22,7 @@ def short_learning(monkeypatch):
 @pytest.fixture
 def pictures(tmp_path):
     generator = np.random.default_rng(0)
-    for i in range(40):
+    for i in range(60):
         place = tmp_path / "pictures" / ("cat", "house")[i % 2]
         place.mkdir(parents=True, exist_ok=True)
         pixels = generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)

@@ -16,16 +16,17 @@ from sfumato.evaluation.run import sets_of
 
 
 @pytest.mark.parametrize("seen", [0, 30, 95])
-def test_reference_and_control_do_not_overlap_and_control_is_unseen_where_it_can_be(seen):
+def test_the_three_sets_do_not_overlap_and_control_is_unseen_where_it_can_be(seen):
     material = Material(SimpleNamespace(__len__=None), np.arange(seen), np.arange(seen, 100))
     material = Material(Sized(100), material.seen, material.unseen)
-    reference, control = sets_of(material, 20, 0)
-    assert len(reference) == len(control) == 20 and not set(reference) & set(control)
+    reference, control, asked = sets_of(material, 20, 0)
+    assert len(reference) == len(control) == len(asked) == 20
+    assert len({*reference, *control, *asked}) == 60
     if seen:
         assert set(material.unseen) >= set(control) or set(control) >= set(material.unseen)
-    if seen > 40:
-        assert set(reference) <= set(material.seen)
-    again, _ = sets_of(material, 20, 0)
+    if seen > 60:
+        assert {*reference, *asked} <= set(material.seen)
+    again, *_ = sets_of(material, 20, 0)
     assert np.array_equal(reference, again)
 
 
@@ -38,8 +39,8 @@ class Sized:
 
 
 def test_too_few_pictures_are_told():
-    with pytest.raises(UserError, match="20 pictures are too few"):
-        sets_of(Material(Sized(20), np.arange(0), np.arange(20)), 500, 0)
+    with pytest.raises(UserError, match="40 pictures are too few"):
+        sets_of(Material(Sized(40), np.arange(0), np.arange(40)), 500, 0)
 
 
 def test_accuracy_counts_what_was_asked_for():
@@ -53,7 +54,7 @@ def test_accuracy_counts_what_was_asked_for():
 @pytest.fixture
 def folder(tmp_path):
     generator = np.random.default_rng(0)
-    for i in range(40):
+    for i in range(60):
         place = tmp_path / "pictures" / ("cat", "house")[i % 2]
         place.mkdir(parents=True, exist_ok=True)
         pixels = generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)

@@ -67,6 +67,7 @@ def drawn_of(tiny, tmp_path, quick):
             settings=model.sampling(),
             reference=seen[:60],
             control=material.unseen[:60],
+            asked=seen[60:120],
             conditions=[None] * 60,
             pictures=draws(data.pictures[seen]),
             spaces=[NetworkFeatures("random convolutions", network)],
@@ -171,8 +172,8 @@ def test_labels_that_a_model_drops_raise_the_alarm(drawn_of):
             return torch.nn.functional.one_hot(self.said if is_drawn else labels[drawn.control], 4).float()
 
     object.__setattr__(drawn.material.data, "labels", labels.tolist())
-    even = trust._labels(drawn, cast(Any, Own(labels[drawn.reference])), 0.1)
-    dropped = trust._labels(drawn, cast(Any, Own(labels[drawn.reference].clamp(max=1))), 0.1)
+    even = trust._labels(drawn, cast(Any, Own(labels[drawn.asked])), 0.1)
+    dropped = trust._labels(drawn, cast(Any, Own(labels[drawn.asked].clamp(max=1))), 0.1)
     assert rows(even)["alarm"].mean == 0 and rows(even)["tv"].mean < 0.05
     assert rows(dropped)["alarm"].mean == 1 and rows(dropped)["tv"].mean > 0.3
     assert rows(dropped)["share:d"].mean < 0.05

@@ -2,7 +2,8 @@
 
 Three sets of one size are compared: drawn pictures; reference pictures, which the model was trained on where the data
 are its own; and control pictures, real ones that are none of these (held-out ones first). The drawn ones are asked for
-what the reference shows. Every metric of the drawn set is also that of the control set: what a perfect model would
+what other pictures show: were it the reference, the two would be alike in more than their laws, and unbiased distances
+fall below 0. Every metric of the drawn set is also that of the control set: what a perfect model would
 reach.
 """
 
@@ -108,7 +109,7 @@ def evaluate(
         path: of the data.
         settings: how the pictures are drawn.
         metrics: some of METRICS.
-        n: pictures of each set; fewer where the data hold fewer than twice as many.
+        n: pictures of each set; fewer where the data hold fewer than three times as many.
         seed: of every choice and draw.
         out: keeps the drawn pictures, so that a stopped evaluation goes on.
         report: told how far it is.
@@ -170,22 +171,22 @@ def evaluate(
     return found
 
 
-def sets_of(material: Material, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Reference and control: two sets of `n` indices without a common one, or half of the data each.
+def sets_of(material: Material, n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Reference, control, and the pictures whose conditions are asked for: three sets of `n` indices, or a third of the
+    data each, without a common one.
 
     Raises:
         UserError: the data are too few.
     """
-    n = min(n, len(material.data) // 2)
+    n = min(n, len(material.data) // 3)
     if n < FEWEST:
         raise UserError(
-            f"data: {len(material.data)} pictures are too few to compare with, which needs {2 * FEWEST}",
+            f"data: {len(material.data)} pictures are too few to compare with, which needs {3 * FEWEST}",
             fix="give more pictures, or --metrics nll",
         )
-    first = chosen(material.unseen, n if material.trained_on else 2 * n, seed)
-    rest = chosen(material.seen, 2 * n - len(first), seed)
-    both = np.concatenate([first, rest])
-    return both[n:], both[:n]
+    unseen = chosen(material.unseen, 3 * n, seed)
+    order = np.concatenate([unseen[:n], chosen(material.seen, 3 * n, seed), unseen[n:]])
+    return order[n : 2 * n], order[:n], order[2 * n : 3 * n]
 
 
 def _drawn(
@@ -202,8 +203,8 @@ def _drawn(
 ) -> tuple[trust.Drawn, Samples]:
     """The drawn pictures beside the real ones, with the feature spaces that the metrics need."""
     data, seed, kept = material.data, found.about["seed"], shared / "features"
-    reference, control = sets_of(material, n, seed)
-    conditions = asked_of(model, data, reference)
+    reference, control, asked = sets_of(material, n, seed)
+    conditions = asked_of(model, data, asked)
     samples = draw_samples(model, conditions, settings, seed, out / "samples", report)
     found.about["draws"] = hashlib.sha256(json.dumps([conditions, seed]).encode()).hexdigest()
     spaces = []
@@ -216,6 +217,7 @@ def _drawn(
         settings=settings,
         reference=reference,
         control=control,
+        asked=asked,
         conditions=conditions,
         pictures=samples.pictures,
         spaces=spaces,
@@ -247,11 +249,11 @@ def _quality(drawn: trust.Drawn) -> list[Part]:
 
 
 def sheet(samples: Samples, drawn: trust.Drawn) -> Figure:
-    """Drawn pictures above reference pictures of the same conditions."""
+    """Drawn pictures above real ones of the same conditions."""
     count = min(SHOWN, len(samples.pictures))
     tiles = [
         Image.fromarray(picture if picture.shape[2] == 3 else picture[:, :, 0])
-        for pictures in (samples.pictures, drawn.real)
+        for pictures in (samples.pictures, drawn.material.data.pictures[drawn.asked])
         for picture in pictures[:count]
     ]
     labels = [condition or "" for condition in samples.conditions[:count]]

@@ -63,8 +63,9 @@ class Drawn:
         model: in evaluation mode.
         material: the data and what the model has seen of them.
         settings: how pictures are drawn.
-        reference: indices (N,) of real pictures, for whose conditions was asked.
+        reference: indices (N,) of real pictures that drawn ones are compared with.
         control: indices (N,) of other real pictures.
+        asked: indices (N,) of the real pictures whose conditions were asked for.
         conditions: (N) what was asked for.
         pictures: uint8 (N, H, W, C), drawn.
         spaces: feature spaces; the first is learned on the data.
@@ -80,6 +81,7 @@ class Drawn:
     settings: Sampling
     reference: np.ndarray
     control: np.ndarray
+    asked: np.ndarray
     conditions: Sequence[Condition]
     pictures: np.ndarray
     spaces: Sequence[FeatureSpace]
@@ -202,15 +204,14 @@ def alignment_parts(drawn: Drawn) -> list[Part]:
         raise UserError(
             f"alignment: {len(asked)} prompts are too few to tell apart, which needs {LEAST}", fix="raise --n"
         )
-    pool = np.union1d(drawn.material.seen, drawn.reference) if drawn.material.trained_on else drawn.material.unseen
-    texts = [str(text) for text in asked_of(drawn.model, data, pool)]
+    texts = [str(text) for text in asked_of(drawn.model, data, np.arange(len(data)))]
     kept_apart = apart(texts, HELD_OUT)
     known = chosen(np.flatnonzero(~kept_apart.numpy()), MOST, drawn.seed)
     if len(known) < LEAST:
         raise UserError(f"alignment: {len(known)} pictures are too few to train a probe on", fix="give more pictures")
 
     space, encoder = drawn.last_space, getattr(drawn.model.config.condition, "encoder", "minilm")
-    features = drawn.features(space, data.pictures[pool[known]])
+    features = drawn.features(space, data.pictures[known])
     probe = alignment.train(features, [texts[i] for i in known], space.sha256, encoder, drawn.seed, drawn.report)
     places = torch.nonzero(hidden)[:, 0].numpy()
     scored = [prompts[i] for i in places.tolist()]
@@ -221,7 +222,7 @@ def alignment_parts(drawn: Drawn) -> list[Part]:
         return alignment.aligned(probe, drawn.features(space, pictures), scored, others, drawn.report)
 
     of_drawn = aligned(drawn.pictures[places])
-    of_real = aligned(drawn.real[places])
+    of_real = aligned(data.pictures[drawn.asked[places]])
     told = {**drawn.basis, "features": f"{space.name} {space.sha256[:12]}", "probe": probe.sha256[:12]}
     return [alignment_part(of_drawn, of_real, told)]
 
@@ -289,7 +290,7 @@ def _labels(drawn: Drawn, own: LearnedFeatures, threshold: float) -> Part:
     of_control = own.classify(data.pictures[drawn.control]).argmax(1)
     errors = confusion(labels[torch.from_numpy(drawn.control)], of_control, size)
     said = own.classify(drawn.pictures).argmax(1)
-    real = bias.tally(labels[torch.from_numpy(drawn.reference)], size)
+    real = bias.tally(labels[torch.from_numpy(drawn.asked)], size)
     found = bias.compare(
         own.classes,
         bias.Counts(real[None]),

@@ -44,7 +44,7 @@ class Yardstick:
     Attributes:
         data: fitted to the model.
         reference: (N,) indices of the real pictures.
-        conditions: (N,) what is asked for: what they show.
+        conditions: (N,) what is asked for: what other pictures show.
         asks_for_classes: whether these are classes.
         spaces: the first is learned on the data.
         kept: the folder that keeps features.
@@ -85,11 +85,11 @@ def yardstick(
         UserError: no such data, too few of them, or a class that the model does not know.
     """
     material = material_for(model, path, shared / "data", report)
-    reference, control = sets_of(material, n, seed)
+    reference, control, asked = sets_of(material, n, seed)
     learn_from = material.seen if material.trained_on else np.setdiff1d(material.unseen, control)
     kept = shared / "features"
     spaces = spaces_for(material.data, learn_from, kept, report) if features else []
-    conditions = asked_of(model, material.data, reference)
+    conditions = asked_of(model, material.data, asked)
     return Yardstick(material.data, reference, conditions, model.config.condition.kind == "class", spaces, kept)
 
 
