@@ -126,3 +126,8 @@ def test_the_interval_of_a_share_covers_it():
             assert found.low is not None and found.high is not None
             inside += found.low <= p <= found.high
         assert inside / 400 > 0.92
+
+
+def test_small_numbers_are_told_with_digits_that_say_something():
+    assert str(Interval(0.6234, 0.0, 1.0)) == "0.6234 [0.0000, 1.0000]"
+    assert str(Interval(0.00001234, None, None)) == "1.2e-05"

@@ -54,7 +54,7 @@ def release(
     from sfumato.evaluation import release as gate
     from sfumato.evaluation import run
     from sfumato.evaluation.pictures import material_for
-    from sfumato.evaluation.report import Part, told, written
+    from sfumato.evaluation.report import told, written
     from sfumato.generation.draw import model_folder
     from sfumato.model import Model
     from sfumato.page import folder
@@ -88,11 +88,9 @@ def release(
     if not named:
         found.words.append("no thresholds are demanded: set release.at_most and release.at_least in the recipe")
     passed = gate.released(place, trained_on, parts, checks, out)
-    verdict = gate.verdict(checks)
-    decision = Part("release", "Released" if passed else "Not released", "; ".join(verdict.splitlines()), [])
     title = f"Release of {opened.config.name}"
-    print(written(out, title, found.about, [decision, *found.parts], found.files, found.words))
-    print(f"\n{verdict}")
+    print(written(out, title, found.about, found.parts, found.files, found.words, [gate.section(checks)]))
+    print(f"\n{gate.verdict(checks)}")
     return 0 if passed else 1
 
 

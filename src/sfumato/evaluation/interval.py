@@ -39,13 +39,19 @@ class Interval:
     high: float | None
 
     def __str__(self) -> str:
-        return f"{self.mean:.4f}" + ("" if self.low is None else f" [{self.low:.4f}, {self.high:.4f}]")
+        ends = "" if self.low is None or self.high is None else f" [{_digits(self.low)}, {_digits(self.high)}]"
+        return _digits(self.mean) + ends
 
     def within(self, least: float, most: float = math.inf) -> "Interval":
         """The interval with its ends moved into the range that the values can have."""
         if self.low is None or self.high is None:
             return self
         return Interval(self.mean, max(self.low, least), min(self.high, most))
+
+
+def _digits(value: float) -> str:
+    """Four digits after the point, or two in all where they would be zeros."""
+    return f"{value:.4f}" if not value or abs(value) >= 5e-4 else f"{value:.1e}"
 
 
 @dataclass(frozen=True)

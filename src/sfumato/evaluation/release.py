@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from sfumato import saved
 from sfumato.config import Release
 from sfumato.data.dataset import Dataset
 from sfumato.model import Model
+from sfumato.page import Section, table
 from sfumato.training.card import licences
 
 UNKNOWN = "not stated"
@@ -189,6 +191,16 @@ def released(folder: Path, data: Dataset, parts: Mapping[str, Any], checks: Sequ
     (out / DATA_CARD).write_text(card, encoding="utf-8")
     (out / "release.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     return passed
+
+
+def section(checks: Sequence[Check]) -> Section:
+    """The decision and all checks for the page, the failed ones first."""
+    rows = [
+        [escape(check.name), "passed" if check.passed else "<b>refused</b>", escape(check.told)]
+        for check in sorted(checks, key=lambda check: check.passed)
+    ]
+    title = "Released" if all(check.passed for check in checks) else "Not released"
+    return Section(title, [table("", ["checked", "", "found"], rows)])
 
 
 def verdict(checks: Sequence[Check]) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 from sfumato.evaluation.interval import Interval
 from sfumato.page import PAGE, Figure, Section, number, page, table, write
 
-WIDTH = 46  # letters of a row's name in the terminal
+WIDTH = 48  # letters of a row's name in the terminal
 
 
 @dataclass(frozen=True)
@@ -109,9 +109,11 @@ def text(parts: Sequence[Part]) -> str:
     return "\n".join(lines[1:])
 
 
-def html(title: str, introduction: str, parts: Sequence[Part]) -> tuple[str, list[Section]]:
-    """The page for people, and its sections, whose figures are written beside it."""
-    sections = [Section(escape(part.title), _body(part)) for part in parts]
+def html(
+    title: str, introduction: str, parts: Sequence[Part], first: Sequence[Section] = ()
+) -> tuple[str, list[Section]]:
+    """The page for people, and its sections, whose figures are written beside it; `first` come before the parts."""
+    sections = [*first, *(Section(escape(part.title), _body(part)) for part in parts)]
     return page(title, introduction, sections), sections
 
 
@@ -129,7 +131,7 @@ def _body(part: Part) -> list[str | Figure]:
     ]
     basis = ", ".join(f"{name} {value}" for name, value in part.basis.items())
     note = [f"<p class='soft'>Comparable only with: {escape(basis)}.</p>"] if basis else []
-    return [f"<p>{escape(part.about)}</p>", *([table("", head, rows)] if rows else []), *note, *part.figures]
+    return [f"<p>{escape(part.about)}</p>", table("", head, rows), *note, *part.figures]
 
 
 def _cells(value: Interval | None) -> list[str]:
@@ -147,6 +149,7 @@ def written(
     parts: Sequence[Part],
     files: Mapping[str, str],
     words: Sequence[str] = (),
+    first: Sequence[Section] = (),
 ) -> str:
     """Write the report to a folder, and return what the terminal is told.
 
@@ -157,11 +160,12 @@ def written(
         parts: the numbers.
         files: more files by name.
         words: told before the rows.
+        first: sections of the page before the parts.
     """
     facts = "".join(
         f"<li>{escape(name)}: <code>{escape(json.dumps(value))}</code></li>" for name, value in about.items()
     )
-    content, sections = html(title, f"<details><summary>Of what</summary><ul>{facts}</ul></details>", parts)
+    content, sections = html(title, f"<details><summary>Of what</summary><ul>{facts}</ul></details>", parts, first)
     write(out, content, sections)
     (out / "report.json").write_text(to_json(about, parts), encoding="utf-8")
     for name, text_of_file in files.items():

@@ -134,7 +134,7 @@ def alignment_part(drawn: Alignment, real: Alignment, basis: Basis) -> Part:
         [
             row("recall-1", "own prompt is the nearest"),
             row("recall-10", "own prompt is among the ten nearest"),
-            row("gap", "cosine with the own prompt less that with others"),
+            row("gap", "cosine with the own prompt less the others"),
             row("cosine", "cosine with the own prompt"),
         ],
         {**basis, "pictures": drawn.pictures, "prompts": drawn.prompts},
