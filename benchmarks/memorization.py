@@ -53,7 +53,7 @@ SETTINGS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--steps", type=int, default=1500, help="of training")
+    parser.add_argument("--steps", type=int, default=3000, help="of training")
     parser.add_argument("--pictures", type=int, default=600, help="beside those that are planted, of all ten classes")
     parser.add_argument("--draws", type=int, default=64, help="a planted picture")
     arguments = parser.parse_args()
