@@ -2,6 +2,7 @@
 
 import json
 from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -124,7 +125,7 @@ def test_a_threshold_that_is_none_is_told(capsys):
     assert "is no threshold" in capsys.readouterr().err
 
 
-def data(rows, **more):
+def data(rows, **more) -> Any:
     return SimpleNamespace(manifest=rows, manifest_hash="a" * 64, **more)
 
 
@@ -144,7 +145,7 @@ def test_a_licence_must_be_stated_and_allowed():
     ],
 )
 def test_the_lineage_needs_the_data_of_the_training_and_committed_code(record, passed):
-    checks = lineage_checks(SimpleNamespace(record=record), data([]))
+    checks = lineage_checks(cast(Any, SimpleNamespace(record=record)), data([]))
     assert [check.passed for check in checks] == passed
 
 
