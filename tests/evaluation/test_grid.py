@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from sfumato.cli import main as cli
 from sfumato.errors import UserError
@@ -17,18 +16,6 @@ def short_learning(monkeypatch):
     monkeypatch.setattr("sfumato.evaluation.learned_features.LEAST", 256)
     monkeypatch.setattr("sfumato.evaluation.learned_features.MOST", 256)
     monkeypatch.setattr("sfumato.evaluation.features.installed", lambda: False)
-
-
-@pytest.fixture
-def pictures(tmp_path):
-    generator = np.random.default_rng(0)
-    for i in range(60):
-        place = tmp_path / "pictures" / ("cat", "house")[i % 2]
-        place.mkdir(parents=True, exist_ok=True)
-        pixels = generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-        pixels[:, :, i % 2] //= 4
-        Image.fromarray(pixels).save(place / f"{i}.png")
-    return tmp_path / "pictures"
 
 
 def test_every_cell_is_of_its_setting_and_nothing_is_drawn_twice(tiny, pictures, tmp_path, capsys, monkeypatch):

@@ -6,7 +6,6 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from sfumato.cli import main as cli
 from sfumato.errors import UserError
@@ -50,23 +49,11 @@ def test_accuracy_counts_what_was_asked_for():
     assert part.rows[0].values is not None and part.rows[0].values.tolist() == [1, 0, 1, 1]
 
 
-@pytest.fixture
-def folder(tmp_path):
-    generator = np.random.default_rng(0)
-    for i in range(60):
-        place = tmp_path / "pictures" / ("cat", "house")[i % 2]
-        place.mkdir(parents=True, exist_ok=True)
-        pixels = generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-        pixels[:, :, i % 2] //= 4
-        Image.fromarray(pixels).save(place / f"{i}.png")
-    return tmp_path / "pictures"
-
-
-def test_one_command_writes_one_report_in_three_forms_and_goes_on(tiny, folder, tmp_path, capsys, monkeypatch):
+def test_one_command_writes_one_report_in_three_forms_and_goes_on(tiny, pictures, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sfumato.evaluation.learned_features.LEAST", 256)
     monkeypatch.setattr("sfumato.evaluation.learned_features.MOST", 256)
     tiny("class").save(tmp_path / "model")
-    command = ["evaluate", str(tmp_path / "model"), str(folder), "--n", "20", "--out", str(tmp_path / "out")]
+    command = ["evaluate", str(tmp_path / "model"), str(pictures), "--n", "20", "--out", str(tmp_path / "out")]
     metrics = ["--metrics", "quality", "--metrics", "statistics", "--metrics", "speed"]
     assert cli.main([*command, *metrics]) == 0
     printed = capsys.readouterr().out
