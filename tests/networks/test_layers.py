@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sfumato.networks.layers import CrossAttention, GroupNorm, SelfAttention, TimeEmbedding, attend, sinusoids
+from sfumato.networks.group_norm import GroupNorm
+from sfumato.networks.layers import CrossAttention, SelfAttention, TimeEmbedding, attend, sinusoids
 
 SHAPES = [(2, 12, 7), (2, 12, 5, 6), (2, 12, 3, 4, 5)]
 

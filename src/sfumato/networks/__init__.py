@@ -1,11 +1,15 @@
 """Networks: called as network(x, time, vector=None, context=None, context_mask=None); they know nothing of diffusion.
 
-| module   | what                                                                        |
-|----------|-----------------------------------------------------------------------------|
-| `unet`   | the U-Net of DDPM for signals, pictures and volumes                         |
-| `dit`    | the diffusion transformer with adaLN-zero                                   |
-| `text`   | a transformer that encodes token ids, trained here or with BERT's weights   |
-| `layers` | time embedding, attention and initialisation, shared by the above           |
+| module       | what                                                                        |
+|--------------|-----------------------------------------------------------------------------|
+| `unet`       | the U-Net of DDPM for signals, pictures and volumes                         |
+| `dit`        | the diffusion transformer with adaLN-zero                                   |
+| `text`       | a transformer that encodes token ids, trained here or with BERT's weights   |
+| `layers`     | time embedding, attention and initialisation, shared by the above           |
+| `group_norm` | group normalisation and SiLU                                                |
+| `fused`      | normalisation, convolution and what is added to it, as one step             |
+| `kernels`    | who does these steps: PyTorch, or a kernel where one is in use              |
+| `native`     | the kernel in C++                                                           |
 """
 
 from sfumato.networks.dit import DiT

@@ -31,14 +31,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sfumato.networks.fused import Doubling, convolve
+from sfumato.networks.group_norm import GroupNorm
 from sfumato.networks.layers import (
     CrossAttention,
-    GroupNorm,
     SelfAttention,
     TimeEmbedding,
     check_context,
     initialise,
-    over_positions,
     zeroed,
 )
 
@@ -71,16 +71,10 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor, table: Tensor) -> Tensor:
         """Map x (B, inputs, *spatial) and the time's table, shift or scale and shift, to (B, outputs, *spatial)."""
-        h = self.conv1(self.norm1(x))
-        if self.scale_shift:
-            h = self.norm2(h, *table.chunk(2, dim=1))
-        else:
-            h += over_positions(table, x)
-            h = self.norm2(h)
-        h = self.conv2(self.dropout(h))
-        h += self.skip(x)
+        tables, shift = (table.chunk(2, dim=1), None) if self.scale_shift else ((), table)
+        h = convolve(x, self.conv1, self.norm1, shift=shift)
 
-        return h
+        return convolve(h, self.conv2, self.norm2, tables, self.dropout, residual=self.skip(x))
 
 
 class Attention(nn.Module):
@@ -213,7 +207,7 @@ class UNet(nn.Module):
         decoder: list[Stage] = []
         for level, outputs in reversed(list(enumerate(widths))):
             inputs = [(width if i == 0 else outputs) + kept.pop() for i in range(blocks + 1)]
-            up = nn.Sequential(nn.Upsample(scale_factor=2), conv(outputs, outputs, 3, padding=1)) if level else None
+            up = Doubling(nn.Upsample(scale_factor=2), conv(outputs, outputs, 3, padding=1)) if level else None
             decoder.append(stage(level, inputs, up))
             width = outputs
 
@@ -278,7 +272,7 @@ class UNet(nn.Module):
                 h = attention(h, context, context_mask) if attention else h
             h = stage.resample(h) if stage.resample else h
 
-        h = self.head(self.norm(h))
+        h = convolve(h, self.head, self.norm)
 
         return F.pixel_shuffle(h, self.patch) if self.patch > 1 else h
 

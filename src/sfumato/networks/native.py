@@ -1,0 +1,349 @@
+"""The kernel in C++ (`native.cpp`): convolutions by Winograd's algorithm, fused with what stands around them.
+
+It is compiled where there is a compiler, once, in a second or two, and kept in the user's cache. Kept is also from how
+many tiles on it was found to be faster than PyTorch on this machine: a decision that changed from run to run would
+change the last bits of a result. Where anything of this fails, PyTorch does the work.
+
+It does float32 on x86 processors with AVX2, for pictures in channels-last memory whose channels fill registers.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from sfumato.networks import kernels
+from sfumato.networks.kernels import Norm
+
+SOURCE = Path(__file__).with_suffix(".cpp")
+COMPILERS = ("g++", "c++")
+OPTIONS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-Wno-psabi")
+PATIENCE = 120  # seconds for the compiler
+SIDE = 4  # of a tile, in results
+TRIED = (1, 4, 16, 64, 256)  # numbers of tiles at which PyTorch and the kernel are compared
+SWITCH = "SFUMATO_KERNEL"  # environment variable: "torch" leaves all to PyTorch
+
+Layout = torch.channels_last
+
+
+# --- building and choosing -------------------------------------------------------------------------------------------
+
+
+def enable() -> Native | None:
+    """Uses the kernel from now on, if it can be built here and is faster; returns it, or None."""
+    kernel = None if os.environ.get(SWITCH) == "torch" else found()
+    kernels.use(kernel)
+    return kernel
+
+
+@cache
+def found() -> Native | None:
+    """The kernel, built and measured when it was not; None where there can be none."""
+    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
+    if compiler is None or torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+        return None
+    root = os.environ.get("SFUMATO_CACHE")
+    home = Path(root).expanduser() if root else Path.home() / ".cache" / "sfumato"
+    try:
+        return built(compiler, home / "kernels" / identity(compiler))
+    except (OSError, subprocess.SubprocessError, ValueError, KeyError):
+        return None  # no room, a broken compiler, a broken cache: PyTorch does the same work
+
+
+def identity(compiler: str) -> str:
+    """A hash of all that the compiled kernel, and whether it is faster, depend on."""
+    version = subprocess.run(
+        [compiler, "--version"], capture_output=True, text=True, check=True, timeout=PATIENCE
+    ).stdout
+    parts = [SOURCE.read_text(), *OPTIONS, version, torch.__version__, processor()]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def processor() -> str:
+    """The processor's name and features, as far as the system tells them."""
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags"))}))
+    return f"{platform.machine()} {platform.processor()}"
+
+
+def built(compiler: str, folder: Path) -> Native | None:
+    """The kernel that `folder` keeps, which is made if it is not there; None if it is nowhere faster."""
+    library, facts = folder / "kernel.so", folder / "measured.json"
+    if not library.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as aside:
+            made = Path(aside) / library.name
+            command = [compiler, *OPTIONS, str(SOURCE), "-o", str(made)]
+            subprocess.run(command, capture_output=True, check=True, timeout=PATIENCE)
+            os.replace(made, library)  # all at once, for another process may be doing the same
+    kernel = Native(ctypes.CDLL(str(library)))
+    if not facts.exists():
+        with tempfile.TemporaryDirectory(dir=folder) as aside:
+            made = Path(aside) / facts.name
+            made.write_text(json.dumps({"speed": {str(tiles): round(kernel.speed(tiles), 2) for tiles in TRIED}}))
+            with suppress(FileExistsError):
+                os.link(made, facts)  # the first to finish decides for all
+    speed = json.loads(facts.read_text())["speed"]
+    slower = [tiles for tiles in TRIED if speed[str(tiles)] < 1]
+    kernel.least = next((tiles for tiles in TRIED if tiles > max(slower, default=0)), 0)
+    return kernel if kernel.least else None
+
+
+# --- what it does ----------------------------------------------------------------------------------------------------
+
+
+class Native:
+    """The compiled kernel; see `kernels.Kernel`."""
+
+    name = "winograd"
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self.library = library
+        self.lanes = library.lanes()
+        self.least = 1  # tiles
+
+    def does_norm(self, x: Tensor, norm: Norm) -> bool:
+        return self._takes(x) and x.shape[1] % norm.groups == 0
+
+    def norm(self, x: Tensor, norm: Norm) -> Tensor:
+        return _Norm.apply(self, x, norm.weight, norm.bias, norm.groups, norm.eps, norm.silu)
+
+    def does_convolution(self, x: Tensor, conv: nn.Module, norm: Norm | None) -> bool:
+        return (
+            isinstance(conv, nn.Conv2d)
+            and conv.kernel_size == (3, 3)
+            and conv.stride == conv.dilation == conv.padding == (1, 1)
+            and conv.groups == 1
+            and conv.out_channels % self.lanes == 0
+            and conv.weight.dtype == torch.float32
+            and self._takes(x)
+            and len(x) * -(-x.shape[2] // SIDE) * -(-x.shape[3] // SIDE) >= self.least
+        )
+
+    def convolution(
+        self,
+        x: Tensor,
+        conv: nn.Module,
+        norm: Norm | None,
+        shift: Tensor | None,
+        residual: Tensor | None,
+        doubled: bool,
+    ) -> Tensor:
+        if shift is not None and shift.stride(1) != 1:
+            shift = shift.contiguous()
+        if residual is not None:
+            residual = residual.contiguous(memory_format=Layout)
+        weights = (None, None) if norm is None else (norm.weight, norm.bias)
+        settings = None if norm is None else (norm.groups, norm.eps, norm.silu)
+        return _Convolution.apply(self, x, conv.weight, conv.bias, *weights, shift, residual, settings, doubled)
+
+    def _takes(self, x: Tensor) -> bool:
+        return (
+            type(x) in (Tensor, nn.Parameter)
+            and x.is_cpu
+            and x.dtype == torch.float32
+            and x.dim() == 4
+            and x.shape[1] % self.lanes == 0
+            and x.numel() > 0
+            and x.is_contiguous(memory_format=Layout)
+            and not torch.is_autocast_enabled("cpu")
+        )
+
+    # --- calls into the library ------------------------------------------------------------------------------------
+
+    def convolve(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        outputs: int,
+        tables: tuple[Tensor, Tensor] | None = None,
+        silu: bool = False,
+        doubled: bool = False,
+        turned: bool = False,
+        folded: bool = False,
+        bias: Tensor | None = None,
+        shift: Tensor | None = None,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        """y of `convolution` in the source, whose arguments these are."""
+        batch, channels, *sides = x.shape
+        up = 2 if doubled else 1
+        height, width = (side * up for side in sides)
+        shrunk = 2 if folded else 1
+        y = x.new_empty(batch, height // shrunk, width // shrunk, outputs).permute(0, 3, 1, 2)
+        stride = 0 if shift is None else shift.stride(0)
+        self._call(
+            self.library.convolution, x, batch, height, width, channels, up, *(tables or (None, None)), silu, weight,
+            outputs, turned, bias, shift, stride, residual, folded, y,
+        )  # fmt: skip
+        return y
+
+    def filter_gradient(
+        self, x: Tensor, grad: Tensor, tables: tuple[Tensor, Tensor] | None, silu: bool, doubled: bool
+    ) -> tuple[Tensor, Tensor]:
+        """The gradient of the filters (K, C, 3, 3), and the sums (B, K) of `grad` over the positions."""
+        (batch, outputs, height, width), channels = grad.shape, x.shape[1]
+        dw = x.new_empty(outputs, 3, 3, channels).permute(0, 3, 1, 2)
+        sums = x.new_empty(batch, outputs)
+        self._call(
+            self.library.convolution_gradient, x, batch, height, width, channels, 2 if doubled else 1,
+            *(tables or (None, None)), silu, grad, outputs, dw, sums,
+        )  # fmt: skip
+        return dw, sums
+
+    def norm_tables(
+        self, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Mean and 1 / standard deviation (B, groups), and the tables of scale and shift (B, C)."""
+        batch, channels = x.shape[:2]
+        mean, rstd = x.new_empty(2, batch, groups)
+        scale, shift = x.new_empty(2, batch, channels)
+        self._call(
+            self.library.norm_tables, x, batch, x[0, 0].numel(), channels, groups, eps, weight.contiguous(),
+            bias.contiguous(), channels * (weight.dim() == 2), mean, rstd, scale, shift,
+        )  # fmt: skip
+        return (mean, rstd), (scale, shift)
+
+    def norm_apply(self, x: Tensor, tables: tuple[Tensor, Tensor], silu: bool) -> Tensor:
+        y = torch.empty_like(x)
+        self._call(self.library.norm_apply, x, len(x), x[0, 0].numel(), x.shape[1], *tables, silu, y)
+        return y
+
+    def norm_gradient(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        moments: tuple[Tensor, Tensor],
+        tables: tuple[Tensor, Tensor],
+        silu: bool,
+        grad: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Turns `grad` at the result into that at x, in place; returns those of weight and bias, shaped as weight."""
+        batch, channels = x.shape[:2]
+        dweight, dbias = x.new_empty(2, batch, channels)
+        self._call(
+            self.library.norm_gradient, x, batch, x[0, 0].numel(), channels, moments[0].shape[1], weight.contiguous(),
+            channels * (weight.dim() == 2), *moments, *tables, silu, grad, dweight, dbias,
+        )  # fmt: skip
+        return (dweight, dbias) if weight.dim() == 2 else (dweight.sum(0), dbias.sum(0))
+
+    def _call(self, function: Any, *arguments: Tensor | float | None) -> None:
+        """Calls a function of the library: tensors by their memory, which the caller keeps alive; threads come last."""
+        function(*map(as_c, arguments), ctypes.c_int64(torch.get_num_threads()))
+
+    def speed(self, tiles: int) -> float:
+        """PyTorch's time for a convolution of so many tiles over that of the kernel, the best of several each."""
+        x = torch.zeros(1, SIDE, SIDE * tiles, 128).permute(0, 3, 1, 2)
+        weight = torch.zeros(128, 3, 3, 128).permute(0, 3, 1, 2)
+        with torch.no_grad():
+            theirs, ours = best(lambda: F.conv2d(x, weight, padding=1), lambda: self.convolve(x, weight, 128))
+            return theirs / ours
+
+
+def as_c(argument: Tensor | float | None) -> ctypes.c_void_p | ctypes.c_float | ctypes.c_int64:
+    """An argument of a function in C."""
+    if argument is None or isinstance(argument, Tensor):
+        return ctypes.c_void_p(None if argument is None else argument.data_ptr())
+    return ctypes.c_float(argument) if isinstance(argument, float) else ctypes.c_int64(argument)
+
+
+def best(*calls: Callable[[], object], repeats: int = 9) -> list[float]:
+    """The least seconds of each of some calls, which take turns; the first turn warms up."""
+    turns = []
+    for _ in range(repeats + 1):
+        turn = []
+        for call in calls:
+            begin = time.perf_counter()
+            call()
+            turn.append(time.perf_counter() - begin)
+        turns.append(turn)
+    return [min(seconds) for seconds in zip(*turns[1:], strict=True)]
+
+
+# --- gradients -------------------------------------------------------------------------------------------------------
+
+
+class _Norm(torch.autograd.Function):
+    """Of x only x itself is kept; the normalised picture is made again."""
+
+    @staticmethod
+    def forward(
+        ctx, native: Native, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool
+    ) -> Tensor:
+        moments, tables = native.norm_tables(x, weight, bias, groups, eps)
+        ctx.save_for_backward(x, weight, *moments, *tables)
+        ctx.native, ctx.silu = native, silu
+        return native.norm_apply(x, tables, silu)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, rstd, scale, shift = ctx.saved_tensors
+        dx = torch.empty_like(x).copy_(grad)
+        dweight, dbias = ctx.native.norm_gradient(x, weight, (mean, rstd), (scale, shift), ctx.silu, dx)
+        return None, dx, dweight, dbias, None, None, None
+
+
+class _Convolution(torch.autograd.Function):
+    """conv(doubled(silu(norm(x)))) + shift + residual. Of the pictures only x is kept."""
+
+    @staticmethod
+    def forward(
+        ctx,
+        native: Native,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        norm_weight: Tensor | None,
+        norm_bias: Tensor | None,
+        shift: Tensor | None,
+        residual: Tensor | None,
+        norm: tuple[int, float, bool] | None,
+        doubled: bool,
+    ) -> Tensor:
+        moments = tables = None
+        silu = False
+        if norm is not None and norm_weight is not None and norm_bias is not None:
+            groups, eps, silu = norm
+            moments, tables = native.norm_tables(x, norm_weight, norm_bias, groups, eps)
+        filters = weight.contiguous(memory_format=Layout)
+        y = native.convolve(x, filters, len(weight), tables, silu, doubled, bias=bias, shift=shift, residual=residual)
+        ctx.save_for_backward(x, filters, norm_weight, *(moments or ()), *(tables or ()))
+        ctx.native, ctx.silu, ctx.doubled = native, silu, doubled
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        native, silu, doubled = ctx.native, ctx.silu, ctx.doubled
+        x, filters, norm_weight, *rest = ctx.saved_tensors
+        moments, tables = ((rest[0], rest[1]), (rest[2], rest[3])) if rest else (None, None)
+        grad = grad.contiguous(memory_format=Layout)
+
+        dx = dnorm_weight = dnorm_bias = None
+        if any(ctx.needs_input_grad[i] for i in (1, 4, 5)):
+            dx = native.convolve(grad, filters, x.shape[1], turned=True, folded=doubled)
+            if moments and tables:
+                dnorm_weight, dnorm_bias = native.norm_gradient(x, norm_weight, moments, tables, silu, dx)
+        dw, sums = native.filter_gradient(x, grad, tables, silu, doubled)
+
+        gradients = (None, dx, dw, sums.sum(0), dnorm_weight, dnorm_bias, sums, grad, None, None)
+        return tuple(g if wanted else None for g, wanted in zip(gradients, ctx.needs_input_grad, strict=True))
