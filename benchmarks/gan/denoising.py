@@ -3,13 +3,13 @@
     loss = E w(t) |D(alpha_t x + sigma_t eps, t) - x|^2
 
 on the straight path of flow matching, with the unit-variance target and the weight of EDM (Karras et al. 2022, table 1)
-and logit-normal times, as in the recipe `fashion`; DPM-Solver++(2M) draws.
+and logit-normal times, and the optimizer, as in the recipe `fashion`; DPM-Solver++(2M) draws.
 """
 
 from contextlib import AbstractContextManager
 
 import torch
-from gans import AVERAGE, Real, descend
+from gans import AVERAGE, Real
 from torch import Tensor, nn
 
 from sfumato.diffusion import (
@@ -24,6 +24,7 @@ from sfumato.diffusion import (
     sample,
 )
 from sfumato.training.ema import EMA
+from sfumato.training.optimizers import Optimizer
 
 
 class Diffusion:
@@ -38,6 +39,7 @@ class Diffusion:
         sigma_min: the noise that the last step removes at once, in units of the data.
         time: mean and deviation of the logit of the time.
         dtype: that the network computes in; weights and losses stay in single precision.
+        optimizer: "muon", or "adamw", which without decay is Adam.
     """
 
     def __init__(
@@ -50,14 +52,16 @@ class Diffusion:
         sigma_min: float = 0.01,
         time: tuple[float, float] = (-0.2, 1.4),
         dtype: torch.dtype = torch.float32,
+        optimizer: str = "adamw",
     ) -> None:
         self.denoiser = Denoiser(network, Gaussian(Flow()), denoisers.karras(sigma_data), sigma_data)
         self.networks = {"denoiser": network}
-        self.shape, self.lr, self.dtype = shape, lr, dtype
+        self.shape, self.dtype = shape, dtype
         self.weight, self.law = objectives.edm(sigma_data), objectives.logit_normal(*time)
         self.times = grids.log_snr(self.denoiser.schedule, evaluations, sigma_min)
-        self.optimizer = torch.optim.Adam(network.parameters(), lr=lr, betas=(0.9, 0.99), fused=True)
-        self.ema = EMA(dict(network.named_parameters()), (AVERAGE,))
+        weights = dict(network.named_parameters())
+        self.optimizer = Optimizer(weights, optimizer, lr, (0.9, 0.99), weight_decay=0.0)
+        self.ema = EMA(weights, (AVERAGE,))
         self.steps = 0
 
     def step(self, real: Real, factor: float) -> dict[str, float]:
@@ -66,7 +70,10 @@ class Diffusion:
         t = self.law(torch.rand(len(x)))
         with self.autocast():
             loss = denoising_loss(self.denoiser, x, t, torch.randn_like(x), self.weight).mean()
-        descend(loss, self.optimizer, self.lr * factor)
+        self.denoiser.network.zero_grad()
+        loss.backward()
+        self.optimizer.set_rate(factor)
+        self.optimizer.step()
         self.steps += 1
         self.ema.update(self.steps)
         return {"denoiser": loss.item()}

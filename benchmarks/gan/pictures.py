@@ -32,7 +32,8 @@ def contestant(method: str, channels: int, lr: float) -> Contestant:
     """A new contestant by its name, for pictures (channels, 28, 28); each network is as large as the U-Net."""
     unet = UNet(channels, channels=16, multipliers=(1, 2), blocks=2, attention_level=1, patch=2, groups=16)
     if method == "diffusion":
-        return Diffusion(strided(unet), (channels, 28, 28), 0.5, lr, dtype=precision_of("auto", torch.device("cpu")))
+        dtype = precision_of("auto", torch.device("cpu"))
+        return Diffusion(strided(unet), (channels, 28, 28), 0.5, lr, dtype=dtype, optimizer="muon")
 
     def drawn(width: int) -> nn.Module:
         build = residual_generator if method == "r3gan" else deconvolution
