@@ -65,6 +65,7 @@ def twin(
     blocks: int,
     attention_level: int,
     scale_shift: bool = False,
+    in_channels: int = 3,
 ) -> UNet2DModel:
     """The U-Net of `diffusers` with the shape and the weights of `network`, a `UNet` with those arguments."""
     levels = range(len(multipliers))
@@ -73,8 +74,8 @@ def twin(
 
     model = UNet2DModel(
         sample_size=32,
-        in_channels=3,
-        out_channels=3,
+        in_channels=in_channels,
+        out_channels=in_channels,
         block_out_channels=tuple(channels * multiplier for multiplier in multipliers),
         layers_per_block=blocks,
         down_block_types=down,

@@ -16,14 +16,14 @@ so that nothing else in the package asks which one is in use:
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from .processes import Gaussian
-from .schedules import like
+from .schedules import Schedule, like, once
 
 Parameterization = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -148,20 +148,33 @@ class Denoiser(nn.Module):
         self.sigma_data = sigma_data
         self.learned_variance = learned_variance
 
+    def around(self, network: nn.Module) -> "Denoiser":
+        """The same denoiser around another network."""
+        return Denoiser(network, self.process, self.parameterization, self.sigma_data, self.learned_variance)
+
     def forward(self, x_t: Tensor, t: Tensor, **cond: Tensor | None) -> Tensor:
         """Return E[x_0 | x_t] (B, C, ...) for the state `x_t` at the time `t`, () or (B,)."""
         return self.predict(x_t, t, **cond)[0]
 
     def predict(self, x_t: Tensor, t: Tensor, **cond: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return E[x_0 | x_t] (B, C, ...) and the raw variance output (B, C, ...), None unless it is learned."""
-        alpha, sigma = self.process.schedule(t)
-        c_in = like(((alpha * self.sigma_data) ** 2 + sigma**2).rsqrt(), x_t)
-        level = noise_level(alpha, sigma).to(x_t).expand(len(x_t))
+        c_in, level, c_skip, c_out = _scales(self.process.schedule, (t,), self.parameterization, self.sigma_data)
+        levels = torch.as_tensor(level, dtype=x_t.dtype, device=x_t.device).expand(len(x_t))
 
         # a network under autocast may answer in half precision, which is too coarse to combine with x_t
-        prediction = self.network(c_in * x_t, level, **cond).to(x_t.dtype)
+        prediction = self.network(like(c_in, x_t) * x_t, levels, **cond).to(x_t.dtype)
 
         variance = None
         if self.learned_variance:
             prediction, variance = prediction.chunk(2, dim=1)
-        return to_x(self.parameterization, prediction, x_t, alpha, sigma), variance
+        return like(c_skip, x_t) * x_t + like(c_out, x_t) * prediction, variance
+
+
+@once
+def _scales(
+    schedule: Schedule, times: Sequence[Tensor], parameterization: Parameterization, sigma_data: float
+) -> tuple[Tensor, ...]:
+    """c_in, the noise level, c_skip and c_out at one time."""
+    alpha, sigma = schedule(times[0])
+    c_in = ((alpha * sigma_data) ** 2 + sigma**2).rsqrt()
+    return c_in, noise_level(alpha, sigma), *parameterization(alpha, sigma)

@@ -26,13 +26,15 @@ The past is short at first: step k has k values. The last step to sigma = 0, whe
 and returns the posterior mean.
 """
 
+import operator
 from collections.abc import Callable, Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
 
 from .denoisers import PosteriorMean
-from .schedules import Schedule, like
+from .schedules import Schedule, like, once
 from .solvers import Noise, Seen, Solver, State
 
 Rule = Callable[[Tensor], Tensor]
@@ -102,18 +104,15 @@ def adams(
     if not tau >= 0:
         raise ValueError(f"tau = {tau:g} must be at least 0: 0 adds no noise, 1 as much as DDPM")
 
-    def tau_at(schedule: Schedule, t: Tensor) -> Tensor:
-        alpha, sigma = schedule(t)
-        return tau * ((sigma >= between[0] * alpha) & (sigma <= between[1] * alpha)).to(t.dtype)
-
     def integral(schedule: Schedule, seen: State, t: Tensor, s: Tensor) -> Tensor:
-        return _integral(schedule, seen, [one.mean for one in seen], t, s, 1 + tau_at(schedule, t) ** 2, rule)
+        w = _weights(schedule, (t, s, *(one.t for one in seen)), tau, between, rule)
+        return _sum(w, [one.mean for one in seen])
 
     def step(
         denoiser: PosteriorMean, x: Tensor, t: Tensor, s: Tensor, state: State, noise: Noise, **cond: Tensor | None
     ) -> tuple[Tensor, State]:
         schedule = denoiser.process.schedule
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
+        alpha_t, alpha_s, kept, fresh = _linear(schedule, (t, s), tau, between)
 
         seen = Seen(t, x, denoiser(x, t, **cond))
         if corrector and state:
@@ -122,10 +121,9 @@ def adams(
             x = x + like(alpha_t, x) * gain
         state = (seen, *state)[:order]
 
-        kept = (sigma_s * alpha_t / (alpha_s * sigma_t)) ** tau_at(schedule, t) ** 2
-        x_s = like(sigma_s / sigma_t * kept, x) * x + like(alpha_s, x) * integral(schedule, state, t, s)
+        x_s = like(kept, x) * x + like(alpha_s, x) * integral(schedule, state, t, s)
         if tau > 0:
-            x_s = x_s + like(sigma_s * (1 - kept**2).clamp(min=0).sqrt(), x) * noise(x)
+            x_s = x_s + like(fresh, x) * noise(x)
         return x_s, state
 
     return step
@@ -167,34 +165,65 @@ def deis(order: int = 3) -> Solver:
         denoiser: PosteriorMean, x: Tensor, t: Tensor, s: Tensor, state: State, noise: Noise, **cond: Tensor | None
     ) -> tuple[Tensor, State]:
         schedule = denoiser.process.schedule
-        _, sigma_s = schedule(s)
-
         state = (Seen(t, x, denoiser(x, t, **cond)), *state)[:order]
         z = [_noise(schedule, one) for one in state]
         ddim, _ = denoiser.process.posterior(x, state[0].mean, t, s, eta=0.0)
-        change = _integral(schedule, state, [value - z[0] for value in z], t, s, -1.0)
-        return ddim + like(sigma_s, x) * change, state
+        sigma_s, *w = _weights_of_noise(schedule, (t, s, *(one.t for one in state)))
+        return ddim + like(sigma_s, x) * _sum(w, [value - z[0] for value in z]), state
 
     return step
 
 
 def _noise(schedule: Schedule, seen: Seen) -> Tensor:
     """z = (x - alpha D) / sigma."""
-    alpha, sigma = schedule(seen.t)
+    alpha, sigma = _levels(schedule, (seen.t,))
     return (seen.x - like(alpha, seen.x) * seen.mean) / like(sigma, seen.x)
 
 
-def _integral(
-    schedule: Schedule,
-    seen: State,
-    values: Sequence[Tensor],
-    t: Tensor,
-    s: Tensor,
-    c: Tensor | float,
-    rule: Rule | None = None,
-) -> Tensor:
-    """The integral of `weights` from t to s, of the polynomial in lambda through `values` at the times of `seen`."""
-    start = schedule.log_snr(t) / 2
-    nodes = [schedule.log_snr(one.t) / 2 - start for one in seen]
-    w = weights(nodes, schedule.log_snr(s) / 2 - start, c, rule)
-    return torch.stack([like(w[..., j], value) * value for j, value in enumerate(values)]).sum(0)
+def _sum(w: Sequence[Tensor | float], values: Sequence[Tensor]) -> Tensor:
+    return reduce(operator.add, [like(share, value) * value for share, value in zip(w, values, strict=True)])
+
+
+# --- coefficients ----------------------------------------------------------------------------------------------------
+
+
+@once
+def _levels(schedule: Schedule, times: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """alpha and sigma of one time."""
+    return schedule(times[0])
+
+
+@once
+def _linear(
+    schedule: Schedule, times: Sequence[Tensor], tau: float, between: tuple[float, float]
+) -> tuple[Tensor, ...]:
+    """alpha_t, alpha_s and the shares of x_t and of the noise in x_s, from the times t and s."""
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = map(schedule, times)
+    kept = (sigma_s * alpha_t / (alpha_s * sigma_t)) ** _tau(schedule, times[0], tau, between) ** 2
+    return alpha_t, alpha_s, sigma_s / sigma_t * kept, sigma_s * (1 - kept**2).clamp(min=0).sqrt()
+
+
+@once
+def _weights(
+    schedule: Schedule, times: Sequence[Tensor], tau: float, between: tuple[float, float], rule: Rule | None
+) -> tuple[Tensor, ...]:
+    """The `weights` of the step from t to s of values of D, from the times t, s and those of the values."""
+    return _between(schedule, times, 1 + _tau(schedule, times[0], tau, between) ** 2, rule)
+
+
+@once
+def _weights_of_noise(schedule: Schedule, times: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """sigma_s and the `weights` of the step from t to s of values of z, from the times t, s and those of the values."""
+    return schedule(times[1])[1], *_between(schedule, times, -1.0)
+
+
+def _tau(schedule: Schedule, t: Tensor, tau: float, between: tuple[float, float]) -> Tensor:
+    alpha, sigma = schedule(t)
+    return tau * ((sigma >= between[0] * alpha) & (sigma <= between[1] * alpha)).to(t.dtype)
+
+
+def _between(
+    schedule: Schedule, times: Sequence[Tensor], c: Tensor | float, rule: Rule | None = None
+) -> tuple[Tensor, ...]:
+    start, end, *nodes = (schedule.log_snr(t) / 2 for t in times)
+    return weights([node - start for node in nodes], end - start, c, rule).unbind(-1)

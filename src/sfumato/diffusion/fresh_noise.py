@@ -5,11 +5,13 @@ solver steps down from there. The chain keeps the marginals, so that an exact so
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from .denoisers import PosteriorMean
+from .schedules import Schedule, once
 from .solvers import Noise, Solver, State
 
 GAMMA_MAX = math.sqrt(2) - 1
@@ -36,14 +38,24 @@ def churn(
     def step(
         denoiser: PosteriorMean, x: Tensor, t: Tensor, s: Tensor, state: State, noise: Noise, **cond: Tensor | None
     ) -> tuple[Tensor, State]:
-        process, schedule = denoiser.process, denoiser.process.schedule
-        alpha, sigma = schedule(t)
-        inside = (sigma >= between[0] * alpha) & (sigma <= between[1] * alpha)
-        if not inside.any():
+        process = denoiser.process
+        inside, later = _noisier(process.schedule, (t,), gamma, between)
+        if not torch.as_tensor(inside).any():
             return solver(denoiser, x, t, s, state, noise, **cond)
 
-        noisier = torch.where(inside, schedule.time_of(schedule.log_snr(t) - 2 * math.log1p(gamma)), t)
+        noisier = torch.as_tensor(later, dtype=t.dtype)
         x = process.step(x, t, noisier, noise_scale * noise(x))
         return solver(denoiser, x, noisier, s, (), noise, **cond)
 
     return step
+
+
+@once
+def _noisier(
+    schedule: Schedule, times: Sequence[Tensor], gamma: float, between: tuple[float, float]
+) -> tuple[Tensor, Tensor]:
+    """Whether a time is inside of `between`, and if so the time at which sigma / alpha is 1 + gamma times as large."""
+    (t,) = times
+    alpha, sigma = schedule(t)
+    inside = (sigma >= between[0] * alpha) & (sigma <= between[1] * alpha)
+    return inside, torch.where(inside, schedule.time_of(schedule.log_snr(t) - 2 * math.log1p(gamma)), t)

@@ -66,8 +66,8 @@ class Guided:
         means, raws = predict(self.denoiser, torch.cat([x_t, x_t]), twice, **both)
         mean, mean_null = means.chunk(2)
 
-        scale = torch.where(inside, self.scale, 1.0)
-        return mean_null + like(scale, x_t) * (mean - mean_null), None if raws is None else raws.chunk(2)[0]
+        scale = like(torch.where(inside, self.scale, 1.0), x_t) if t.ndim else self.scale
+        return mean_null + scale * (mean - mean_null), None if raws is None else raws.chunk(2)[0]
 
 
 def _stack(name: str, cond: Tensor | None, null: Tensor | None, batch: int) -> Tensor | None:

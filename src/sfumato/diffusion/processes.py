@@ -13,12 +13,13 @@ the noise z of x_t and adds none (Song et al. 2020 (DDIM), arXiv:2010.02502, eq.
 alpha_bar and sigma_t^2 = 1 - alpha_bar; here for any schedule).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .schedules import Schedule, like
+from .schedules import Schedule, like, once
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,7 @@ class Gaussian:
 
     def step(self, x_t: Tensor, t: Tensor, s: Tensor, noise: Tensor) -> Tensor:
         """Return a draw of q(x_s | x_t) for s > t: the Markov chain itself, towards noise (Ho et al. 2020, eq. 2)."""
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = self.schedule(t), self.schedule(s)
-        a = alpha_s / alpha_t
-        std = (sigma_s**2 - (a * sigma_t) ** 2).clamp(min=0).sqrt()
+        a, std = _chain(self.schedule, (t, s))
         return like(a, x_t) * x_t + like(std, x_t) * noise
 
     def posterior(self, x_t: Tensor, x_0: Tensor, t: Tensor, s: Tensor, eta: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -58,9 +57,23 @@ class Gaussian:
             s: the earlier time.
             eta: share of fresh noise, 0 (DDIM) to 1 (DDPM, Bayes' rule).
         """
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = self.schedule(t), self.schedule(s)
-        fresh = eta**2 * (1 - (alpha_t * sigma_s / (alpha_s * sigma_t)) ** 2).clamp(0, 1)
-
+        alpha_t, sigma_t, alpha_s, old, fresh = _posterior(self.schedule, (t, s), eta)
         z = (x_t - like(alpha_t, x_t) * x_0) / like(sigma_t, x_t)
-        mean = like(alpha_s, x_t) * x_0 + like(sigma_s * (1 - fresh).sqrt(), x_t) * z
-        return mean, like(sigma_s * fresh.sqrt(), x_t)
+        mean = like(alpha_s, x_t) * x_0 + like(old, x_t) * z
+        return mean, like(torch.as_tensor(fresh, dtype=x_t.dtype), x_t)
+
+
+@once
+def _chain(schedule: Schedule, times: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """a and the standard deviation of q(x_s | x_t), from the times t and s."""
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = map(schedule, times)
+    a = alpha_s / alpha_t
+    return a, (sigma_s**2 - (a * sigma_t) ** 2).clamp(min=0).sqrt()
+
+
+@once
+def _posterior(schedule: Schedule, times: Sequence[Tensor], eta: float) -> tuple[Tensor, ...]:
+    """alpha_t, sigma_t, alpha_s and the deviations of the old and of the fresh noise in x_s, from the times t and s."""
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = map(schedule, times)
+    fresh = eta**2 * (1 - (alpha_t * sigma_s / (alpha_s * sigma_t)) ** 2).clamp(0, 1)
+    return alpha_t, sigma_t, alpha_s, sigma_s * (1 - fresh).sqrt(), sigma_s * fresh.sqrt()

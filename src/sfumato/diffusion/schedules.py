@@ -15,25 +15,39 @@ arXiv:2301.11093.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, wraps
+from typing import overload
 
 import torch
 from torch import Tensor
 from torch.func import jvp
 
 
-def like(v: Tensor, x: Tensor) -> Tensor:
-    """Coefficients `v` of shape () or (B,) in the dtype of `x` (B, ...), shaped to multiply it.
+@overload
+def like(v: Tensor, x: Tensor) -> Tensor: ...
+@overload
+def like(v: float, x: Tensor) -> float: ...
+def like(v: Tensor | float, x: Tensor) -> Tensor | float:
+    """Coefficients `v` of shape () or (B,) in the dtype of `x` (B, ...), shaped to multiply it; a number is itself.
 
     A scalar keeps its device: a number on the CPU multiplies a tensor on any device without a copy or a wait.
     """
+    if not isinstance(v, Tensor):
+        return v
     v = v.to(x.dtype)
     return v if v.ndim == 0 else v.reshape(v.shape + (1,) * (x.ndim - v.ndim))
 
 
 class Schedule(ABC):
-    """The map t -> (alpha_t, sigma_t). Times and coefficients are tensors of shape () or (B,) with t in [0, 1]."""
+    """The map t -> (alpha_t, sigma_t). Times and coefficients are tensors of shape () or (B,) with t in [0, 1].
+
+    Attributes:
+        fixed: whether it is hashable and never changes, so that what is computed from it may be kept (see `once`).
+    """
+
+    fixed = False
 
     @abstractmethod
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,6 +72,33 @@ class Schedule(ABC):
         return alpha, sigma, dalpha, dsigma
 
 
+def once(compute: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...] | tuple[float, ...]]:
+    """A function that computes coefficients once for the times of a grid, and not again in every batch and step.
+
+    An operation on a single number takes as long as one on a small picture, and the coefficients of a step need
+    dozens. At times () on the CPU, and of a schedule that is `fixed`, they are kept, as Python numbers: these multiply
+    a tensor to the same bits, and belong to no mode of autograd. At other times they are computed, and are tensors.
+
+    Args:
+        compute: (schedule, times, *settings) -> coefficients, each () or (B,) like the times; settings are hashable.
+    """
+
+    @lru_cache(maxsize=2**12)
+    def kept(
+        schedule: Schedule, times: tuple[float, ...], dtypes: tuple[torch.dtype, ...], settings: tuple[Hashable, ...]
+    ) -> tuple[float, ...]:
+        scalars = [torch.tensor(t, dtype=dtype) for t, dtype in zip(times, dtypes, strict=True)]
+        return tuple(float(v) for v in compute(schedule, scalars, *settings))
+
+    @wraps(compute)
+    def coefficients(schedule: Schedule, times: Sequence[Tensor], *settings: Hashable) -> tuple:
+        if schedule.fixed and all(t.ndim == 0 and t.device.type == "cpu" and not t.requires_grad for t in times):
+            return kept(schedule, tuple(t.item() for t in times), tuple(t.dtype for t in times), settings)
+        return compute(schedule, times, *settings)
+
+    return coefficients
+
+
 class Discrete(Schedule):
     """The chain of DDPM: x_i = sqrt(1 - beta_i) x_{i-1} + sqrt(beta_i) eps for i = 1..T, at the times t = i / T.
 
@@ -72,6 +113,8 @@ class Discrete(Schedule):
     Raises:
         ValueError: when a beta is outside (0, 1); at 1 nothing of the data would be left.
     """
+
+    fixed = True
 
     def __init__(self, betas: Sequence[float] | Tensor, name: str | None = None) -> None:
         betas = torch.as_tensor(betas, dtype=torch.float64).detach().cpu().clone()
@@ -153,6 +196,7 @@ class Karras(Schedule):
         rho: the larger, the more of [0, 1] is spent on low noise.
     """
 
+    fixed = True
     sigma_min: float = 0.002
     sigma_max: float = 80.0
     rho: float = 7.0
@@ -181,6 +225,7 @@ class Flow(Schedule):
     is left at t = 1, so that nothing is singular there.
     """
 
+    fixed = True
     floor: float = 1e-3
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -214,6 +259,10 @@ class Shifted(Schedule):
     def __post_init__(self) -> None:
         if not 0 < self.shift < math.inf:
             raise ValueError(f"shift = {self.shift:g} must be above 0; 1 leaves the schedule as it is")
+
+    @property
+    def fixed(self) -> bool:
+        return self.schedule.fixed
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         alpha, sigma = self.schedule(t)

@@ -15,15 +15,16 @@ noise to any of them, `inversion.py` walks from data to noise. Every step to sig
 (times alpha_s).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from .denoisers import PosteriorMean
 from .reverse import learned, moments, predict
-from .schedules import like
+from .schedules import Schedule, like, once
 
 Noise = Callable[[Tensor], Tensor]
 
@@ -120,17 +121,23 @@ def heun(
     only the two means. It grows with the ratio of noise that a step spans: the first step of a uniform grid on the
     cosine schedule spans a factor of a thousand and is unstable; use the log-SNR or the Karras grid there.
     """
-    schedule = denoiser.process.schedule
-    (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
+    sigma_s, share = _correction(denoiser.process.schedule, (t, s))
 
     mean = denoiser(x, t, **cond)
     euler, _ = denoiser.process.posterior(x, mean, t, s, eta=0.0)
-    if not sigma_s.any():
+    if not torch.as_tensor(sigma_s).any():
         return euler, (Seen(t, x, mean),)
 
     mean_s = denoiser(euler, s, **cond)
+    return euler + like(share, x) * (mean_s - mean), (Seen(s, euler, mean_s),)
+
+
+@once
+def _correction(schedule: Schedule, times: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """sigma_s, and the share of D_s - D_t in Heun's correction, from the times t and s."""
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = map(schedule, times)
     span = alpha_s * sigma_t / (alpha_t * sigma_s) - 1
-    return euler + like(alpha_s * span / 2, x) * (mean_s - mean), (Seen(s, euler, mean_s),)
+    return sigma_s, alpha_s * span / 2
 
 
 def dpm_solver_pp_2s(
@@ -141,15 +148,23 @@ def dpm_solver_pp_2s(
     DDIM with the mean at the middle of the step in log-SNR, where a step of DDIM leads. It does not share the trouble
     of Heun's method with steps that span a large ratio of noise.
     """
-    schedule, posterior = denoiser.process.schedule, denoiser.process.posterior
+    posterior = denoiser.process.posterior
+    sigma_s, half = _middle(denoiser.process.schedule, (t, s))
 
     mean = denoiser(x, t, **cond)
     seen = Seen(t, x, mean)
-    if schedule(s)[1].any():
-        middle = schedule.time_of((schedule.log_snr(t) + schedule.log_snr(s)) / 2)
+    if torch.as_tensor(sigma_s).any():
+        middle = torch.as_tensor(half, dtype=t.dtype)
         halfway, _ = posterior(x, mean, t, middle, eta=0.0)
         seen = Seen(middle, halfway, denoiser(halfway, middle, **cond))
     return posterior(x, seen.mean, t, s, eta=0.0)[0], (seen,)
+
+
+@once
+def _middle(schedule: Schedule, times: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """sigma_s, and the middle between the times t and s in log-SNR."""
+    t, s = times
+    return schedule(s)[1], schedule.time_of((schedule.log_snr(t) + schedule.log_snr(s)) / 2)
 
 
 @torch.no_grad()
@@ -179,6 +194,6 @@ def sample(
 
     total = len(times) - 1
     state: State = ()
-    for index in range(total):
-        x, state = solver(denoiser, x, times[index], times[index + 1], state, noise, **cond)
-        yield Step(index + 1, total, times[index + 1], x, state[0].mean)
+    for index, (t, s) in enumerate(pairwise(times.unbind()), 1):
+        x, state = solver(denoiser, x, t, s, state, noise, **cond)
+        yield Step(index, total, s, x, state[0].mean)
