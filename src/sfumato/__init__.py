@@ -24,6 +24,7 @@ _HOMES = {
     "prepare": "sfumato.data",
     "train": "sfumato.evaluation.judge",
     "open_model": "sfumato.generation.draw",
+    "use_backend": "sfumato.export.backend",
     "UserError": "sfumato.errors",
 }
 

@@ -18,6 +18,8 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "hf": (("datasets",), "reading Hugging Face data sets on disk"),
     "eval": (("faiss-cpu", "imagehash"), "searching neighbours and near-duplicates"),
     "track": (("tensorboard",), "TensorBoard logs of training"),
+    "export": (("onnx", "onnxscript", "onnxruntime"), "ONNX files, and drawing with ONNX Runtime"),
+    "openvino": (("openvino",), "drawing with OpenVINO, with the extra export"),
 }
 
 

@@ -29,6 +29,7 @@ def generate(
     negative: str | None = None,
     seed: int | None = None,
     size: int | None = None,
+    backend: str = "torch",
     out: Path = Path("pictures"),
     grid: bool = False,
     film: bool = False,
@@ -57,6 +58,8 @@ def generate(
         Of the first picture of each prompt; the same seed and settings give the same picture. Random by default.
     size
         Side in pixels; the model's own by default.
+    backend
+        What evaluates the network: torch, onnxruntime or openvino.
     out
         Folder for the pictures.
     grid
@@ -65,6 +68,7 @@ def generate(
         Also write a film (GIF) of the denoising of each picture.
     """
     from sfumato.codecs.grid import labelled_grid
+    from sfumato.export.backend import use_backend
     from sfumato.generation.draw import Request, draw, open_model
 
     request = Request(
@@ -78,7 +82,7 @@ def generate(
     drawn, code = [], 0
     with Terminal() as terminal:
         try:
-            opened = open_model(model)
+            opened = use_backend(open_model(model), backend, terminal.say)
             for picture in draw(opened, request, steps_told_to(terminal, opened, every=film), film):
                 drawn.append(picture)
                 path = write(out, f"{slug(picture.recipe['prompt'])}-{picture.recipe['seed']}.png", picture.png())
@@ -111,12 +115,13 @@ def rerun(picture: Path, /, *, model: str | None = None, out: Path | None = None
     out
         The new file; by default beside the old one, with "-rerun" in its name.
     """
+    from sfumato.export.backend import use_backend
     from sfumato.generation.draw import open_model, redraw
-    from sfumato.generation.recipe import read_recipe
+    from sfumato.generation.recipe import backend_of, read_recipe
 
     recipe = read_recipe(picture)
     with Terminal() as terminal:
-        opened = open_model(model or recipe["model"]["name"])
+        opened = use_backend(open_model(model or recipe["model"]["name"]), backend_of(recipe), terminal.say)
         again = redraw(opened, recipe, steps_told_to(terminal, opened)).png()
     out = out or picture.with_stem(f"{picture.stem}-rerun")
     out.write_bytes(again)

@@ -1,0 +1,85 @@
+"""Another program evaluates the network of a model in the place of PyTorch: a back end, found by its name.
+
+    model = use_backend(open_model("emoji"), "openvino")
+    model.generate("a red heart", seed=7)
+
+Weights, sampling and all else stay as they are; the network's results are PyTorch's to about six digits, so pictures
+are the same to the eye and not to the bit.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.errors import UserError
+from sfumato.export import backends, onnx
+from sfumato.export.backends import Session, Start
+from sfumato.export.onnx import Say
+from sfumato.model import Model
+
+
+def use_backend(model: Model, name: str, say: Say = lambda text: None) -> Model:
+    """Have the network of ``model`` evaluated by another program from now on; "torch" goes back to PyTorch.
+
+    Args:
+        model: on the CPU; it is changed.
+        name: a file of `sfumato.export.backends`, or "torch".
+        say: told when a graph has to be made, which takes seconds.
+
+    Returns:
+        The model.
+
+    Raises:
+        UserError: no such back end, a missing package, or a model that is not on the CPU.
+    """
+    network = onnx.network_of(model)
+    if name != "torch":
+        if model.device.type != "cpu":
+            raise UserError(
+                f"backend: {name} works on the CPU, and this model is on {model.device.type}",
+                fix='leave it to PyTorch, or move it: model.to("cpu")',
+            )
+        network = Elsewhere(network, backends.find(name), onnx.facts_of(model), say)
+    model.denoiser.network, model.backend = network, name
+    return model
+
+
+class Elsewhere(nn.Module):
+    """A network that another program evaluates, for inference alone; its weights are those of ``network``.
+
+    Args:
+        network: of `sfumato.networks`.
+        start: that of a back end.
+        facts: of the model, see `sfumato.export.onnx.graph`.
+        say: told when a graph has to be made.
+    """
+
+    def __init__(self, network: nn.Module, start: Start, facts: Mapping[str, str], say: Say) -> None:
+        super().__init__()
+        self.network, self.start, self.facts, self.say = network, start, facts, say
+        self.sessions: dict[object, Session] = {}
+
+    def named_parameters(self, *arguments, **options):  # so that they keep their names in the model's file
+        return self.network.named_parameters(*arguments, **options)
+
+    def forward(
+        self,
+        x: Tensor,
+        time: Tensor,
+        vector: Tensor | None = None,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Evaluate the network; shapes are those of its own ``forward``."""
+        given = {"x": x, "time": time, "vector": vector, "context": context, "context_mask": context_mask}
+        inputs = {name: value for name, value in given.items() if value is not None}
+        shapes = {name: tuple(value.shape) for name, value in inputs.items()}
+        threads = torch.get_num_threads()
+
+        key = (threads, *shapes.items())
+        if key not in self.sessions:
+            graph = onnx.graph(self.network, inputs, self.facts, self.say)
+            self.sessions[key] = self.start(graph, shapes, threads)
+
+        return torch.from_numpy(self.sessions[key]({name: v.contiguous().numpy() for name, v in inputs.items()}))

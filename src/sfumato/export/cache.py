@@ -1,0 +1,50 @@
+"""What takes seconds to make is kept in the user's cache, which may be emptied at any time.
+
+A file's name is made of a hash of all that its content depends on and of the content's own hash, so that neither a
+stale one nor a damaged one is used. Those that were not used for longest are deleted.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from sfumato.errors import UserError
+from sfumato.saved import sha256
+
+KEPT = 8  # files
+
+
+def kept(made_of: str, make: Callable[[], bytes]) -> bytes:
+    """What ``make`` returns, or returned when ``made_of`` was the same.
+
+    Raises:
+        UserError: the cache cannot be written.
+    """
+    folder = cache_folder()
+    for file in folder.glob(f"{made_of}-*"):
+        content = file.read_bytes()
+        if file.name.endswith(sha256(content)):
+            file.touch()
+            return content
+        file.unlink()
+
+    content = make()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        aside = folder / f"new-{os.getpid()}"
+        aside.write_bytes(content)
+        aside.replace(folder / f"{made_of}-{sha256(content)}")
+        for old in sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime)[:-KEPT]:
+            old.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written to: {error.strerror or error}",
+            fix="free some space, or point $SFUMATO_CACHE to another folder",
+        ) from error
+    return content
+
+
+def cache_folder() -> Path:
+    """Of graphs, in the user's cache."""
+    chosen = os.environ.get("SFUMATO_CACHE")
+    return (Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "sfumato") / "graphs"

@@ -1,0 +1,73 @@
+"""What is kept is what was made: not a stale one, not a damaged one, and not without end."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from sfumato.errors import UserError
+from sfumato.export import cache as module
+from sfumato.export.cache import kept
+
+WHERE = module.cache_folder  # before tests have caches of their own
+
+
+@pytest.fixture
+def folder(cache) -> Path:
+    cache.empty()
+    return cache.folder
+
+
+def once() -> bytes:
+    raise AssertionError("it was kept, and is made again")
+
+
+def test_what_was_made_is_kept(folder):
+    assert kept("a", lambda: b"1") == b"1"
+    assert kept("a", once) == b"1"
+
+
+def test_what_is_made_of_something_else_is_another(folder):
+    kept("a", lambda: b"1")
+    assert kept("b", lambda: b"2") == b"2"
+    assert kept("a", once) == b"1"
+
+
+def test_a_damaged_file_is_made_again(folder):
+    kept("a", lambda: b"1")
+    (file,) = folder.iterdir()
+    file.write_bytes(b"")
+
+    assert kept("a", lambda: b"2") == b"2"
+    assert kept("a", once) == b"2"
+    assert len(list(folder.iterdir())) == 1
+
+
+def test_what_was_not_used_for_longest_is_deleted(folder, monkeypatch):
+    monkeypatch.setattr(module, "KEPT", 2)
+    kept("a", lambda: b"1")
+    kept("b", lambda: b"2")
+    for age, file in enumerate(sorted(folder.iterdir(), reverse=True)):
+        os.utime(file, (age, age))  # b is older than a
+    kept("c", lambda: b"3")
+
+    assert len(list(folder.iterdir())) == 2
+    kept("a", once)
+    assert kept("b", lambda: b"4") == b"4"
+
+
+def test_a_cache_that_cannot_be_written_is_told(cache, tmp_path):
+    (tmp_path / "file").write_text("")
+    cache.folder = tmp_path / "file" / "graphs"
+    with pytest.raises(UserError, match="cannot be written") as caught:
+        kept("a", lambda: b"1")
+    assert "SFUMATO_CACHE" in caught.value.fix
+
+
+@pytest.mark.parametrize(("chosen", "folder"), [("/x/y", "/x/y/graphs"), (None, "/home/z/.cache/sfumato/graphs")])
+def test_it_is_in_the_user_s_cache(chosen, folder, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/z")
+    monkeypatch.delenv("SFUMATO_CACHE", raising=False)
+    if chosen:
+        monkeypatch.setenv("SFUMATO_CACHE", chosen)
+    assert WHERE() == Path(folder)
