@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch._dynamo  # what an optimizer imports late, and makes a folder for among the temporary ones
 from PIL import Image
 
 from sfumato.config import Config, change, validate

@@ -3,7 +3,9 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim._muon import _zeropower_via_newtonschulz
 
+from sfumato.training.muon import COEFFICIENTS, ITERATIONS, orthogonal
 from sfumato.training.optimizers import Optimizer, as_matrix, rate_factor
 
 SHAPES = {
@@ -53,6 +55,31 @@ def test_muon_does_not_see_the_memory_format() -> None:
         torch.testing.assert_close(ends[0][name], ends[1][name], rtol=0, atol=0.05 * 2**-7, msg=name)
 
 
+@pytest.mark.parametrize("shape", [(32, 288), (288, 32), (48, 64), (64, 64), (3, 300), (1, 9)])
+def test_the_orthogonal_factor_is_the_polynomial_of_the_singular_values(shape: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(shape, generator=generator) * torch.logspace(-3, 2, shape[1])  # badly conditioned
+    u, s, v = torch.linalg.svd(matrix.double(), full_matrices=False)
+    a, b, c = COEFFICIENTS
+    s = s / s.norm()
+    for _ in range(ITERATIONS):
+        s = a * s + b * s**3 + c * s**5
+    exact = u @ s.diag() @ v
+
+    def error(found: Tensor) -> float:
+        return ((found.double() - exact).norm() / exact.norm()).item()
+
+    ours = error(orthogonal(matrix))
+    theirs = error(_zeropower_via_newtonschulz(matrix, COEFFICIENTS, ITERATIONS, 1e-7))
+    assert ours < (0.006 if max(shape) >= 2 * min(shape) else 0.03)
+    assert ours <= theirs, "no worse than that of torch"
+    assert error(orthogonal(1e-3 * matrix)) < 0.03, "the size of a gradient does not matter"
+
+
+def test_a_matrix_of_zeros_stays_what_it_is() -> None:
+    assert not orthogonal(torch.zeros(4, 40)).any() and not orthogonal(torch.zeros(4, 4)).any()
+
+
 @pytest.mark.parametrize("name", ["in", "point", "grey", "volume", "table"])
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_the_matrix_of_a_weight_is_a_view_with_the_columns_in_memory_order(name: str, channels_last: bool) -> None:
@@ -80,7 +107,10 @@ def test_muon_on_matrices_and_adamw_on_the_rest_are_those_of_torch() -> None:
             p.grad = torch.randn(SHAPES[name], generator=generator).reshape(p.shape) + 0.1 * p.detach()
         adamw.step()
         muon.step()
-    assert all(torch.equal(ours[name].detach().flatten(1), wide[name].detach()) for name in wide)
+    for name in wide:
+        # Where the matrix is wide, Newton-Schulz goes another way, and rounds otherwise: 2^-7 of four updates.
+        atol = 4 * 1e-2 * 0.2 * max(wide[name].shape) ** 0.5 * 2**-7 if name in ("in", "volume") else 0
+        torch.testing.assert_close(ours[name].detach().flatten(1), wide[name].detach(), rtol=0, atol=atol, msg=name)
     torch.testing.assert_close(ours["bias"], theirs["bias"], rtol=1e-6, atol=1e-7)  # fused against the plain loop
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.errors import UserError, nearest
+from sfumato.transfer import moved
 
 Condition = str | None
 Progress = Callable[[int, int], None]
@@ -106,4 +107,4 @@ class ClassConditioner(Conditioner):
     def forward(self, conditions: Sequence[Condition]) -> dict[str, Tensor]:
         null = len(self.classes)
         indices = [null if c is None else self.index[c] for c in conditions]
-        return {"vector": self.embedding(torch.tensor(indices, device=self.embedding.weight.device))}
+        return {"vector": self.embedding(moved(torch.tensor(indices), self.embedding.weight.device))}

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from sfumato.conditioning.conditioners import Condition, Conditioner, Progress
 from sfumato.errors import ENCODER_PACKAGE, UserError, pip_install
 from sfumato.networks.text import TextTransformer, load_bert
+from sfumato.transfer import moved
 
 LONGEST_SENTENCE = 128  # tokens that a sentence encoder reads
 ENCODED_AT_ONCE = 256
@@ -97,7 +98,7 @@ class TextConditioner(Conditioner):
     def forward(self, conditions: Sequence[Condition]) -> dict[str, Tensor]:
         texts = [f"{START} {c or ''}" for c in conditions]
         device = next(self.parameters()).device
-        ids, mask = (v.to(device) for v in tokenize(self.tokenizer, texts, self.max_length))
+        ids, mask = (moved(v, device) for v in tokenize(self.tokenizer, texts, self.max_length))
         tokens = self.transformer(ids, mask)
         return {"vector": mean_over(tokens, mask), "context": tokens, "context_mask": mask}
 
@@ -249,4 +250,4 @@ class SentenceConditioner(Conditioner):
                 self._vectors[text] = self._encode([text], self._length(text))[0]
         null = torch.zeros(self.sentence_dim)
         rows = torch.stack([self._vectors[c] if c else null for c in conditions])
-        return {"vector": self.project(rows.to(next(self.parameters()).device))}
+        return {"vector": self.project(moved(rows, next(self.parameters()).device))}

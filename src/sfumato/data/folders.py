@@ -67,21 +67,22 @@ def _list(root: Path) -> _Listing:
     found = _Listing()
     inside = root.resolve()
     for name, path in _walk(root, inside, found):
-        extension = path.suffix.lower()
+        extension = os.path.splitext(name)[1].lower()
         if extension not in EXTENSIONS and extension != ".txt":
             found.ignored.append(name)
             continue
 
-        target = path
-        if path.is_symlink():
-            target = path.resolve()
-            if not target.is_relative_to(inside):
-                found.faults.append(_leads_out(name))
-                continue
+        link = False
         try:
-            about = target.stat()
+            about = os.lstat(path)
+            if link := stat.S_ISLNK(about.st_mode):
+                path = os.path.realpath(path)
+                if not Path(path).is_relative_to(inside):
+                    found.faults.append(_leads_out(name))
+                    continue
+                about = os.stat(path)
         except OSError as error:
-            words = "a link to nothing" if path.is_symlink() else error.strerror or str(error)
+            words = "a link to nothing" if link else error.strerror or str(error)
             found.faults.append(Fault(name, "unreadable", words, "Repair or delete it"))
             continue
         if not stat.S_ISREG(about.st_mode):
@@ -89,34 +90,37 @@ def _list(root: Path) -> _Listing:
                 Fault(name, "unreadable", "not a regular file (a pipe, socket or folder)", "Move it away")
             )
         elif extension == ".txt":
-            found.texts[name] = target
+            found.texts[name] = Path(path)
         else:
-            found.pictures[name] = Record(
-                locator=name,
-                fetch=partial(Path.read_bytes, target),
-                path=path,
-                size=about.st_size,
-                stamp=(about.st_size, about.st_mtime_ns),
-            )
+            stamp = (about.st_size, about.st_mtime_ns)
+            found.pictures[name] = Record(name, partial(_content, path), size=about.st_size, stamp=stamp)
     return found
 
 
-def _walk(root: Path, inside: Path, found: _Listing) -> Iterator[tuple[str, Path]]:
-    """(relative name, path) of every file, in an order of its own, without hidden files and Sfumato's own folders."""
-    for folder, folders, files in os.walk(root, followlinks=False, onerror=_refuse):
-        here = Path(folder)
-        if MARKER in files and here != root:
+def _content(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def _walk(root: Path, inside: Path, found: _Listing) -> Iterator[tuple[str, str]]:
+    """(relative name, path) of every file, in an order of its own, without hidden files and Sfumato's own folders.
+
+    Both are texts: of a million files, `Path` objects would be half of the time and most of the memory.
+    """
+    for here, folders, files in os.walk(root, followlinks=False, onerror=_refuse):
+        at_root = Path(here) == root
+        if MARKER in files and not at_root:
             folders.clear()
             continue
+        prefix = "" if at_root else f"{Path(here).relative_to(root).as_posix()}/"
         for name in folders:
-            path = here / name
+            path = Path(here) / name
             if path.is_symlink() and not path.resolve().is_relative_to(inside):
-                found.faults.append(_leads_out(path.relative_to(root).as_posix()))
+                found.faults.append(_leads_out(prefix + name))
         folders[:] = sorted(f for f in folders if not f.startswith(".") and f != "__MACOSX")
         for name in sorted(files):
-            if not name.startswith(".") and not (here == root and name == METADATA):
-                path = here / name
-                yield path.relative_to(root).as_posix(), path
+            if not name.startswith(".") and not (at_root and name == METADATA):
+                yield prefix + name, os.path.join(here, name)
 
 
 def _refuse(error: OSError) -> None:
@@ -143,9 +147,9 @@ def _nothing(root: Path, found: _Listing) -> DataError:
 
 def _labels(found: _Listing) -> tuple[str, dict[str, str]]:
     """Class folders where every picture lies in one of at least two subfolders: the first folder is the class."""
-    tops = {name: PurePosixPath(name).parts for name in found.pictures}
-    if all(len(parts) > 1 for parts in tops.values()) and len({parts[0] for parts in tops.values()}) > 1:
-        return "class folders", {name: parts[0] for name, parts in tops.items()}
+    tops = {name: name.partition("/") for name in found.pictures}
+    if all(below for _, _, below in tops.values()) and len({top for top, _, _ in tops.values()}) > 1:
+        return "class folders", {name: top for name, (top, _, _) in tops.items()}
     return "flat folder", {}
 
 
@@ -189,7 +193,7 @@ def _read_caption(path: Path) -> tuple[str, ...]:
 
 def _stem(name: str) -> str:
     """The relative name without its extension."""
-    return name.removesuffix(PurePosixPath(name).suffix)
+    return os.path.splitext(name)[0]
 
 
 def _others(names: list[str]) -> tuple[str, ...]:

@@ -49,12 +49,11 @@ def enforce(policy: str, source: Source, usable: int, faults: list[Fault]) -> No
 
 def quarantine(source: Source, faults: list[Fault], folder: Path) -> None:
     """Move the files at fault to `folder`, keeping their relative names. What is inside a container stays there."""
-    paths = {record.locator: record.path for record in source.records}
     moved = []
     for fault in faults:
-        path = paths.get(fault.path) or (source.root / fault.path if _loose(source.root, fault.path) else None)
-        if path is None:
+        if not _loose(source.root, fault.path):
             continue
+        path = source.root / fault.path
         caption = path.with_suffix(".txt")
         together = [path] + ([caption] if caption != path and _loose(source.root, str(_below(source, caption))) else [])
         for each in together:  # a picture and its caption file stay together

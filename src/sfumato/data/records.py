@@ -9,9 +9,12 @@ from pathlib import Path
 from sfumato.data.faults import DataError, Fault
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
-    """One picture before it is read. `locator` is its name relative to the source's root, unique in the source."""
+    """One picture before it is read. `locator` is its name relative to the source's root, unique in the source.
+
+    There may be millions: half a kilobyte each is what a source takes.
+    """
 
     locator: str
     fetch: Callable[[], bytes] = field(repr=False, compare=False)
@@ -19,7 +22,6 @@ class Record:
     label: str | None = None
     licence: str | None = None
     source: str | None = None
-    path: Path | None = None  # the file itself, where the picture is a file of its own
     size: int | None = None  # bytes, where known without reading
     stamp: tuple[int, ...] = ()  # changes when the file does: size, modification time in ns
 

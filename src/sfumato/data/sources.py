@@ -8,6 +8,7 @@ archives are labels, never paths to write to.
 from __future__ import annotations
 
 import difflib
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,8 +57,9 @@ def _recognise(path: str | Path) -> Source:
     if any((root / name).is_file() for name in ("dataset_dict.json", "state.json")):
         return read_hugging_face(root)
 
-    shards = sorted(p for p in root.iterdir() if p.suffix == ".tar" and p.is_file())
-    idx = sorted(p for p in root.iterdir() if is_idx(p))
+    names = sorted(os.listdir(root))
+    shards = [p for p in (root / name for name in names if name.endswith(".tar")) if p.suffix and p.is_file()]
+    idx = [p for p in (root / name for name in names if "idx3" in name) if is_idx(p)]
     if idx:
         # The part to train on; the other is for measuring, and is opened by its file name.
         return read_idx(next((p for p in idx if "train" in p.name), idx[0]))
@@ -80,10 +82,13 @@ def _recognise(path: str | Path) -> Source:
 
 def _parts(root: Path) -> tuple[Path | None, list[str]]:
     """(the train folder, names of the other parts) where `root` holds nothing but train, test, val folders."""
-    entries = [p for p in root.iterdir() if not p.name.startswith(".")]
-    folders = {p.name for p in entries if p.is_dir() and not p.is_symlink()}
-    loose = any(p.suffix.lower() in EXTENSIONS or p.suffix == ".jsonl" for p in entries)
-    if "train" not in folders or loose or not folders <= {"train", "test", "val", "valid", "validation"}:
+    with os.scandir(root) as found:
+        entries = [entry for entry in found if not entry.name.startswith(".")]
+    folders = {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)}
+    if "train" not in folders or not folders <= {"train", "test", "val", "valid", "validation"}:
+        return None, []
+    extensions = {os.path.splitext(entry.name)[1] for entry in entries}
+    if ".jsonl" in extensions or any(extension.lower() in EXTENSIONS for extension in extensions):
         return None, []
     return root / "train", sorted(folders - {"train"})
 

@@ -68,7 +68,8 @@ def model_card(config: Config, data: Dataset, record: dict) -> str:
         "Condition": config.condition.kind,
         "Steps": f"{record['steps']:,} of {config.training.batch * config.training.accumulate} pictures",
         **best,
-        "Time": f"{record['hours']:.2f} hours of training steps",
+        "Time": f"{record['hours']:.2f} hours of training steps, {record['waiting_for_data']:.1%} of it waiting for "
+        "data",
         "Hardware": f"{environment['processor']}, {environment['threads']} thread(s), {environment['device']}",
         "Precision": record["precision"],
         "Seed": record["seed"],

@@ -23,9 +23,11 @@ from sfumato.diffusion.denoisers import Denoiser
 from sfumato.diffusion.importance import ImportanceTimes
 from sfumato.errors import UserError
 from sfumato.model import Model
+from sfumato.training.ahead import Ahead
 from sfumato.training.ema import EMA
 from sfumato.training.keyed import Draw, Order, draw, key
 from sfumato.training.optimizers import Optimizer, rate_factor
+from sfumato.transfer import moved, pinned
 
 VALIDATION_DRAWS = 4  # times a held-out picture is noised for the validation loss
 VALIDATION_PICTURES = 512  # at most so many held-out pictures are used
@@ -55,6 +57,24 @@ class Batch:
     conditions: list[Condition]
     indices: list[int]
 
+    def to(self, device: torch.device) -> "Batch":
+        """The batch with its tensors on ``device``."""
+        x_0, noise, u = (moved(tensor, device) for tensor in (self.x_0, self.noise, self.u))
+        return dataclasses.replace(self, x_0=x_0, noise=noise, u=u)
+
+
+def compiled(denoiser: Denoiser, mode: bool | str) -> Denoiser:
+    """A denoiser of the same weights whose network ``torch.compile`` makes fast; it itself for the mode False.
+
+    Args:
+        denoiser: stays as it is, for drawing, where the size of a batch is another.
+        mode: True for that of torch, or one of torch's names.
+    """
+    if not mode:
+        return denoiser
+    network = torch.compile(denoiser.network, mode=None if mode is True else mode)
+    return denoiser.around(cast(nn.Module, network))
+
 
 def conditions_of(data: Dataset, index: int, kind: str) -> tuple[str, ...]:
     """The conditions that one picture offers: its class for a class condition, its captions for a text condition."""
@@ -65,7 +85,11 @@ def conditions_of(data: Dataset, index: int, kind: str) -> tuple[str, ...]:
 
 
 def assemble(config: Config, model: Model, data: Dataset, indices: Sequence[int], draws: Sequence[Draw]) -> Batch:
-    """Reads the pictures of ``indices`` and applies what their draws decide: flip, caption, dropped condition."""
+    """Reads the pictures of ``indices`` and applies what their draws decide: flip, caption, dropped condition.
+
+    Returns:
+        The batch in the processor's memory, ready to be moved to the model's device.
+    """
     x_0 = model.codec.encode(data.pictures[list(indices)])
     noise = torch.stack([d.noise for d in draws])
     u, flip, choice, drop = torch.stack([d.uniforms for d in draws]).unbind(1)
@@ -76,8 +100,9 @@ def assemble(config: Config, model: Model, data: Dataset, indices: Sequence[int]
         texts = conditions_of(data, index, config.condition.kind)
         dropped = not texts or drop[i] < getattr(config.condition, "dropout", 0)
         conditions.append(None if dropped else texts[int(choice[i] * len(texts))])
-    to = {"device": model.device, "memory_format": torch.channels_last}
-    return Batch(x_0.to(**to), noise.to(**to), u.float().to(model.device), conditions, list(indices))
+    x_0, noise = (x.contiguous(memory_format=torch.channels_last) for x in (x_0, noise))
+    x_0, noise, u = (pinned(x, model.device) for x in (x_0, noise, u.float()))
+    return Batch(x_0, noise, u, conditions, list(indices))
 
 
 @dataclass
@@ -89,6 +114,7 @@ class Trainer:
         model: on its device, in its final memory format.
         data: prepared pictures.
         train_indices, validation_indices: the split.
+        waited: seconds that the steps of this process have waited for their batches.
     """
 
     config: Config
@@ -97,6 +123,7 @@ class Trainer:
     train_indices: Sequence[int]
     validation_indices: Sequence[int]
     step: int = 0
+    waited: float = 0.0
     parameters: dict[str, nn.Parameter] = field(init=False)
     ema: EMA = field(init=False)
     optimizer: Optimizer = field(init=False)
@@ -123,9 +150,8 @@ class Trainer:
         if config.objective.time_law == "importance":
             self.importance = ImportanceTimes.fresh(config.objective.chain)
         self.dtype = precision_of(config.training.precision, model.device)
-        self.network = model.denoiser
-        if config.training.compile:
-            self.network = cast(Denoiser, torch.compile(model.denoiser))
+        self.network = compiled(model.denoiser, config.training.compile)
+        self.batch_of = Ahead(self.batch) if model.device.type == "cuda" else self.batch
 
     # --- the six steps -----------------------------------------------------------------------------------------
 
@@ -152,24 +178,29 @@ class Trainer:
         self.model.denoiser.train()
         self.model.conditioner.train()
 
-        total, seen = 0.0, []
+        losses, means, seen = [], [], []
         for micro in range(training.accumulate):
-            batch = self.batch(self.step * training.accumulate + micro)  # 1. data, and all that chance decides
-            losses = self.training_loss(batch)  # 2.-5. time, noise, prediction, loss
-            self.demand_finite("loss", losses, batch.indices)
-            loss = losses.mean() / training.accumulate
-            loss.backward()
-            total += loss.item()
+            begin = time.perf_counter()
+            batch = self.batch_of(self.step * training.accumulate + micro)  # 1. data, and all that chance decides
+            self.waited += time.perf_counter() - begin
+            loss = self.training_loss(batch.to(self.model.device))  # 2.-5. time, noise, prediction, loss
+            mean = loss.mean() / training.accumulate
+            mean.backward()
+            losses.append(loss.detach())
+            means.append(mean.detach()[None])
             seen += batch.indices
 
         norm = nn.utils.clip_grad_norm_(list(self.parameters.values()), optimizer.clip)
-        self.demand_finite("gradient", norm.expand(len(seen)), seen)
+        # The step's numbers in one piece: each question to a device waits until it has done all that it was asked.
+        *numbers, length = torch.cat([*losses, *means, norm[None]]).tolist()
+        self.demand_finite("loss", numbers[: len(seen)], seen)
+        self.demand_finite("gradient", [length] * len(seen), seen)
         self.optimizer.step()  # 6. update, and the averages that will be used
         for parameter in self.parameters.values():
             parameter.grad = None
         self.step += 1
         self.ema.update(self.step)
-        return {"loss": total, "gradient_norm": norm.item()}
+        return {"loss": sum(numbers[len(seen) :]), "gradient_norm": length}
 
     # --- what the steps stand on -------------------------------------------------------------------------------
 
@@ -184,15 +215,15 @@ class Trainer:
     def autocast(self) -> contextlib.AbstractContextManager:
         return torch.autocast(self.model.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
-    def demand_finite(self, what: str, values: Tensor, indices: Sequence[int]) -> None:
+    def demand_finite(self, what: str, values: Sequence[float], indices: Sequence[int]) -> None:
         """Stops in the step in which a value is not finite, before it reaches a weight, and names the pictures.
 
         Args:
             what: "loss" or "gradient".
-            values: (B), one a picture.
+            values: (B) one a picture.
             indices: (B) data indices.
         """
-        bad = [index for index, fine in zip(indices, torch.isfinite(values).tolist(), strict=True) if not fine]
+        bad = [index for index, value in zip(indices, values, strict=True) if not math.isfinite(value)]
         if bad:
             rows = self.data.manifest
             names = ", ".join(rows[index]["path"] for index in bad[:5])
@@ -215,7 +246,7 @@ class Trainer:
                 for start in range(0, len(indices), config.training.batch):
                     chosen = indices[start : start + config.training.batch]
                     draws = [draw(shape, seed, "validation", repeat, start + i) for i in range(len(chosen))]
-                    batch = assemble(config, self.model, self.data, chosen, draws)
+                    batch = assemble(config, self.model, self.data, chosen, draws).to(self.model.device)
                     # Stratified over the draws of a picture: one time in each quarter of the law.
                     batch.u = (batch.u + repeat) / VALIDATION_DRAWS
                     total += self.loss(batch, self.time_law(batch.u)).sum().item()
@@ -257,14 +288,14 @@ def run(
 
     Args:
         trainer: fresh, or restored from a checkpoint.
-        on_step: told the numbers of each step, with its seconds.
+        on_step: told the numbers of each step, with its seconds, and those that it waited for data.
         every: intervals in steps, and what is done at their multiples, in this order.
         stopped: asked after every step.
     """
     while trainer.step < trainer.config.training.steps and not stopped():
-        begin = time.perf_counter()
+        begin, waited = time.perf_counter(), trainer.waited
         numbers = trainer.train_step()
-        on_step({**numbers, "seconds": time.perf_counter() - begin})
+        on_step({**numbers, "seconds": time.perf_counter() - begin, "waited": trainer.waited - waited})
         for interval, action in every:
             if trainer.step % interval == 0:
                 action()

@@ -1,12 +1,13 @@
 """AdamW for everything, or Muon for the matrices and AdamW for the rest.
 
-AdamW: Loshchilov & Hutter 2019. Muon: Jordan et al. 2024, momentum made orthogonal by Newton-Schulz iterations, with
-the step scaled to AdamW's root mean square (Liu et al. 2025), so that one learning rate serves both. A convolution is
-the matrix (out, in * kernel), an embedding the matrix (entries, width); gains and biases stay with AdamW.
+AdamW: Loshchilov & Hutter 2019. Muon: see ``muon``; one learning rate serves both. A convolution is the matrix
+(out, in * kernel), an embedding the matrix (entries, width); gains and biases stay with AdamW.
 """
 
 import torch
 from torch import Tensor, nn
+
+from sfumato.training.muon import Muon
 
 
 def as_matrix(tensor: Tensor, like: Tensor) -> Tensor:
@@ -51,11 +52,7 @@ class Optimizer:
         ]
         self.adamw = torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, fused=True)
         self.views = [nn.Parameter(as_matrix(p.data, p)) for p in self.matrices.values()]
-        self.muon = (
-            torch.optim.Muon(self.views, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
-            if self.views
-            else None
-        )
+        self.muon = Muon(self.views, lr, weight_decay) if self.views else None
 
     def set_rate(self, factor: float) -> None:
         """Sets the learning rate to ``factor`` times the peak."""

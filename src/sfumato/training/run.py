@@ -146,10 +146,10 @@ def train(
             prepared.config, prepared.model, prepared.data, prepared.train_indices, prepared.validation_indices
         )
         with writing("the run", out):
-            hours, best = fit(trainer, out, report, stop, judge)
+            rate, best = fit(trainer, out, report, stop, judge)
             if trainer.step < prepared.config.training.steps:
                 raise stop.interrupted(f"at step {trainer.step:,}")
-            return finish(trainer, best, out, hours, command, report)
+            return finish(trainer, best, out, rate, command, report)
     finally:
         stop.restore()
         lock.release()
@@ -202,11 +202,11 @@ def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return entries
 
 
-def fit(trainer: Trainer, out: Path, report: Report, stop: Stop, judge: Judge | None) -> tuple[float, Best]:
+def fit(trainer: Trainer, out: Path, report: Report, stop: Stop, judge: Judge | None) -> tuple["Rate", Best]:
     """Resumes from the newest whole checkpoint, trains to the end or to a signal, and saves.
 
     Returns:
-        The hours of all steps, and the best of those that were scored.
+        How long all steps took, and the best of those that were scored.
     """
     training = trainer.config.training
     found = newest_whole(out, report.say)
@@ -216,16 +216,16 @@ def fit(trainer: Trainer, out: Path, report: Report, stop: Stop, judge: Judge | 
         trainer.restore(state["step"], parts)
         report.say(f"resuming at step {trainer.step:,} of {training.steps:,}")
     log = Log(out, state["log_bytes"], trainer.step)
-    rate = Rate(training.batch * training.accumulate, state["seconds"])
+    rate = Rate(training.batch * training.accumulate, state["seconds"], state.get("waited", 0.0))
 
     def on_step(numbers: dict[str, float]) -> None:
-        seconds = numbers.pop("seconds")
+        seconds, waited = numbers.pop("seconds"), numbers.pop("waited")
         log.write(trainer.step, **numbers)
-        speed = rate.update(seconds)
+        speed = rate.update(seconds, waited)
         note = f"loss {rate.smooth(numbers['loss']):.4f}  {speed:.0f} pictures/s"
         report.progress("training", trainer.step, training.steps, note)
         if trainer.step % LOG_EVERY == 0:
-            log.scalars(trainer.step, pictures_per_second=speed, **numbers)
+            log.scalars(trainer.step, pictures_per_second=speed, waiting_for_data=waited / seconds, **numbers)
 
     def validate() -> None:
         if not trainer.validation_indices:
@@ -248,7 +248,7 @@ def fit(trainer: Trainer, out: Path, report: Report, stop: Stop, judge: Judge | 
         report.say(f"step {trainer.step:,}: {score}{mark}")
 
     def save() -> None:
-        facts = {"log_bytes": log.length(), "seconds": rate.total, **best.state()}
+        facts = {"log_bytes": log.length(), "seconds": rate.total, "waited": rate.waited, **best.state()}
         save_checkpoint(out, trainer.step, trainer.parts() | best.parts(), facts, training.keep)
 
     try:
@@ -269,10 +269,10 @@ def fit(trainer: Trainer, out: Path, report: Report, stop: Stop, judge: Judge | 
         raise
     finally:
         log.close()
-    return rate.total / 3600, best
+    return rate, best
 
 
-def finish(trainer: Trainer, best: Best, out: Path, hours: float, command: str, report: Report) -> Model:
+def finish(trainer: Trainer, best: Best, out: Path, rate: "Rate", command: str, report: Report) -> Model:
     """Puts the averaged weights, the best where steps were scored, into the model and saves it, with its card, sample
     sheet and loss curve."""
     config, model, data = trainer.config, trainer.model, trainer.data
@@ -287,7 +287,8 @@ def finish(trainer: Trainer, best: Best, out: Path, hours: float, command: str, 
     known = [loss for measured_at, loss in validation if measured_at <= step]
     model.record = {
         "steps": trainer.step,
-        "hours": hours,
+        "hours": rate.total / 3600,
+        "waiting_for_data": rate.waited / rate.total if rate.total else 0.0,
         "seed": config.training.seed,
         "precision": str(trainer.dtype).removeprefix("torch."),
         "parameters": sum(p.numel() for p in model.parameters().values()),
@@ -312,15 +313,17 @@ def finish(trainer: Trainer, best: Best, out: Path, hours: float, command: str, 
 
 
 class Rate:
-    """Pictures per second over the last steps, the seconds of all steps, and a smoothed loss for the eye."""
+    """Pictures per second over the last steps, the seconds of all steps and what of them was waited for data, and a
+    smoothed loss for the eye."""
 
-    def __init__(self, pictures: int, total: float) -> None:
-        self.pictures, self.total = pictures, total
+    def __init__(self, pictures: int, total: float, waited: float) -> None:
+        self.pictures, self.total, self.waited = pictures, total, waited
         self.seconds: float | None = None
         self.loss: float | None = None
 
-    def update(self, seconds: float) -> float:
+    def update(self, seconds: float, waited: float) -> float:
         self.total += seconds
+        self.waited += waited
         self.seconds = seconds if self.seconds is None else 0.95 * self.seconds + 0.05 * seconds
         return self.pictures / self.seconds
 

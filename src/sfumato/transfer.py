@@ -1,0 +1,22 @@
+"""From the processor's memory to a device's, without anyone waiting for it.
+
+A copy from ordinary memory to a CUDA card makes the program wait until the card has done all that was asked of it
+before; one from pinned memory joins the queue.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+def pinned(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """`tensor` (on the CPU) where a copy to `device` need not be waited for, with the same values and strides."""
+    return tensor.pin_memory() if device.type == "cuda" else tensor
+
+
+def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """`tensor` (on the CPU) on `device`, with the same values and strides."""
+    return pinned(tensor, device).to(device, non_blocking=device.type == "cuda")
