@@ -2,6 +2,7 @@
 
     python benchmarks/unet_speed.py --threads 2 --repeats 15 --precision fp32
     python benchmarks/unet_speed.py --threads 2 --repeats 15 --precision bf16
+    python benchmarks/unet_speed.py --threads 2 --repeats 15 --precision bf16 --peers azula denoising-diffusion-pytorch
 
 A sampling step is one evaluation without gradients. A training step is forward, mean squared error, backward, AdamW and
 an exponential moving average of the weights. Ours runs as in Sfumato's trainer: channels-last memory, fused AdamW, the
@@ -9,42 +10,39 @@ average in one `foreach` call, sampling in inference mode. The peer, `diffusers`
 (`tests/networks` checks that the results agree), runs as its training guide has it: float32, contiguous,
 `torch.optim.AdamW`, `EMAModel`. With bf16 it runs a second time under the same autocast.
 
-Each program has a process of its own, set up as the program sets it up (ours keeps freed memory, `sfumato.allocator`),
-and they take turns, step by step. The table gives the median over the turns of (their time / our time), with the
-quartiles of these ratios, so that a load on the machine which outlasts a turn cancels. With one thread, processor time
-is taken, which other processes disturb less; with more, the clock on the wall.
+`--peers` adds U-Nets of other architectures with as many weights (to within 10 %), in the same loops as `diffusers`: a
+network may be faster because it does less, so compare what they draw, too (`training_speed.py`). azula's has no
+attention and fewer operations a weight.
+
+Programs take turns, step by step (`turns.py`), and each is set up as it sets itself up: ours keeps freed memory
+(`sfumato.allocator`) and has the kernel in C++ for float32, which SFUMATO_KERNEL=torch leaves out. The table gives the
+median over the turns of (their time / our time), with the quartiles of these ratios.
 """
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import runpy
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
-from multiprocessing.connection import Connection
-from pathlib import Path
-from statistics import median, quantiles
 
 import torch
 import torch.nn.functional as F
-from diffusers.training_utils import EMAModel
+import turns
+from peers import Azula, DenoisingDiffusion, as_large, of_the_tests
 from torch import Tensor, nn
+from torchvision_import import import_torchvision
 
 from sfumato.allocator import keep_freed_memory
-from sfumato.networks import UNet
-
-TESTS = Path(__file__).parent.parent / "tests" / "networks"
-twin = runpy.run_path(str(TESTS / "test_unet_agrees_with_diffusers.py"))["twin"]
-wake_up = runpy.run_path(str(TESTS / "conftest.py"))["wake_up"]
+from sfumato.networks import UNet, native
 
 # S: a small network for 32x32 pictures, attention at 16x16. C: DDPM's for CIFAR-10.
 SIZES = {
     "S": (32, {"channels": 64, "multipliers": (1, 2, 2), "blocks": 2, "attention_level": 1}),
     "C": (8, {"channels": 128, "multipliers": (1, 2, 2, 2), "blocks": 2, "attention_level": 1}),
 }
+
+PEERS = {"azula": Azula, "denoising-diffusion-pytorch": DenoisingDiffusion}
 
 Step = Callable[[Tensor, Tensor], None]
 
@@ -100,11 +98,9 @@ def ours(network: UNet, precision: str) -> dict[str, Step]:
     }
 
 
-def theirs(network: nn.Module, precision: str) -> dict[str, Step]:
-    """The steps of `diffusers`."""
-
-    def evaluate(x: Tensor, t: Tensor) -> Tensor:
-        return network(x, t).sample
+def theirs(network: nn.Module, evaluate: Callable[[Tensor, Tensor], Tensor], precision: str) -> dict[str, Step]:
+    """The steps of a peer, as the training guide of `diffusers` has them."""
+    from diffusers.training_utils import EMAModel
 
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-5)
     mean = EMAModel(network.parameters(), decay=0.999)
@@ -115,43 +111,31 @@ def theirs(network: nn.Module, precision: str) -> dict[str, Step]:
     }
 
 
-def build(program: str, size: str, precision: str) -> dict[str, Step]:
-    """The steps of "ours" or of "diffusers", on the same weights."""
+def steps_of(program: str, size: str, precision: str) -> dict[str, Step]:
+    """The steps of a program: "ours", "diffusers" with the same weights, or another peer with as many."""
     torch.manual_seed(0)
-    network = wake_up(UNet(3, **SIZES[size][1]))
+    settings = SIZES[size][1]
+    network = of_the_tests("conftest.py", "wake_up")(UNet(3, **settings))
     if program == "ours":
         keep_freed_memory()
+        native.enable()
         return ours(network, precision)
-    return theirs(twin(network, **SIZES[size][1]), precision)
+
+    import_torchvision()
+    if program == "diffusers":
+        peer = of_the_tests("test_unet_agrees_with_diffusers.py", "twin")(network, **settings)
+        return theirs(peer, lambda x, t: peer(x, t).sample, precision)
+    weights = sum(p.numel() for p in network.parameters())
+    peer = as_large(PEERS[program], weights, settings["multipliers"], settings["blocks"])
+    return theirs(peer, peer, precision)
 
 
-def serve(pipe: Connection, program: str, size: str, precision: str, threads: int) -> None:
-    """The process of one program: takes the name of a step, answers with its seconds, until the name is empty."""
-    torch.set_num_threads(threads)
-    clock = time.process_time if threads == 1 else time.perf_counter
-    steps = build(program, size, precision)
+def build(program: str, size: str, precision: str) -> turns.Steps:
+    """The steps of a program on pictures and times of its own."""
     batch = SIZES[size][0]
+    steps = steps_of(program, size, precision)
     x, t = torch.randn(batch, 3, 32, 32), torch.rand(batch) * 1000
-    while kind := pipe.recv():
-        start = clock()
-        steps[kind](x, t)
-        pipe.send(clock() - start)
-
-
-def measure(pipes: list[Connection], kind: str, repeats: int) -> list[list[float]]:
-    """Seconds of the step of each program in each turn; the first two turns, which warm up, are left out."""
-    turns = []
-
-    for turn in range(repeats + 2):
-        seconds = [0.0] * len(pipes)
-        # Start with another one each time, so that none always follows the same neighbour.
-        for i in range(len(pipes)):
-            i = (i + turn) % len(pipes)
-            pipes[i].send(kind)
-            seconds[i] = pipes[i].recv()
-        turns.append(seconds)
-
-    return turns[2:]
+    return {kind: partial(step, x, t) for kind, step in steps.items()}
 
 
 def main() -> None:
@@ -160,39 +144,33 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=[], help="besides diffusers")
     arguments = parser.parse_args()
 
     settings = f"threads {arguments.threads}, turns {arguments.repeats}, ours {arguments.precision}"
     print(f"torch {torch.__version__}, {settings}")
-    print("| size | step | ours | diffusers as | diffusers | ratio (quartiles) |")
-    print("|---|---|---|---|---|---|")
+    print("| size | step | ours | peer | as | its time | ratio (quartiles) |")
+    print("|---|---|---|---|---|---|---|")
 
+    precisions = list(dict.fromkeys(("fp32", arguments.precision)))
     programs = [("ours", arguments.precision)]
-    programs += [("diffusers", precision) for precision in dict.fromkeys(("fp32", arguments.precision))]
-    spawn = multiprocessing.get_context("spawn")
+    programs += [(peer, precision) for peer in ("diffusers", *arguments.peers) for precision in precisions]
 
     for size in arguments.sizes:
-        pipes = []
-        for program, precision in programs:
-            here, there = spawn.Pipe()
-            spawn.Process(target=serve, args=(there, program, size, precision, arguments.threads), daemon=True).start()
-            pipes.append(here)
+        pipes = [turns.start(build, name, size, precision, threads=arguments.threads) for name, precision in programs]
 
         for kind in ("sampling", "training"):
-            turns = measure(pipes, kind, arguments.repeats)
+            taken = turns.measure(pipes, kind, arguments.repeats)
 
-            for column, (_, precision) in enumerate(programs[1:], start=1):
-                ratios = [turn[column] / turn[0] for turn in turns]
-                low, _, high = quantiles(ratios, n=4)
-                own, other = (median(turn[i] for turn in turns) for i in (0, column))
+            for column, (peer, precision) in enumerate(programs[1:], start=1):
+                own, other = turns.of(taken, 0), turns.of(taken, column)
                 print(
-                    f"| {size} | {kind} | {own * 1e3:.0f} ms | {precision} | {other * 1e3:.0f} ms "
-                    f"| {median(ratios):.2f} ({low:.2f} to {high:.2f}) |",
+                    f"| {size} | {kind} | {own * 1e3:.0f} ms | {peer} | {precision} | {other * 1e3:.0f} ms "
+                    f"| {turns.ratio(taken, column)} |",
                     flush=True,
                 )
 
-        for pipe in pipes:
-            pipe.send("")
+        turns.end(pipes)
 
 
 if __name__ == "__main__":
