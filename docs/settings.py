@@ -54,7 +54,7 @@ def allowed(field: dict[str, Any]) -> str:
     if "anyOf" in field:
         return " or ".join(allowed(branch) for branch in field["anyOf"])
     if "enum" in field:
-        return ", ".join(f"`{choice}`" for choice in field["enum"])
+        return ", ".join(word(choice) for choice in field["enum"])
     kind = field.get("type")
     if kind == "array":
         items = (field.get("prefixItems") or [field["items"]])[0]

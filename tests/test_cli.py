@@ -303,6 +303,8 @@ def test_doctor_gives_a_command_for_every_missing_extra(monkeypatch):
         "[hf]": "note",
         "[eval]": "note",
         "[track]": "note",
+        "[export]": "note",
+        "[openvino]": "note",
         "packages": "missing",
     }
     assert all(" -m pip install " in finding.fix for finding in found.values())
@@ -335,6 +337,21 @@ def test_doctor_notes_little_memory_and_a_full_disk(monkeypatch):
 
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 2**20})())
     assert {finding.status for finding in doctor.disks()} == {"note"}
+
+
+def test_doctor_tells_how_fast_the_convolutions_are_and_what_is_missing_for_faster_ones(monkeypatch, tmp_path):
+    monkeypatch.setenv("SFUMATO_CACHE", str(tmp_path))
+    monkeypatch.delenv("SFUMATO_KERNEL", raising=False)
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: name)
+    assert "not compiled yet" in doctor.kernel().detail
+    kept = tmp_path / "kernels" / "0123"
+    kept.mkdir(parents=True)
+    (kept / "measured.json").write_text('{"speed": {"1": 0.6, "256": 3.11}}')
+    assert "up to 3.11 times" in doctor.kernel().detail
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
+    assert doctor.kernel().fix == "apt install g++"
+    monkeypatch.setenv("SFUMATO_KERNEL", "torch")
+    assert doctor.kernel().fix == "unset SFUMATO_KERNEL"
 
 
 def test_doctor_and_the_catalogue_mean_the_same_cache(monkeypatch, tmp_path):

@@ -326,6 +326,23 @@ def test_outside_its_interval_there_is_no_guidance(models):
     assert partly not in (plain, full)
 
 
+def test_deep_features_are_kept_for_the_calls_of_one_trajectory_and_forgotten_after_it(models):
+    model = models["class"]
+    exact = pixels(model.generate("cat", steps=6))
+    assert pixels(model.generate("cat", steps=6, reuse=1)) == exact
+    near = pixels(model.generate("cat", steps=6, reuse=2))
+    assert near != exact
+    assert pixels(model.generate("cat", steps=6, reuse=2)) == near
+
+
+def test_a_transformer_has_no_deep_features_to_keep(tiny):
+    dit = {"kind": "dit", "patch": 4, "width": 32, "depth": 1, "heads": 2}
+    config = tiny("class").config.model_dump(mode="json") | {"network": dit}
+    model = Model.build(Config.model_validate(config), ("a", "b")).to("cpu").eval()
+    with pytest.raises(UserError, match="reuse: 2 needs a U-Net"):
+        model.generate("b", reuse=2)
+
+
 # --- strict lanes: a picture is its own ------------------------------------------------------------------------------
 
 

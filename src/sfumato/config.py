@@ -251,7 +251,9 @@ class Training(Settings):
     batch: int = within(64, 1, 65536, "pictures a step and accumulation")
     accumulate: int = within(1, 1, 4096, "batches a step")
     precision: Literal["auto", "fp32", "bf16"] = word("auto", "auto: the fastest that is safe on the device")
-    compile: bool = word(False, "torch.compile")
+    compile: Literal[False, True, "reduce-overhead", "max-autotune"] = word(
+        False, "torch.compile, true for its usual mode; the other two record CUDA graphs"
+    )
     seed: int = within(0, 0, LARGEST_SEED, "of weights, order, noise and times")
     ema: tuple[Annotated[float, Field(gt=0, le=0.25)], ...] = Field(
         default=(0.05, 0.10), min_length=1, max_length=8, description="widths sigma_rel of the averages of the weights"
@@ -281,6 +283,7 @@ class Sampling(Settings):
     guidance_interval: tuple[Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(ge=0, le=1)]] = word(
         (0.0, 1.0), "times t with guidance"
     )
+    reuse: int = within(1, 1, 16, "evaluations of a U-Net that share its deep features; 1: exact, 2 or more: faster")
     ema: int = within(0, 0, 7, "which of training.ema draws")
     prompts: tuple[str, ...] = Field(default=(), max_length=256, description="of the sample sheet during training")
 

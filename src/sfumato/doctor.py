@@ -67,7 +67,18 @@ def examine() -> list[Finding]:
         command = [sys.executable, "-c", PROBE]
         probe = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-    findings = [python(), *processor(), memory(), *disks(), *packages(), *extras(), encoder(), model(), clients()]
+    findings = [
+        python(),
+        *processor(),
+        kernel(),
+        memory(),
+        *disks(),
+        *packages(),
+        *extras(),
+        encoder(),
+        model(),
+        clients(),
+    ]
     findings[1:1] = torch(_answer(probe, start + PATIENCE) if probe else None)
     return findings
 
@@ -159,6 +170,22 @@ def processor() -> Iterator[Finding]:
     has = [word for word, marks in known.items() if marks & flags]
     slow = not {"AVX2", "NEON"} & set(has)
     yield Finding("instructions", "note" if slow else "ok", ", ".join(has) or "no AVX2, no NEON: this will be slow")
+
+
+def kernel() -> Finding:
+    """The convolutions in C++ (`sfumato.networks.native`), which are compiled when a model is first used."""
+    switch, compiler = os.environ.get("SFUMATO_KERNEL"), shutil.which("g++") or shutil.which("c++")
+    chosen = os.environ.get("SFUMATO_CACHE")
+    home = Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "sfumato"
+    kept = sorted((home / "kernels").glob("*/measured.json"), key=lambda file: file.stat().st_mtime)
+    if switch == "torch":
+        return Finding("kernel", "note", "PyTorch's convolutions, as $SFUMATO_KERNEL says", "unset SFUMATO_KERNEL")
+    if compiler is None:
+        return Finding("kernel", "note", "PyTorch's convolutions: no C++ compiler for faster ones", "apt install g++")
+    if not kept:
+        return Finding("kernel", "ok", f"not compiled yet; {compiler} will do it when a model is first used")
+    speed = max(json.loads(kept[-1].read_text())["speed"].values())
+    return Finding("kernel", "ok", f"convolutions of our own, up to {speed} times as fast as PyTorch's")
 
 
 def memory() -> Finding:

@@ -12,7 +12,7 @@ Nothing in it can run code, and loading checks every hash (see ``saved``).
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -31,7 +31,8 @@ from sfumato.diffusion.processes import Gaussian
 from sfumato.diffusion.schedules import Shifted
 from sfumato.diffusion.solvers import Step, sample
 from sfumato.errors import UserError, unknown
-from sfumato.networks import native
+from sfumato.networks import UNet, native
+from sfumato.networks.reuse import Reuse
 from sfumato.request import Request
 
 
@@ -115,6 +116,7 @@ class Model:
         classes: class names, empty without classes.
         record: lineage: data manifest hash, seed, steps, losses, hardware; ``config`` has the EMA track that draws.
         hashes: file name -> SHA-256, filled by ``load`` and ``save``.
+        backend: what evaluates the network, as its results are not everywhere the same to the last bit.
     """
 
     config: Config
@@ -124,6 +126,7 @@ class Model:
     classes: tuple[str, ...] = ()
     record: dict[str, Any] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
+    backend: str = "torch"
 
     @classmethod
     def build(
@@ -295,6 +298,16 @@ class Model:
                 f"guidance: {asked} has no effect, for this model was trained without captions or classes",
                 fix="leave guidance out, or train on captioned pictures",
             )
+        if settings.reuse > 1 and self.config.network.kind != "unet":
+            raise UserError(
+                f"reuse: {settings.reuse} needs a U-Net, and the network of this model is a {self.config.network.kind}",
+                fix="set reuse to 1, or choose fewer steps",
+            )
+        if settings.reuse > 1 and self.backend != "torch":
+            raise UserError(
+                f"reuse: {settings.reuse} needs PyTorch, and {self.backend} evaluates this network as a whole",
+                fix="set reuse to 1, or use the back end torch",
+            )
         own, multiple = self.config.data.size, self.config.network.multiple
         if request.size not in (None, own) and self.config.network.kind == "dit":
             raise UserError(f"size: this model draws {own} pixels, not {request.size}", fix=f"choose size {own}")
@@ -363,11 +376,15 @@ class Model:
         self, conditions: Sequence[Condition], settings: Sampling, negative: Condition = None
     ) -> tuple[Denoiser | Guided, dict[str, Tensor]]:
         """The denoiser with guidance, and the condition tensors for it."""
+        denoiser = self.denoiser
+        if settings.reuse > 1:
+            network = cast(UNet, denoiser.network)  # `check` has seen to it
+            denoiser = denoiser.around(Reuse(network, settings.reuse))
         positive = self.conditioner([self.conditioner.normalize(c) for c in conditions])
         if settings.guidance == 1 or not positive:
-            return self.denoiser, positive
+            return denoiser, positive
         null = self.conditioner([self.conditioner.normalize(negative, "negative")] * len(conditions))
-        return Guided(self.denoiser, null, settings.guidance, settings.guidance_interval), positive
+        return Guided(denoiser, null, settings.guidance, settings.guidance_interval), positive
 
     def pictures(self, x: Tensor) -> list[Image.Image]:
         """The finished pictures of x (B, C, H, W).
@@ -401,7 +418,7 @@ class Model:
             negative: what to steer away from.
             size: pixels, the model's own by default.
             on_step: called with every state, e.g. for a progress bar.
-            settings: solver, grid, steps, guidance, guidance_interval; the model's own by default.
+            settings: solver, grid, steps, guidance, guidance_interval, reuse; the model's own by default.
 
         Raises:
             UserError: names the field, the value, the range and the fix.

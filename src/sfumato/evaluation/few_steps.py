@@ -48,7 +48,7 @@ def search_grid(
     count = len(conditions)
     searched_on, compared_on = range(seed, seed + count), range(seed + count, seed + 2 * count)
     with torch.inference_mode():
-        denoiser, condition = model.guided(conditions, settings)
+        denoiser, condition = model.guided(conditions, settings.model_copy(update={"reuse": 1}))
         found = search(
             denoiser,
             model.start(SeededNoise(searched_on)),

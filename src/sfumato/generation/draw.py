@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from PIL import Image
 import sfumato
 from sfumato.diffusion.solvers import Step
 from sfumato.errors import UserError, unknown
-from sfumato.generation.recipe import of_picture, to_png
+from sfumato.generation.recipe import backend_of, of_picture, to_png
 from sfumato.model import Model
+from sfumato.networks import kernels
 from sfumato.request import Request
 
 SHIPPED = Path(__file__).parent.parent / "models"
@@ -78,11 +80,14 @@ def draw(
         "torch": torch.__version__,
         "device": model.device.type,
         "threads": torch.get_num_threads(),
+        "kernel": kernel.name if (kernel := kernels.current()) else "torch",
         "model": {"name": model.config.name, "weights_sha256": model.fingerprint},
         "negative": request.negative,
         "size": model.codec.size if request.size is None else request.size,
         "sampling": of_picture(settings),
     }
+    if model.backend != "torch":
+        same["backend"] = {"name": model.backend, "version": metadata.version(model.backend)}
     for batch in model.batches(len(jobs)):
         conditions, seeds = zip(*jobs[batch.start : batch.stop], strict=True)
         frames: list[list[Image.Image]] = []
@@ -107,7 +112,7 @@ def redraw(model: Model, recipe: dict[str, Any], on_step: OnStep = lambda batch,
         on_step: told of every step.
 
     Raises:
-        UserError: the model is not the one that drew it.
+        UserError: the model is not the one that drew it, or its network is evaluated by something else.
     """
     expected, found = recipe["model"]["weights_sha256"], model.fingerprint
     if expected != found:
@@ -115,6 +120,11 @@ def redraw(model: Model, recipe: dict[str, Any], on_step: OnStep = lambda batch,
             f"model: the picture was drawn by {recipe['model']['name']!r} with weights {expected[:10]}, "
             f"but this one has {found[:10]}",
             fix="name the folder of that model with --model",
+        )
+    if backend_of(recipe) != model.backend:
+        raise UserError(
+            f"backend: the picture was drawn with {backend_of(recipe)}, but this model uses {model.backend}",
+            fix=f'call use_backend(model, "{backend_of(recipe)}")',
         )
     request = Request(
         prompts=(recipe["prompt"],),

@@ -36,6 +36,14 @@ class Drawer(Settings):
     weights_sha256: str = Field(pattern="^[0-9a-f]{64}$", description="a SHA-256 in hexadecimal digits")
 
 
+class Backend(Settings):
+    """What evaluated the network, where it was not PyTorch."""
+
+    model_config = ConfigDict(extra="ignore")
+    name: str = Field(max_length=64)
+    version: str = Field(max_length=64)
+
+
 class Recipe(Settings):
     """What is read from a picture. What a later version adds is left out; what it changes is refused."""
 
@@ -43,6 +51,7 @@ class Recipe(Settings):
     sfumato: str = Field(max_length=64, description="version")
     threads: int = Field(ge=1, le=1024, description="CPU threads")
     model: Drawer
+    backend: Backend | None = None
     prompt: str | None = Field(max_length=LARGEST_PROMPT)
     negative: str | None = Field(max_length=LARGEST_PROMPT)
     seed: int = Field(ge=0, le=LARGEST_SEED)
@@ -51,9 +60,10 @@ class Recipe(Settings):
 
 
 def of_picture(settings: Sampling) -> dict[str, Any]:
-    """The settings that decide how one picture is drawn; times only where they stand in the place of a grid."""
-    without = {"prompts", "ema"} if settings.times else {"prompts", "ema", "times"}
-    return settings.model_dump(mode="json", exclude=without)
+    """The settings that decide how one picture is drawn; times only where they stand in the place of a grid, and reuse
+    only where there is any."""
+    without = {"prompts", "ema"} | ({"times"} if not settings.times else set())
+    return settings.model_dump(mode="json", exclude=without | ({"reuse"} if settings.reuse == 1 else set()))
 
 
 def parameters(recipe: dict[str, Any]) -> str:
@@ -114,4 +124,10 @@ def read_recipe(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: its recipe is not readable ({error})", fix="give the original file") from error
     checked = validate(recipe, f"{path}: its recipe", Recipe)
-    return {**checked.model_dump(mode="json", exclude={"sampling"}), "sampling": of_picture(checked.sampling)}
+    without = {"sampling"} if checked.backend else {"sampling", "backend"}
+    return {**checked.model_dump(mode="json", exclude=without), "sampling": of_picture(checked.sampling)}
+
+
+def backend_of(recipe: dict[str, Any]) -> str:
+    """The name of what evaluated the network."""
+    return recipe["backend"]["name"] if "backend" in recipe else "torch"

@@ -24,7 +24,8 @@ side, patch^2 times the channels, and about 1/patch^2 of the cost.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -102,6 +103,18 @@ class Attention(nn.Module):
         return untokens(h, x.shape)
 
 
+@dataclass(frozen=True, eq=False)
+class Condition:
+    """What one call tells all blocks: the time's table of each, a context (B, L, context_dim) and its mask (B, L)."""
+
+    tables: Mapping[nn.Module, Tensor]
+    context: Tensor | None
+    mask: Tensor | None
+
+
+Inside = Callable[[Tensor, list[Tensor], Condition], Tensor]  # see UNet.inside
+
+
 class Stage(nn.Module):
     """The residual blocks of one resolution, attention after each or after none, and the way to the next resolution."""
 
@@ -111,6 +124,26 @@ class Stage(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.attentions = nn.ModuleList(attentions)
         self.resample = resample
+
+    def down(self, h: Tensor, skips: list[Tensor], condition: Condition) -> Tensor:
+        """An encoder stage; what its layers return is added to `skips`."""
+        for block, attention in self.layers():
+            h = block(h, condition.tables[block])
+            h = attention(h, condition.context, condition.mask) if attention else h
+            skips.append(h)
+        if self.resample:
+            h = self.resample(h)
+            skips.append(h)
+
+        return h
+
+    def up(self, h: Tensor, skips: list[Tensor], condition: Condition) -> Tensor:
+        """A decoder stage; what its layers take is taken from `skips`."""
+        for block, attention in self.layers():
+            h = block(torch.cat((h, skips.pop()), dim=1), condition.tables[block])
+            h = attention(h, condition.context, condition.mask) if attention else h
+
+        return self.resample(h) if self.resample else h
 
     def layers(self) -> Iterator[tuple[nn.Module, nn.Module | None]]:
         """The blocks in order, each with the attention that follows it."""
@@ -215,7 +248,7 @@ class UNet(nn.Module):
         self.norm = GroupNorm(groups, width, silu=True)
         self.head = zeroed(conv(width, out_channels * patch**dims, 3, padding=1))
 
-        self.table_widths = [block.table_width for block in self.modules() if isinstance(block, ResBlock)]
+        self.table_widths = [block.table_width for block in self.residual_blocks()]
         self.tables = nn.Linear(4 * channels, sum(self.table_widths))
 
         self.apply(initialise)
@@ -243,38 +276,59 @@ class UNet(nn.Module):
         Raises:
             ValueError: if the sides of x do not divide, or a condition is given that the network was not built for.
         """
+        return self.around(self.inside, x, time, vector, context, context_mask)
+
+    def around(
+        self,
+        inside: Inside,
+        x: Tensor,
+        time: Tensor,
+        vector: Tensor | None = None,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
+    ) -> Tensor:
+        """`forward` with `inside` for what happens below full resolution: `self.inside`, or what returns the like."""
         self._check(x, context)
 
-        tables = iter(self.tables(F.silu(self.embed(time, vector))).split(self.table_widths, dim=1))
+        rows = self.tables(F.silu(self.embed(time, vector))).split(self.table_widths, dim=1)
+        condition = Condition(dict(zip(self.residual_blocks(), rows, strict=True)), context, context_mask)
 
         h = self.stem(F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x)
         if self.map is not None and vector is not None:
             h += self._painted(vector, h)
+
         skips = [h]
-
-        for stage in self.encoder:
-            for block, attention in stage.layers():
-                h = block(h, next(tables))
-                h = attention(h, context, context_mask) if attention else h
-                skips.append(h)
-            if stage.resample:
-                h = stage.resample(h)
-                skips.append(h)
-
-        before, after = self.bottleneck.blocks
-        h = before(h, next(tables))
-        h = self.bottleneck_attention(h, context, context_mask)
-        h = after(h, next(tables))
-
-        for stage in self.decoder:
-            for block, attention in stage.layers():
-                h = block(torch.cat((h, skips.pop()), dim=1), next(tables))
-                h = attention(h, context, context_mask) if attention else h
-            h = stage.resample(h) if stage.resample else h
-
+        h = self.encoder[0].down(h, skips, condition)
+        h = inside(h, skips, condition)
+        h = self.decoder[-1].up(h, skips, condition)
         h = convolve(h, self.head, self.norm)
 
         return F.pixel_shuffle(h, self.patch) if self.patch > 1 else h
+
+    def inside(self, h: Tensor, skips: list[Tensor], condition: Condition) -> Tensor:
+        """All below full resolution: what the first encoder stage made to what the last decoder stage takes.
+
+        Args:
+            h: (B, C, *spatial).
+            skips: what the first stage kept; if there are more stages its last, which is h, is taken away.
+            condition: of this call.
+        """
+        for stage in self.encoder[1:]:
+            h = stage.down(h, skips, condition)
+
+        before, after = self.bottleneck.blocks
+        h = before(h, condition.tables[before])
+        h = self.bottleneck_attention(h, condition.context, condition.mask)
+        h = after(h, condition.tables[after])
+
+        for stage in self.decoder[:-1]:
+            h = stage.up(h, skips, condition)
+
+        return h
+
+    def residual_blocks(self) -> list[ResBlock]:
+        """In the order in which they are evaluated."""
+        return [block for block in self.modules() if isinstance(block, ResBlock)]
 
     def _painted(self, vector: Tensor, h: Tensor) -> Tensor:
         """The map of `vector` (B, vector_dim), in the shape and the memory format of h (B, channels, *spatial)."""
