@@ -216,6 +216,7 @@ def test_it_leaves_other_pictures_to_pytorch(kernel, x):
         {"groups": 2},
         {"dilation": 2},
         {"out_channels": 3},
+        {"padding_mode": "circular"},
     ],
     ids=str,
 )

@@ -132,6 +132,7 @@ class Native:
             and conv.kernel_size == (3, 3)
             and conv.stride == conv.dilation == conv.padding == (1, 1)
             and conv.groups == 1
+            and conv.padding_mode == "zeros"
             and conv.out_channels % self.lanes == 0
             and conv.weight.dtype == torch.float32
             and self._takes(x)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from sfumato.networks.unet import Condition, UNet
+from sfumato.networks import unet
 
 
 class Reuse(nn.Module):
@@ -20,7 +20,7 @@ class Reuse(nn.Module):
         every: how many calls share the deep features; 1 computes all of them.
     """
 
-    def __init__(self, network: UNet, every: int) -> None:
+    def __init__(self, network: unet.UNet, every: int) -> None:
         super().__init__()
 
         self.network, self.every = network, every
@@ -41,7 +41,7 @@ class Reuse(nn.Module):
 
         return y
 
-    def _inside(self, h: Tensor, skips: list[Tensor], condition: Condition) -> Tensor:
+    def _inside(self, h: Tensor, skips: list[Tensor], condition: unet.Condition) -> Tensor:
         if self.kept is None or len(self.kept) != len(h) or self.calls % self.every == 0:
             self.calls = 0
             self.kept = self.network.inside(h, skips, condition)
