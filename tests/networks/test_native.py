@@ -305,6 +305,16 @@ def test_with_a_cache_that_cannot_be_written_to_pytorch_works(fresh, monkeypatch
     assert native.enable() is None
 
 
+def test_a_compiled_kernel_that_others_may_have_written_is_not_loaded(fresh, monkeypatch):
+    compiler()
+    monkeypatch.setattr(native.Native, "speed", lambda self, tiles: 2.0)
+    assert native.enable()
+    native.found.cache_clear()
+    (library,) = (fresh / "kernels").glob("*/kernel.so")
+    library.chmod(0o777)
+    assert native.enable() is None
+
+
 def test_it_can_be_switched_off(fresh, monkeypatch):
     monkeypatch.setenv(native.SWITCH, "torch")
     assert native.enable() is None

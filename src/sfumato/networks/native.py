@@ -63,7 +63,7 @@ def found() -> Native | None:
     home = Path(root).expanduser() if root else Path.home() / ".cache" / "sfumato"
     try:
         return built(compiler, home / "kernels" / identity(compiler))
-    except (OSError, subprocess.SubprocessError, ValueError, KeyError):
+    except (OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError):
         return None  # no room, a broken compiler, a broken cache: PyTorch does the same work
 
 
@@ -88,12 +88,15 @@ def built(compiler: str, folder: Path) -> Native | None:
     """The kernel that `folder` keeps, which is made if it is not there; None if it is nowhere faster."""
     library, facts = folder / "kernel.so", folder / "measured.json"
     if not library.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as aside:
             made = Path(aside) / library.name
             command = [compiler, *OPTIONS, str(SOURCE), "-o", str(made)]
             subprocess.run(command, capture_output=True, check=True, timeout=PATIENCE)
+            made.chmod(0o700)  # whatever the umask
             os.replace(made, library)  # all at once, for another process may be doing the same
+    if not private(folder) or not private(library):
+        return None  # somebody else may have put his code there
     kernel = Native(ctypes.CDLL(str(library)))
     if not facts.exists():
         with tempfile.TemporaryDirectory(dir=folder) as aside:
@@ -105,6 +108,12 @@ def built(compiler: str, folder: Path) -> Native | None:
     slower = [tiles for tiles in TRIED if speed[str(tiles)] < 1]
     kernel.least = next((tiles for tiles in TRIED if tiles > max(slower, default=0)), 0)
     return kernel if kernel.least else None
+
+
+def private(path: Path) -> bool:
+    """Whether nobody but this user can have written there, as far as the system has users."""
+    status = path.stat()
+    return not hasattr(os, "getuid") or (status.st_uid == os.getuid() and not status.st_mode & 0o022)
 
 
 # --- what it does ----------------------------------------------------------------------------------------------------
