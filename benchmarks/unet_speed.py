@@ -17,6 +17,10 @@ attention and fewer operations a weight.
 Programs take turns, step by step (`turns.py`), and each is set up as it sets itself up: ours keeps freed memory
 (`sfumato.allocator`) and has the kernel in C++ for float32, which SFUMATO_KERNEL=torch leaves out. The table gives the
 median over the turns of (their time / our time), with the quartiles of these ratios.
+
+A square matrix product takes its turns among them: what the processor can do at most. Below each row of the table is the
+share of it at which our step runs, by the operations that a direct convolution would need (a backward pass twice those
+of a forward pass): above 100 % only with less arithmetic than that.
 """
 
 from __future__ import annotations
@@ -31,6 +35,7 @@ import torch.nn.functional as F
 import turns
 from peers import Azula, DenoisingDiffusion, as_large, of_the_tests
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision_import import import_torchvision
 
 from sfumato.allocator import keep_freed_memory
@@ -42,6 +47,7 @@ SIZES = {
     "C": (8, {"channels": 128, "multipliers": (1, 2, 2, 2), "blocks": 2, "attention_level": 1}),
 }
 
+SIDE = 2048  # of the matrices whose product is the ceiling
 PEERS = {"azula": Azula, "denoising-diffusion-pytorch": DenoisingDiffusion}
 
 Step = Callable[[Tensor, Tensor], None]
@@ -138,6 +144,23 @@ def build(program: str, size: str, precision: str) -> turns.Steps:
     return {kind: partial(step, x, t) for kind, step in steps.items()}
 
 
+def product(precision: str) -> turns.Steps:
+    """A product of two matrices, in place of either step."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a, b = torch.randn(2, SIDE, SIDE, dtype=dtype)
+    return dict.fromkeys(("sampling", "training"), lambda: a @ b)
+
+
+def operations(size: str) -> dict[str, int]:
+    """Floating-point operations of our steps, by direct convolutions; those of the optimizer are not counted."""
+    batch, settings = SIZES[size]
+    network = UNet(3, **settings)
+    with torch.no_grad(), FlopCounterMode(display=False) as counted:
+        network(torch.randn(1, 3, 32, 32), torch.rand(1))
+    forward = batch * counted.get_total_flops()
+    return {"sampling": forward, "training": 3 * forward}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
@@ -158,6 +181,7 @@ def main() -> None:
 
     for size in arguments.sizes:
         pipes = [turns.start(build, name, size, precision, threads=arguments.threads) for name, precision in programs]
+        pipes.append(turns.start(product, arguments.precision, threads=arguments.threads))
 
         for kind in ("sampling", "training"):
             taken = turns.measure(pipes, kind, arguments.repeats)
@@ -169,6 +193,13 @@ def main() -> None:
                     f"| {turns.ratio(taken, column)} |",
                     flush=True,
                 )
+            ceiling = 2 * SIDE**3 / turns.of(taken, -1) / 1e9
+            speed = operations(size)[kind] / turns.of(taken, 0) / 1e9
+            print(
+                f"| {size} | {kind} | {speed:.0f} GFLOP/s | matrix product | {arguments.precision} "
+                f"| {ceiling:.0f} GFLOP/s | {speed / ceiling:.0%} of it |",
+                flush=True,
+            )
 
         turns.end(pipes)
 

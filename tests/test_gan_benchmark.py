@@ -196,8 +196,8 @@ def test_the_networks_for_points_are_as_large_as_the_denoiser(grid25, method):
 def test_the_networks_for_pictures_are_as_large_as_the_unet(method, channels):
     pictures = script("pictures")
 
-    (unet,) = pictures.contestant("diffusion", channels, 1e-3).networks.values()
-    for net in pictures.contestant(method, channels, 1e-3).networks.values():
+    (unet,) = pictures.contestant("diffusion", 1e-3, channels).networks.values()
+    for net in pictures.contestant(method, 1e-3, channels).networks.values():
         assert sum(p.numel() for p in net.parameters()) == pytest.approx(
             sum(p.numel() for p in unet.parameters()), rel=0.1
         )

@@ -20,11 +20,12 @@ import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from contest import RESULTS, Cell, Tell, best, head, results, row, spread
-from pictures import BATCH, METHODS, Draw, keep, sheet, train
+from pictures import BATCH, METHODS, Draw, contestant, keep, sheet, train
 from torch import Tensor
 
 from sfumato import plots
@@ -181,7 +182,7 @@ def main() -> None:
             return features.train[torch.randint(len(features.train), (BATCH,))]
 
         watches = LOOKS if cell.seed in arguments.seeds else 1
-        trained = train(cell, "fashion", 1, real, arguments.steps, watch, watches, tell)
+        trained = train(cell, "fashion", partial(contestant, channels=1), real, arguments.steps, watch, watches, tell)
         return trained | found | {"looks": looks}
 
     tried, chosen = {}, {}

@@ -28,12 +28,22 @@ WGAN_PENALTY, R3GAN_GAMMA = 10.0, 1.0  # as in the papers
 TILES = 10  # pictures of a run that are kept for a sheet
 
 
-def contestant(method: str, channels: int, lr: float) -> Contestant:
-    """A new contestant by its name, for pictures (channels, 28, 28); each network is as large as the U-Net."""
-    unet = UNet(channels, channels=16, multipliers=(1, 2), blocks=2, attention_level=1, patch=2, groups=16)
+def contestant(
+    method: str, lr: float, channels: int, width: int = 16, time: tuple[float, float] = (-0.2, 1.4)
+) -> Contestant:
+    """A new contestant by its name; each network is as large as the U-Net.
+
+    Args:
+        method: one of METHODS.
+        lr: the peak learning rate.
+        channels: of the pictures (channels, 28, 28).
+        width: channels of the U-Net's first level.
+        time: mean and deviation of the logit of the denoiser's time.
+    """
+    unet = UNet(channels, channels=width, multipliers=(1, 2), blocks=2, attention_level=1, patch=2, groups=16)
     if method == "diffusion":
         dtype = precision_of("auto", torch.device("cpu"))
-        return Diffusion(strided(unet), (channels, 28, 28), 0.5, lr, dtype=dtype, optimizer="muon")
+        return Diffusion(strided(unet), (channels, 28, 28), 0.5, lr, time=time, dtype=dtype, optimizer="muon")
 
     def drawn(width: int) -> nn.Module:
         build = residual_generator if method == "r3gan" else deconvolution
@@ -56,7 +66,7 @@ def strided(net: nn.Module) -> nn.Module:
 def train(
     cell: Cell,
     name: str,
-    channels: int,
+    build: Callable[[str, float], Contestant],
     real: Real,
     steps: int,
     watch: Callable[[int, Draw], None],
@@ -68,7 +78,7 @@ def train(
     Args:
         cell: the run.
         name: of the experiment, by which chance is keyed.
-        channels: of the pictures.
+        build: (method, learning rate) -> a new contestant.
         real: the next batch of data.
         steps: of the denoiser.
         watch: called with the steps done and a function (number of pictures) -> pictures, `watches` times.
@@ -78,12 +88,12 @@ def train(
     torch.manual_seed(key(name, cell.seed))
 
     def cost(method: str) -> int:
-        model = contestant(method, channels, 0.0)
+        model = build(method, 0.0)
         return operations(lambda: model.step(real, 0.0))
 
     of_step = cost(cell.method)
     steps = max(1, round(cell.budget * steps * cost("diffusion") / of_step))
-    model = contestant(cell.method, channels, cell.lr)
+    model = build(cell.method, cell.lr)
 
     def look(done: int) -> None:
         watch(done, lambda n: model.draw(n, generator(name, cell.seed, done)))
