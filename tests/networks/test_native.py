@@ -1,6 +1,7 @@
 """The kernel in C++ computes what PyTorch computes, for all shapes that it takes, and steps aside for all others."""
 
 import ctypes
+import math
 import shutil
 import stat
 import subprocess
@@ -128,11 +129,63 @@ def test_result_and_gradients_of_a_fused_step_are_those_of_its_parts(used, shape
         assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("case", ["norm", "tables", "no silu", "doubled"])
+def test_in_bfloat16_a_fused_step_is_as_exact_as_its_parts_and_keeps_half_as_much(used, shape, case):
+    torch.manual_seed(1)
+    batch, inputs, outputs, height, width = shape
+    conv = channels_last(nn.Conv2d(inputs, outputs, 3, padding=1))
+    norm = GroupNorm(4, inputs, silu=case != "no silu", eps=1e-5)
+    x, residual = (pictures(batch, c, height, width).bfloat16() for c in (inputs, outputs))
+    shift, tables = torch.randn(batch, 2 * outputs).bfloat16(), torch.randn(2, batch, inputs)
+
+    def run(dtype: torch.dtype | None = None) -> tuple[list[torch.Tensor], int]:
+        kept = {}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            if tensor.dim() == 4 and len(tensor) == batch:
+                kept[tensor.data_ptr()] = tensor.numel()
+            return tensor
+
+        parts = nn.ModuleList([conv, norm]).to(dtype or torch.float32)
+        channels_last(conv)
+        given = [leaf.to(dtype or leaf.dtype, copy=True).requires_grad_() for leaf in (x, residual, shift, tables)]
+        with (
+            torch.autocast("cpu", torch.bfloat16, enabled=dtype is None),
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        ):
+            if case == "doubled":
+                y = Doubling(nn.Upsample(scale_factor=2), conv)(given[0])
+            else:
+                added = tuple(given[3]) if case == "tables" else ()
+                y = convolve(given[0], conv, norm, added, shift=given[2].chunk(2, dim=1)[1], residual=given[1])
+        assert (y.grad_fn.name() == "_HalfConvolutionBackward") == (dtype is None and kernels.current() is not None)
+        y.backward(torch.linspace(-1, 2, y.numel()).bfloat16().view(y.shape).to(y.dtype))
+        gradients = [*given, *parts.parameters()]
+        found = [y.detach(), *(leaf.grad for leaf in gradients if leaf.grad is not None)]
+        parts.zero_grad()
+        return found, sum(kept.values())
+
+    ours, few = run()
+    exact, _ = run(torch.float64)
+    kernels.use(None)
+    theirs, many = run()
+    assert few == x.numel() and many >= 2 * few
+    assert len(ours) == len(theirs) == len(exact) >= 4
+    for a, b, e in zip(ours, theirs, exact, strict=True):
+        assert a.dtype == b.dtype
+        assert (a - e).norm() <= 1.1 * (b - e).norm() + 1e-6 * e.norm()
+
+
+# Largest error, of the largest entry: a rounding to bfloat16 is one of 2^-8.
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, TOLERANCE), (torch.bfloat16, 1.01 * 2**-8)], ids=str)
 @pytest.mark.parametrize("silu", [True, False])
-def test_a_norm_alone_is_that_of_pytorch(used, silu):
+def test_a_norm_alone_is_that_of_pytorch(used, silu, dtype, tolerance):
     norm = GroupNorm(8, 32, silu=silu)
-    x = (pictures(3, 32, 5, 9) + 3).requires_grad_()
-    y = norm(x)
+    x = (pictures(3, 32, 5, 9) + 3).to(dtype).requires_grad_()
+    with torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16):
+        y = norm(x)
+    assert y.dtype == dtype
     grad = torch.randn_like(y)
     y.backward(grad)
     z = x.detach().double().requires_grad_()
@@ -140,9 +193,17 @@ def test_a_norm_alone_is_that_of_pytorch(used, silu):
     expected = F.silu(expected) if silu else expected
     expected.backward(grad.double())
     assert y.grad_fn.name() == "_NormBackward"
-    assert_close(y, expected)
+    assert_close(y, expected, tolerance)
     assert x.grad is not None and z.grad is not None
-    assert_close(x.grad, z.grad)
+    assert_close(x.grad, z.grad, tolerance)
+
+
+def test_bfloat16_is_rounded_as_pytorch_rounds(kernel):
+    x = torch.randint(-(2**31), 2**31 - 1, (1, 16, 64, 64), dtype=torch.int32).view(torch.float32)
+    x[0, 0, 0] = torch.tensor([math.nan, math.inf, -math.inf, 0.0] * 16)
+    scale = x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1).reshape(-1, 16)  # of 0 x + shift
+    y = kernel.norm_apply(torch.zeros(len(scale), 16, 1, 1).bfloat16(), (torch.zeros_like(scale), scale), False)
+    torch.testing.assert_close(y[:, :, 0, 0], scale.bfloat16(), rtol=0, atol=0, equal_nan=True)
 
 
 def test_a_norm_far_from_zero_keeps_its_digits(kernel):
@@ -204,7 +265,7 @@ def test_it_takes_what_it_is_made_for(kernel):
 )
 def test_it_leaves_other_pictures_to_pytorch(kernel, x):
     assert not kernel.does_convolution(x, conv(in_channels=x.shape[1]), None)
-    assert not kernel.does_norm(x, GroupNorm(4, x.shape[1]).settings())
+    assert kernel.does_norm(x, GroupNorm(4, x.shape[1]).settings()) == (x.dtype == torch.bfloat16)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@
 // 36 products in place of 144 for every pair of channels. For each of the 36 frequencies the sum over channels is a matrix
 // product, tiles x inputs times inputs x outputs, and nearly all of the time is spent there.
 //
-// All pictures are (B, H, W, C) in memory, PyTorch's channels-last; all numbers are float32. Channels are multiples of LANES.
+// All pictures are (B, H, W, C) in memory, PyTorch's channels-last; all numbers are float32, but for the pictures of a
+// normalisation on its own, which may be bfloat16. Channels are multiples of LANES.
 // A result does not depend on the number of threads, nor on the other pictures of the batch. No state, no exceptions.
 
 #include <omp.h>
@@ -19,6 +20,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <type_traits>
 
 namespace {
 
@@ -39,6 +41,20 @@ using ints = int32_t __attribute__((vector_size(LANES * 4), aligned(4)));
 inline vec load(const float* p) { return *reinterpret_cast<const vec*>(p); }
 inline void store(float* p, vec v) { *reinterpret_cast<vec*>(p) = v; }
 inline vec all(float a) { return a - vec{}; }
+
+// bfloat16 is the upper half of float32; numbers are rounded to the nearest, halves to even, and NaN stays NaN.
+using bfloat16 = uint16_t;
+using halves = uint16_t __attribute__((vector_size(LANES * 2), aligned(2)));
+using words = uint32_t __attribute__((vector_size(LANES * 4), aligned(4)));
+
+inline vec load(const bfloat16* p) {
+    return reinterpret_cast<vec>(__builtin_convertvector(*reinterpret_cast<const halves*>(p), words) << 16);
+}
+inline void store(bfloat16* p, vec v) {
+    words bits = reinterpret_cast<words>(v), rounded = bits + 0x7fff + ((bits >> 16) & 1);
+    rounded = v == v ? rounded : bits | 0x400000;
+    *reinterpret_cast<halves*>(p) = __builtin_convertvector(rounded >> 16, halves);
+}
 
 // e^x to two units in the last place (Cody & Waite's reduction, the polynomial of Cephes' expf).
 inline vec exponential(vec x) {
@@ -454,6 +470,109 @@ void filter_gradient(const float* D, int64_t d_width, const float* V, int64_t v_
 
 int64_t padded(int64_t channels) { return channels + 16; }  // so that rows do not fall onto the same lines of the cache
 
+// ---------------------------------------------------------------------------------------------------------------------
+// Group normalisation of pictures (B, P, C), float32 or bfloat16
+// ---------------------------------------------------------------------------------------------------------------------
+
+template <typename T>
+void tables(const T* x, int64_t B, int64_t P, int64_t C, int64_t G, float eps, const float* weight, const float* bias, int64_t stride,
+            float* mean, float* rstd, float* scale, float* shift, int64_t threads) {
+#pragma omp parallel num_threads(threads)
+    {
+        const Buffer room = buffer(3 * C);
+        float *s = room.get(), *q = s + C, *first = q + C;
+        const std::unique_ptr<double[]> sums(new double[2 * C]);
+#pragma omp for schedule(static)
+        for (int64_t n = 0; n < B; n++) {
+            const T* from = x + n * P * C;  // differences from the first position are small: nothing is lost by squares
+            for (int64_t c = 0; c < C; c += LANES) store(first + c, load(from + c));
+            std::fill(sums.get(), sums.get() + 2 * C, 0.0);
+            for (int64_t begin = 0; begin < P; begin += 64) {  // sums of 64 in single precision, of these in double
+                std::memset(s, 0, 2 * C * 4);
+                for (int64_t p = begin; p < std::min(P, begin + 64); p++)
+                    for (int64_t c = 0; c < C; c += LANES) {
+                        vec v = load(from + p * C + c) - load(first + c);
+                        store(s + c, load(s + c) + v);
+                        store(q + c, load(q + c) + v * v);
+                    }
+                for (int64_t c = 0; c < 2 * C; c++) sums[c] += s[c];
+            }
+            for (int64_t g = 0, D = C / G; g < G; g++) {
+                double sum = 0, square = 0;
+                for (int64_t c = g * D; c < (g + 1) * D; c++) {
+                    const double origin = first[c];
+                    sum += sums[c] + P * origin;
+                    square += sums[C + c] + origin * (2 * sums[c] + P * origin);
+                }
+                const double m = sum / (D * P), r = 1 / std::sqrt(std::max(0.0, square / (D * P) - m * m) + eps);
+                mean[n * G + g] = m, rstd[n * G + g] = r;
+                for (int64_t c = g * D; c < (g + 1) * D; c++) {
+                    const float a = weight[n * stride + c] * static_cast<float>(r);
+                    scale[n * C + c] = a;
+                    shift[n * C + c] = bias[n * stride + c] - a * static_cast<float>(m);
+                }
+            }
+        }
+    }
+}
+
+template <typename T>
+void apply(const T* x, int64_t B, int64_t P, int64_t C, const float* scale, const float* shift, int64_t silu, T* y, int64_t threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t i = 0; i < B * P; i++) {
+        const float *a = scale + i / P * C, *b = shift + i / P * C;
+        for (int64_t c = 0; c < C; c += LANES) {
+            vec z = load(x + i * C + c) * load(a + c) + load(b + c);
+            store(y + i * C + c, silu ? z * sigmoid(z) : z);
+        }
+    }
+}
+
+// The gradient at scale x + shift is needed twice: it is kept in dx, or for a picture at a time where that is bfloat16.
+template <typename T>
+void gradient(const T* x, int64_t B, int64_t P, int64_t C, int64_t G, const float* weight, int64_t stride, const float* mean,
+              const float* rstd, const float* scale, const float* shift, int64_t silu, const T* g, T* dx, float* dweight, float* dbias,
+              int64_t threads) {
+    constexpr bool apart = !std::is_same_v<T, float>;
+#pragma omp parallel num_threads(threads)
+    {
+        const Buffer room = buffer((4 + (apart ? P : 0)) * C);
+        float *s = room.get(), *q = s + C, *a = q + C, *b = a + C;
+#pragma omp for schedule(static)
+        for (int64_t n = 0; n < B; n++) {
+            const float *scales = scale + n * C, *shifts = shift + n * C;
+            float* kept = apart ? b + C : reinterpret_cast<float*>(dx + n * P * C);
+            std::memset(s, 0, 2 * C * 4);
+            for (int64_t p = 0; p < P; p++)
+                for (int64_t c = 0, at = (n * P + p) * C; c < C; c += LANES) {
+                    vec v = load(x + at + c), d = load(g + at + c);
+                    if (silu) {
+                        vec z = v * load(scales + c) + load(shifts + c), sigma = sigmoid(z);
+                        d *= sigma * (1.f + z * (1.f - sigma));
+                    }
+                    store(kept + p * C + c, d);
+                    store(s + c, load(s + c) + d);
+                    store(q + c, load(q + c) + d * v);
+                }
+            for (int64_t group = 0, D = C / G; group < G; group++) {
+                const float m = mean[n * G + group], r = rstd[n * G + group];
+                double average = 0, projection = 0;
+                for (int64_t c = group * D; c < (group + 1) * D; c++) {
+                    const float w = weight[n * stride + c], h = (q[c] - m * s[c]) * r;
+                    dweight[n * C + c] = h, dbias[n * C + c] = s[c];
+                    average += w * s[c], projection += w * h;
+                }
+                average /= D * P, projection /= D * P;
+                const float slope = -r * r * projection;
+                for (int64_t c = group * D; c < (group + 1) * D; c++) a[c] = slope, b[c] = -r * average - slope * m;
+            }
+            for (int64_t p = 0; p < P; p++)
+                for (int64_t c = 0, at = (n * P + p) * C; c < C; c += LANES)
+                    store(dx + at + c, load(kept + p * C + c) * load(scales + c) + load(x + at + c) * load(a + c) + load(b + c));
+        }
+    }
+}
+
 }  // namespace
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -554,101 +673,27 @@ void convolution_gradient(const float* x, int64_t B, int64_t H, int64_t W, int64
     }
 }
 
-// Mean and 1 / standard deviation (B, G) of pictures (B, P, C), and the tables (B, C) of scale x + shift, the normalised
-// picture times `weight` plus `bias`: (C), or (B, C) with a stride of C.
-void norm_tables(const float* x, int64_t B, int64_t P, int64_t C, int64_t G, float eps, const float* weight, const float* bias,
-                 int64_t stride, float* mean, float* rstd, float* scale, float* shift, int64_t threads) {
-#pragma omp parallel num_threads(threads)
-    {
-        const Buffer room = buffer(2 * C);
-        float *s = room.get(), *q = s + C;
-        const std::unique_ptr<double[]> sums(new double[2 * C]);
-#pragma omp for schedule(static)
-        for (int64_t n = 0; n < B; n++) {
-            const float* first = x + n * P * C;  // differences from the first position are small: nothing is lost by squares
-            std::fill(sums.get(), sums.get() + 2 * C, 0.0);
-            for (int64_t begin = 0; begin < P; begin += 64) {  // sums of 64 in single precision, of these in double
-                std::memset(s, 0, 2 * C * 4);
-                for (int64_t p = begin; p < std::min(P, begin + 64); p++)
-                    for (int64_t c = 0; c < C; c += LANES) {
-                        vec v = load(first + p * C + c) - load(first + c);
-                        store(s + c, load(s + c) + v);
-                        store(q + c, load(q + c) + v * v);
-                    }
-                for (int64_t c = 0; c < 2 * C; c++) sums[c] += s[c];
-            }
-            for (int64_t g = 0, D = C / G; g < G; g++) {
-                double sum = 0, square = 0;
-                for (int64_t c = g * D; c < (g + 1) * D; c++) {
-                    const double origin = first[c];
-                    sum += sums[c] + P * origin;
-                    square += sums[C + c] + origin * (2 * sums[c] + P * origin);
-                }
-                const double m = sum / (D * P), r = 1 / std::sqrt(std::max(0.0, square / (D * P) - m * m) + eps);
-                mean[n * G + g] = m, rstd[n * G + g] = r;
-                for (int64_t c = g * D; c < (g + 1) * D; c++) {
-                    const float a = weight[n * stride + c] * static_cast<float>(r);
-                    scale[n * C + c] = a;
-                    shift[n * C + c] = bias[n * stride + c] - a * static_cast<float>(m);
-                }
-            }
-        }
+// Of group normalisation, one function each for float32 and bfloat16 pictures (B, P, C):
+//
+// norm_tables    mean and 1 / standard deviation (B, G), and the tables (B, C) of scale x + shift, the normalised picture times
+//                `weight` plus `bias`: (C), or (B, C) with a stride of C
+// norm_apply     y = scale x + shift, through SiLU or not
+// norm_gradient  from the gradient g at that y, the one at x (dx may be g), and those of weight and bias by picture, (B, C);
+//                the formulas are those of `GroupNorm` in Python
+#define NORM(T, NAME)                                                                                                                 \
+    void norm_tables_##NAME(const T* x, int64_t B, int64_t P, int64_t C, int64_t G, float eps, const float* weight, const float* bias, \
+                            int64_t stride, float* mean, float* rstd, float* scale, float* shift, int64_t threads) {                  \
+        tables(x, B, P, C, G, eps, weight, bias, stride, mean, rstd, scale, shift, threads);                                          \
+    }                                                                                                                                 \
+    void norm_apply_##NAME(const T* x, int64_t B, int64_t P, int64_t C, const float* scale, const float* shift, int64_t silu, T* y,   \
+                           int64_t threads) {                                                                                         \
+        apply(x, B, P, C, scale, shift, silu, y, threads);                                                                            \
+    }                                                                                                                                 \
+    void norm_gradient_##NAME(const T* x, int64_t B, int64_t P, int64_t C, int64_t G, const float* weight, int64_t stride,            \
+                              const float* mean, const float* rstd, const float* scale, const float* shift, int64_t silu, const T* g, \
+                              T* dx, float* dweight, float* dbias, int64_t threads) {                                                 \
+        gradient(x, B, P, C, G, weight, stride, mean, rstd, scale, shift, silu, g, dx, dweight, dbias, threads);                      \
     }
-}
-
-// y = scale x + shift, through SiLU or not.
-void norm_apply(const float* x, int64_t B, int64_t P, int64_t C, const float* scale, const float* shift, int64_t silu, float* y,
-                int64_t threads) {
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t i = 0; i < B * P; i++) {
-        const float *a = scale + i / P * C, *b = shift + i / P * C;
-        for (int64_t c = 0; c < C; c += LANES) {
-            vec z = load(x + i * C + c) * load(a + c) + load(b + c);
-            store(y + i * C + c, silu ? z * sigmoid(z) : z);
-        }
-    }
-}
-
-// From the gradient `g` at the result of `norm_apply`, which becomes that at x, and those of weight and bias by picture,
-// (B, C). In place, for the gradient at scale x + shift is needed twice. The formulas are those of `layers.GroupNorm`.
-void norm_gradient(const float* x, int64_t B, int64_t P, int64_t C, int64_t G, const float* weight, int64_t stride, const float* mean,
-                   const float* rstd, const float* scale, const float* shift, int64_t silu, float* g, float* dweight, float* dbias,
-                   int64_t threads) {
-#pragma omp parallel num_threads(threads)
-    {
-        const Buffer room = buffer(4 * C);
-        float *s = room.get(), *q = s + C, *a = q + C, *b = a + C;
-#pragma omp for schedule(static)
-        for (int64_t n = 0; n < B; n++) {
-            const float *scales = scale + n * C, *shifts = shift + n * C;
-            std::memset(s, 0, 2 * C * 4);
-            for (int64_t p = 0; p < P; p++)
-                for (int64_t c = 0, at = (n * P + p) * C; c < C; c += LANES) {
-                    vec v = load(x + at + c), d = load(g + at + c);
-                    if (silu) {
-                        vec z = v * load(scales + c) + load(shifts + c), sigma = sigmoid(z);
-                        d *= sigma * (1.f + z * (1.f - sigma));
-                        store(g + at + c, d);
-                    }
-                    store(s + c, load(s + c) + d);
-                    store(q + c, load(q + c) + d * v);
-                }
-            for (int64_t group = 0, D = C / G; group < G; group++) {
-                const float m = mean[n * G + group], r = rstd[n * G + group];
-                double average = 0, projection = 0;
-                for (int64_t c = group * D; c < (group + 1) * D; c++) {
-                    const float w = weight[n * stride + c], h = (q[c] - m * s[c]) * r;
-                    dweight[n * C + c] = h, dbias[n * C + c] = s[c];
-                    average += w * s[c], projection += w * h;
-                }
-                average /= D * P, projection /= D * P;
-                const float slope = -r * r * projection;
-                for (int64_t c = group * D; c < (group + 1) * D; c++) a[c] = slope, b[c] = -r * average - slope * m;
-            }
-            for (int64_t p = 0; p < P; p++)
-                for (int64_t c = 0, at = (n * P + p) * C; c < C; c += LANES)
-                    store(g + at + c, load(g + at + c) * load(scales + c) + load(x + at + c) * load(a + c) + load(b + c));
-        }
-    }
-}
+NORM(float, float32)
+NORM(bfloat16, bfloat16)
 }

@@ -4,7 +4,9 @@ It is compiled where there is a compiler, once, in a second or two, and kept in 
 many tiles on it was found to be faster than PyTorch on this machine: a decision that changed from run to run would
 change the last bits of a result. Where anything of this fails, PyTorch does the work.
 
-It does float32 on x86 processors with AVX2, for pictures in channels-last memory whose channels fill registers.
+It does float32 on x86 processors with AVX2, for pictures in channels-last memory whose channels fill registers. In
+bfloat16 it does the normalisations, which in PyTorch need float32 copies; the convolutions are PyTorch's, but of a
+training only their inputs are kept, as in float32.
 """
 
 from __future__ import annotations
@@ -130,21 +132,27 @@ class Native:
         self.least = 1  # tiles
 
     def does_norm(self, x: Tensor, norm: Norm) -> bool:
-        return self._takes(x) and x.shape[1] % norm.groups == 0
+        return self._takes(x, (torch.float32, torch.bfloat16)) and x.shape[1] % norm.groups == 0
 
     def norm(self, x: Tensor, norm: Norm) -> Tensor:
         return _Norm.apply(self, x, norm.weight, norm.bias, norm.groups, norm.eps, norm.silu)
 
     def does_convolution(self, x: Tensor, conv: nn.Module, norm: Norm | None) -> bool:
-        return (
+        if not (
             isinstance(conv, nn.Conv2d)
             and conv.kernel_size == (3, 3)
             and conv.stride == conv.dilation == conv.padding == (1, 1)
             and conv.groups == 1
             and conv.padding_mode == "zeros"
-            and conv.out_channels % self.lanes == 0
+        ):
+            return False
+        if torch.is_autocast_enabled("cpu"):
+            training = torch.is_grad_enabled()
+            return training and conv.bias is not None and self._takes(x, (torch.bfloat16,))
+        return (
+            conv.out_channels % self.lanes == 0
             and conv.weight.dtype == torch.float32
-            and self._takes(x)
+            and self._takes(x, (torch.float32,))
             and len(x) * -(-x.shape[2] // SIDE) * -(-x.shape[3] // SIDE) >= self.least
         )
 
@@ -163,18 +171,18 @@ class Native:
             residual = residual.contiguous(memory_format=Layout)
         weights = (None, None) if norm is None else (norm.weight, norm.bias)
         settings = None if norm is None else (norm.groups, norm.eps, norm.silu)
-        return _Convolution.apply(self, x, conv.weight, conv.bias, *weights, shift, residual, settings, doubled)
+        function = _Convolution if x.dtype == torch.float32 else _HalfConvolution
+        return function.apply(self, x, conv.weight, conv.bias, *weights, shift, residual, settings, doubled)
 
-    def _takes(self, x: Tensor) -> bool:
+    def _takes(self, x: Tensor, types: tuple[torch.dtype, ...]) -> bool:
         return (
             type(x) in (Tensor, nn.Parameter)
             and x.is_cpu
-            and x.dtype == torch.float32
+            and x.dtype in types
             and x.dim() == 4
             and x.shape[1] % self.lanes == 0
             and x.numel() > 0
             and x.is_contiguous(memory_format=Layout)
-            and not torch.is_autocast_enabled("cpu")
         )
 
     # --- calls into the library ------------------------------------------------------------------------------------
@@ -224,17 +232,17 @@ class Native:
     ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Mean and 1 / standard deviation (B, groups), and the tables of scale and shift (B, C)."""
         batch, channels = x.shape[:2]
-        mean, rstd = x.new_empty(2, batch, groups)
-        scale, shift = x.new_empty(2, batch, channels)
+        mean, rstd = weight.new_empty(2, batch, groups)
+        scale, shift = weight.new_empty(2, batch, channels)
         self._call(
-            self.library.norm_tables, x, batch, x[0, 0].numel(), channels, groups, eps, weight.contiguous(),
+            self._norm("tables", x), x, batch, x[0, 0].numel(), channels, groups, eps, weight.contiguous(),
             bias.contiguous(), channels * (weight.dim() == 2), mean, rstd, scale, shift,
         )  # fmt: skip
         return (mean, rstd), (scale, shift)
 
     def norm_apply(self, x: Tensor, tables: tuple[Tensor, Tensor], silu: bool) -> Tensor:
         y = torch.empty_like(x)
-        self._call(self.library.norm_apply, x, len(x), x[0, 0].numel(), x.shape[1], *tables, silu, y)
+        self._call(self._norm("apply", x), x, len(x), x[0, 0].numel(), x.shape[1], *tables, silu, y)
         return y
 
     def norm_gradient(
@@ -245,15 +253,22 @@ class Native:
         tables: tuple[Tensor, Tensor],
         silu: bool,
         grad: Tensor,
+        dx: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Turns `grad` at the result into that at x, in place; returns those of weight and bias, shaped as weight."""
+        """Writes the gradient at x, from `grad` at the result, to dx, which may be `grad`; returns those of weight and
+        bias, shaped as weight.
+        """
         batch, channels = x.shape[:2]
-        dweight, dbias = x.new_empty(2, batch, channels)
+        dweight, dbias = weight.new_empty(2, batch, channels)
         self._call(
-            self.library.norm_gradient, x, batch, x[0, 0].numel(), channels, moments[0].shape[1], weight.contiguous(),
-            channels * (weight.dim() == 2), *moments, *tables, silu, grad, dweight, dbias,
+            self._norm("gradient", x), x, batch, x[0, 0].numel(), channels, moments[0].shape[1], weight.contiguous(),
+            channels * (weight.dim() == 2), *moments, *tables, silu, grad, dx, dweight, dbias,
         )  # fmt: skip
         return (dweight, dbias) if weight.dim() == 2 else (dweight.sum(0), dbias.sum(0))
+
+    def _norm(self, name: str, x: Tensor) -> Any:
+        """A function of normalisation for the type of x."""
+        return getattr(self.library, f"norm_{name}_{str(x.dtype).removeprefix('torch.')}")
 
     def _call(self, function: Any, *arguments: Tensor | float | None) -> None:
         """Calls a function of the library: tensors by their memory, which the caller keeps alive; threads come last."""
@@ -307,8 +322,8 @@ class _Norm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, rstd, scale, shift = ctx.saved_tensors
-        dx = torch.empty_like(x).copy_(grad)
-        dweight, dbias = ctx.native.norm_gradient(x, weight, (mean, rstd), (scale, shift), ctx.silu, dx)
+        dx, grad = torch.empty_like(x), grad.contiguous(memory_format=Layout)
+        dweight, dbias = ctx.native.norm_gradient(x, weight, (mean, rstd), (scale, shift), ctx.silu, grad, dx)
         return None, dx, dweight, dbias, None, None, None
 
 
@@ -352,8 +367,75 @@ class _Convolution(torch.autograd.Function):
         if any(ctx.needs_input_grad[i] for i in (1, 4, 5)):
             dx = native.convolve(grad, filters, x.shape[1], turned=True, folded=doubled)
             if moments and tables:
-                dnorm_weight, dnorm_bias = native.norm_gradient(x, norm_weight, moments, tables, silu, dx)
+                dnorm_weight, dnorm_bias = native.norm_gradient(x, norm_weight, moments, tables, silu, dx, dx)
         dw, sums = native.filter_gradient(x, grad, tables, silu, doubled)
 
         gradients = (None, dx, dw, sums.sum(0), dnorm_weight, dnorm_bias, sums, grad, None, None)
         return tuple(g if wanted else None for g, wanted in zip(gradients, ctx.needs_input_grad, strict=True))
+
+
+class _HalfConvolution(torch.autograd.Function):
+    """The same in bfloat16, with PyTorch's convolution: its input, and the filters in bfloat16, are made again for the
+    gradient.
+    """
+
+    @staticmethod
+    def forward(
+        ctx,
+        native: Native,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        norm_weight: Tensor | None,
+        norm_bias: Tensor | None,
+        shift: Tensor | None,
+        residual: Tensor | None,
+        norm: tuple[int, float, bool] | None,
+        doubled: bool,
+    ) -> Tensor:
+        moments = tables = None
+        silu = False
+        if norm is not None and norm_weight is not None and norm_bias is not None:
+            groups, eps, silu = norm
+            moments, tables = native.norm_tables(x, norm_weight, norm_bias, groups, eps)
+        h = _input(native, x, tables, silu, doubled)
+        y = F.conv2d(h, weight.to(x.dtype), bias.to(x.dtype), padding=1)
+        if shift is not None:
+            y += shift[:, :, None, None]
+        if residual is not None:
+            y += residual
+        ctx.save_for_backward(x, weight, norm_weight, *(moments or ()), *(tables or ()))
+        ctx.native, ctx.silu, ctx.doubled = native, silu, doubled
+        ctx.types = bias.dtype, None if shift is None else shift.dtype
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        native, silu, doubled = ctx.native, ctx.silu, ctx.doubled
+        x, weight, norm_weight, *rest = ctx.saved_tensors
+        moments, tables = ((rest[0], rest[1]), (rest[2], rest[3])) if rest else (None, None)
+        grad = grad.contiguous(memory_format=Layout)
+
+        h = _input(native, x, tables, silu, doubled)
+        once = [1, 1]
+        dx, dw, db = torch.ops.aten.convolution_backward(
+            grad, h, weight.to(x.dtype), [len(weight)], once, once, once, False, [0, 0], 1, [True, True, True]
+        )
+        if doubled:
+            dx = 4 * F.avg_pool2d(dx, 2)
+        dnorm_weight = dnorm_bias = None
+        if moments and tables:
+            dx = dx.contiguous(memory_format=Layout)
+            dnorm_weight, dnorm_bias = native.norm_gradient(x, norm_weight, moments, tables, silu, dx, dx)
+
+        of_bias, of_shift = ctx.types
+        sums = None if of_shift is None else grad.sum((2, 3), dtype=torch.float32).to(of_shift)
+        gradients = (None, dx, dw.to(weight.dtype), db.to(of_bias), dnorm_weight, dnorm_bias, sums, grad, None, None)
+        return tuple(g if wanted else None for g, wanted in zip(gradients, ctx.needs_input_grad, strict=True))
+
+
+def _input(native: Native, x: Tensor, tables: tuple[Tensor, Tensor] | None, silu: bool, doubled: bool) -> Tensor:
+    """doubled(silu(norm(x))), what a convolution takes."""
+    h = x if tables is None else native.norm_apply(x, tables, silu)
+    return F.interpolate(h, scale_factor=2.0) if doubled else h
