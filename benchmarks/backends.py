@@ -30,6 +30,7 @@ from sfumato.export import onnx
 from sfumato.export.backends import Session, onnxruntime, openvino
 from sfumato.generation.draw import open_model
 from sfumato.networks import UNet, kernels, native
+from sfumato.user_cache import user_cache
 
 Evaluate = Callable[[], Tensor]
 
@@ -71,7 +72,7 @@ def evaluate_by(program: str, name: str, batch: int, graph: Path) -> Evaluate:
 
 
 def by_torch(network: nn.Module, inputs: dict[str, Tensor], half: bool, kernel: bool) -> Evaluate:
-    used = native.enable() if kernel else None
+    used = native.enable(user_cache("kernels")) if kernel else None
 
     def evaluate() -> Tensor:
         kernels.use(used)
@@ -102,7 +103,7 @@ def main() -> None:
 
     versions = ", ".join(f"{package} {metadata.version(package)}" for package in ("torch", "onnxruntime", "openvino"))
     print(f"{versions}; threads {arguments.threads}, turns {arguments.repeats}")
-    print(f"kernel: {getattr(native.enable(), 'name', 'none')}")
+    print(f"kernel: {getattr(native.enable(user_cache('kernels')), 'name', 'none')}")
     kernels.use(None)
     print("| network | batch | program | time | torch / it (quartiles) | largest difference |")
     print("|---|---|---|---|---|---|")

@@ -18,9 +18,9 @@ Programs take turns, step by step (`turns.py`), and each is set up as it sets it
 (`sfumato.allocator`) and has the kernel in C++ for float32, which SFUMATO_KERNEL=torch leaves out. The table gives the
 median over the turns of (their time / our time), with the quartiles of these ratios.
 
-A square matrix product takes its turns among them: what the processor can do at most. Below each row of the table is the
-share of it at which our step runs, by the operations that a direct convolution would need (a backward pass twice those
-of a forward pass): above 100 % only with less arithmetic than that.
+A square matrix product takes its turns among them: what the processor can do at most. Below each row of the table is
+the share of it at which our step runs, by the operations that a direct convolution would need (a backward pass twice
+those of a forward pass): above 100 % only with less arithmetic than that.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from torchvision_import import import_torchvision
 
 from sfumato.allocator import keep_freed_memory
 from sfumato.networks import UNet, native
+from sfumato.user_cache import user_cache
 
 # S: a small network for 32x32 pictures, attention at 16x16. C: DDPM's for CIFAR-10.
 SIZES = {
@@ -124,7 +125,7 @@ def steps_of(program: str, size: str, precision: str) -> dict[str, Step]:
     network = of_the_tests("conftest.py", "wake_up")(UNet(3, **settings))
     if program == "ours":
         keep_freed_memory()
-        native.enable()
+        native.enable(user_cache("kernels"))
         return ours(network, precision)
 
     import_torchvision()

@@ -354,14 +354,6 @@ def test_doctor_tells_how_fast_the_convolutions_are_and_what_is_missing_for_fast
     assert doctor.kernel().fix == "unset SFUMATO_KERNEL"
 
 
-def test_doctor_and_the_catalogue_mean_the_same_cache(monkeypatch, tmp_path):
-    from sfumato.data.catalogue import cache_root
-
-    assert doctor.cache_root() == cache_root()
-    monkeypatch.setenv("SFUMATO_CACHE", str(tmp_path))
-    assert doctor.cache_root() == cache_root() == tmp_path
-
-
 # --- progress --------------------------------------------------------------------------------------------------------
 
 

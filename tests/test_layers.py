@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "sfumato"
 # From the lowest to the highest. Parts of one layer may use each other, but not in a circle.
 LAYERS = (
     {"__init__"},
-    {"errors", "allocator", "plots", "page", "transfer"},
+    {"errors", "allocator", "plots", "page", "transfer", "user_cache"},
     {"settings_yaml", "config_errors", "config"},
     {"diffusion", "networks"},
     {"registry"},

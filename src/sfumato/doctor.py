@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sfumato.errors import ENCODER_PACKAGE, EXTRAS, module_of, pip_install
+from sfumato.user_cache import user_cache
 
 PATIENCE = 1.7  # seconds for torch, from the start
 CORE = {"numpy": "numpy", "PIL": "pillow", "pydantic": "pydantic", "yaml": "pyyaml", "safetensors": "safetensors",
@@ -175,9 +176,7 @@ def processor() -> Iterator[Finding]:
 def kernel() -> Finding:
     """The convolutions in C++ (`sfumato.networks.native`), which are compiled when a model is first used."""
     switch, compiler = os.environ.get("SFUMATO_KERNEL"), shutil.which("g++") or shutil.which("c++")
-    chosen = os.environ.get("SFUMATO_CACHE")
-    home = Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "sfumato"
-    kept = sorted((home / "kernels").glob("*/measured.json"), key=lambda file: file.stat().st_mtime)
+    kept = sorted(user_cache("kernels").glob("*/measured.json"), key=lambda file: file.stat().st_mtime)
     if switch == "torch":
         return Finding("kernel", "note", "PyTorch's convolutions, as $SFUMATO_KERNEL says", "unset SFUMATO_KERNEL")
     if compiler is None:
@@ -213,7 +212,7 @@ def _cgroup(name: str) -> str:
 
 def disks() -> Iterator[Finding]:
     """Room where runs and data sets go, and which data sets are here."""
-    cache = cache_root()
+    cache = user_cache("data")
     exists = next(folder for folder in (cache, *cache.parents) if folder.exists())
     sets = sorted(mark.parent.name for mark in cache.glob("*/dataset.json"))
     places = {"disk": (Path.cwd(), "runs and pictures go here"), "data cache": (exists, ", ".join(sets) or "empty")}
@@ -224,12 +223,6 @@ def disks() -> Iterator[Finding]:
         if not os.access(folder, os.W_OK):
             fix = f"{folder} cannot be written to: choose another folder ($SFUMATO_CACHE moves the cache)"
         yield Finding(name, "note" if fix else "ok", f"{free / GIB:.0f} GiB free in {shown}; {what}", fix)
-
-
-def cache_root() -> Path:
-    """Where data sets are kept, as `sfumato.data.catalogue` has it; that module needs packages that may be missing."""
-    chosen = os.environ.get("SFUMATO_CACHE")
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "sfumato" / "data"
 
 
 def packages() -> Iterator[Finding]:

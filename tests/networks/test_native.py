@@ -5,6 +5,7 @@ import math
 import shutil
 import stat
 import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -313,9 +314,8 @@ def test_dropout_is_not_fused(used):
 
 
 @pytest.fixture
-def fresh(monkeypatch, tmp_path):
+def fresh(tmp_path):
     """No kernel has been looked for yet, and the cache is empty."""
-    monkeypatch.setenv("SFUMATO_CACHE", str(tmp_path))
     native.found.cache_clear()
     before = kernels.current()
     yield tmp_path
@@ -323,8 +323,8 @@ def fresh(monkeypatch, tmp_path):
     kernels.use(before)
 
 
-def least() -> int:
-    kernel = native.found()
+def least(home: Path) -> int:
+    kernel = native.found(home)
     assert kernel
     return kernel.least
 
@@ -332,24 +332,24 @@ def least() -> int:
 def test_it_is_built_once_and_its_measurement_kept(fresh, monkeypatch):
     compiler()
     monkeypatch.setattr(native.Native, "speed", lambda self, tiles: 0.9 if tiles == 4 else 2.0)
-    assert native.enable() is kernels.current()
-    assert least() == 16, "from there on it is faster everywhere"
+    assert native.enable(fresh) is kernels.current()
+    assert least(fresh) == 16, "from there on it is faster everywhere"
     native.found.cache_clear()
     monkeypatch.setattr(native.Native, "speed", lambda self, tiles: pytest.fail("measured again"))
-    assert least() == 16
-    assert len(list((fresh / "kernels").glob("*/kernel.so"))) == 1
+    assert least(fresh) == 16
+    assert len(list(fresh.glob("*/kernel.so"))) == 1
 
 
 def test_where_it_is_slower_pytorch_works(fresh, monkeypatch):
     compiler()
     monkeypatch.setattr(native.Native, "speed", lambda self, tiles: 0.9)
-    assert native.enable() is None
+    assert native.enable(fresh) is None
     assert kernels.current() is None
 
 
 def test_without_a_compiler_pytorch_works(fresh, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert native.enable() is None
+    assert native.enable(fresh) is None
 
 
 def test_with_a_broken_compiler_pytorch_works(fresh, monkeypatch):
@@ -357,25 +357,24 @@ def test_with_a_broken_compiler_pytorch_works(fresh, monkeypatch):
     broken.write_text("#!/bin/sh\nexit 1\n")
     broken.chmod(broken.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setattr(shutil, "which", lambda name: str(broken))
-    assert native.enable() is None
+    assert native.enable(fresh) is None
 
 
-def test_with_a_cache_that_cannot_be_written_to_pytorch_works(fresh, monkeypatch):
-    monkeypatch.setenv("SFUMATO_CACHE", str(fresh / "file"))
+def test_with_a_cache_that_cannot_be_written_to_pytorch_works(fresh):
     (fresh / "file").write_text("")
-    assert native.enable() is None
+    assert native.enable(fresh / "file") is None
 
 
 def test_a_compiled_kernel_that_others_may_have_written_is_not_loaded(fresh, monkeypatch):
     compiler()
     monkeypatch.setattr(native.Native, "speed", lambda self, tiles: 2.0)
-    assert native.enable()
+    assert native.enable(fresh)
     native.found.cache_clear()
-    (library,) = (fresh / "kernels").glob("*/kernel.so")
+    (library,) = fresh.glob("*/kernel.so")
     library.chmod(0o777)
-    assert native.enable() is None
+    assert native.enable(fresh) is None
 
 
 def test_it_can_be_switched_off(fresh, monkeypatch):
     monkeypatch.setenv(native.SWITCH, "torch")
-    assert native.enable() is None
+    assert native.enable(fresh) is None

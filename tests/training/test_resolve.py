@@ -111,7 +111,7 @@ def test_a_path_that_is_nothing_is_refused_with_the_named_data_sets(tmp_path: Pa
 
 
 def test_a_named_data_set_that_is_not_here_tells_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resolve.catalogue, "cache_root", lambda: tmp_path)
+    monkeypatch.setenv("SFUMATO_CACHE", str(tmp_path))
     with pytest.raises(UserError) as told:
         locate("emoji")
     assert told.value.fix == "sfumato data get emoji"

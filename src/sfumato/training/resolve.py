@@ -20,6 +20,7 @@ from sfumato.data import catalogue
 from sfumato.data.readers import FORMATS
 from sfumato.data.records import Record
 from sfumato.errors import UserError
+from sfumato.user_cache import user_cache
 
 EPOCHS = 400
 STEPS = {"cpu": (2_000, 20_000), "accelerator": (2_000, 100_000)}
@@ -31,7 +32,7 @@ def locate(path: str) -> Path:
     if Path(path).exists():
         return Path(path)
     if path in catalogue.CATALOGUE:
-        cached = catalogue.cache_root() / path
+        cached = user_cache("data") / path
         if not (cached / catalogue.DONE).is_file():
             raise UserError(f"data.path: the data set {path!r} is not here yet", fix=f"sfumato data get {path}")
         return cached
