@@ -1,11 +1,11 @@
-"""How much memory does a training step take? Ours against `diffusers`, with the same weights.
+"""How much memory does a training step take? Ours, with and without activation checkpointing, against `diffusers`.
 
     OMP_NUM_THREADS=1 python benchmarks/step_memory.py
 
 Each measurement has a process of its own, in which a program of `unet_speed.py` makes its network, its optimizer and
 its averages and then takes two training steps. What is shown is the most memory that the process held meanwhile
 (resident set size, Linux's VmHWM) above what it held before: gradients, the optimizer's moments, activations and what
-the libraries hold. Medians of the repeats.
+the libraries hold. All have the same weights. Medians of the repeats.
 """
 
 from __future__ import annotations
@@ -70,17 +70,20 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=unet_speed.SIZES, default=list(unet_speed.SIZES))
     arguments = parser.parse_args()
 
-    print("| size | batch | precision | ours | diffusers | ours / diffusers |")
-    print("|---|---|---|---|---|---|")
+    print(
+        "| size | batch | precision | diffusers | ours | ours / diffusers | checkpointed | checkpointed / diffusers |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     for size in arguments.sizes:
         for precision in arguments.precisions:
-            found = {
-                program: [measured(program, size, precision, arguments.threads) for _ in range(arguments.repeats)]
-                for program in ("ours", "diffusers")
-            }
-            ours, theirs = (median(values) for values in found.values())
-            cells = (size, unet_speed.SIZES[size][0], precision, f"{ours / MEBI:,.0f} MiB", f"{theirs / MEBI:,.0f} MiB")
-            print("| " + " | ".join(map(str, (*cells, f"{ours / theirs:.2f}"))) + " |", flush=True)
+            theirs, *ours = (
+                median(measured(program, size, precision, arguments.threads) for _ in range(arguments.repeats))
+                for program in ("diffusers", "ours", unet_speed.CHECKPOINTED)
+            )
+            cells = [size, unet_speed.SIZES[size][0], precision, f"{theirs / MEBI:,.0f} MiB"]
+            for value in ours:
+                cells += [f"{value / MEBI:,.0f} MiB", f"{value / theirs:.2f}"]
+            print("| " + " | ".join(map(str, cells)) + " |", flush=True)
 
 
 if __name__ == "__main__":

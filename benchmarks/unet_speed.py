@@ -10,12 +10,12 @@ average in one `foreach` call, sampling in inference mode. The peer, `diffusers`
 (`tests/networks` checks that the results agree), runs as its training guide has it: float32, contiguous,
 `torch.optim.AdamW`, `EMAModel`. With bf16 it runs a second time under the same autocast.
 
-`--peers` adds U-Nets of other architectures with as many weights (to within 10 %), in the same loops as `diffusers`: a
+`--peers` adds ours with activation checkpointing, and U-Nets of other architectures with as many weights (to within 10 %), in the same loops as `diffusers`: a
 network may be faster because it does less, so compare what they draw, too (`training_speed.py`). azula's has no
 attention and fewer operations a weight.
 
 Programs take turns, step by step (`turns.py`), and each is set up as it sets itself up: ours keeps freed memory
-(`sfumato.allocator`) and has the kernel in C++ for float32, which SFUMATO_KERNEL=torch leaves out. The table gives the
+(`sfumato.allocator`) and has the kernel in C++, which SFUMATO_KERNEL=torch leaves out. The table gives the
 median over the turns of (their time / our time), with the quartiles of these ratios.
 
 A square matrix product takes its turns among them: what the processor can do at most. Below each row of the table is
@@ -40,6 +40,7 @@ from torchvision_import import import_torchvision
 
 from sfumato.allocator import keep_freed_memory
 from sfumato.networks import UNet, native
+from sfumato.networks.recompute import checkpoint_activations
 from sfumato.user_cache import user_cache
 
 # S: a small network for 32x32 pictures, attention at 16x16. C: DDPM's for CIFAR-10.
@@ -49,6 +50,7 @@ SIZES = {
 }
 
 SIDE = 2048  # of the matrices whose product is the ceiling
+CHECKPOINTED = "ours-checkpointed"
 PEERS = {"azula": Azula, "denoising-diffusion-pytorch": DenoisingDiffusion}
 
 Step = Callable[[Tensor, Tensor], None]
@@ -119,13 +121,15 @@ def theirs(network: nn.Module, evaluate: Callable[[Tensor, Tensor], Tensor], pre
 
 
 def steps_of(program: str, size: str, precision: str) -> dict[str, Step]:
-    """The steps of a program: "ours", "diffusers" with the same weights, or another peer with as many."""
+    """The steps of a program: "ours" as it is or checkpointed, "diffusers" with the same weights, or another peer with as many."""
     torch.manual_seed(0)
     settings = SIZES[size][1]
     network = of_the_tests("conftest.py", "wake_up")(UNet(3, **settings))
-    if program == "ours":
+    if program in ("ours", CHECKPOINTED):
         keep_freed_memory()
         native.enable(user_cache("kernels"))
+        if program == CHECKPOINTED:
+            checkpoint_activations(network)
         return ours(network, precision)
 
     import_torchvision()
@@ -168,7 +172,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
-    parser.add_argument("--peers", nargs="+", choices=PEERS, default=[], help="besides diffusers")
+    parser.add_argument("--peers", nargs="+", choices=[CHECKPOINTED, *PEERS], default=[], help="besides diffusers")
     arguments = parser.parse_args()
 
     settings = f"threads {arguments.threads}, turns {arguments.repeats}, ours {arguments.precision}"

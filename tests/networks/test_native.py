@@ -1,5 +1,6 @@
 """The kernel in C++ computes what PyTorch computes, for all shapes that it takes, and steps aside for all others."""
 
+import copy
 import ctypes
 import math
 import shutil
@@ -18,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sfumato.networks import UNet, kernels, native
 from sfumato.networks.fused import Doubling, convolve
 from sfumato.networks.group_norm import GroupNorm
+from sfumato.networks.recompute import checkpoint_activations
 
 TOLERANCE = 1e-5  # of the largest entry
 
@@ -308,6 +310,16 @@ def test_dropout_is_not_fused(used):
     torch.manual_seed(0)
     assert_close(found, layer(drop(norm(x))))
     assert not torch.allclose(found, convolve(x, layer, norm, dropout=drop.eval()))
+
+
+def test_it_goes_with_activation_checkpointing(used, wake):
+    network = channels_last(wake(UNet(3, channels=32, multipliers=(1, 2), attention_level=1)))
+    again = copy.deepcopy(network)
+    checkpoint_activations(again)
+    x, t = pictures(2, 3, 16, 16), torch.tensor([3.0, 700.0])
+    for model in (network, again):
+        model(x, t).square().sum().backward()
+    assert all(torch.equal(p.grad, q.grad) for p, q in zip(network.parameters(), again.parameters(), strict=True))
 
 
 # --- building --------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from sfumato.data.dataset import Dataset
+from sfumato.networks.unet import ResBlock
 from sfumato.training.ahead import Ahead
 from sfumato.training.loop import Trainer, compiled
 from sfumato.training.run import train
@@ -139,6 +140,13 @@ def test_every_objective_trains_the_compiled_network_in_the_mode_that_was_asked_
     assert len(calls) == one.config.training.accumulate
     assert one.parts()["weights"].keys() == plain.parts()["weights"].keys(), "names are those of the network"
     assert compiled(plain.model.denoiser, False) is plain.model.denoiser
+
+
+def test_activation_checkpointing_trains_the_same_numbers(trainer: Callable) -> None:
+    plain, one = trainer(), trainer("training.activation_checkpointing=true")
+    block = next(m for m in one.model.denoiser.network.modules() if isinstance(m, ResBlock))
+    assert "forward" in vars(block)
+    assert [one.train_step() for _ in range(2)] == [plain.train_step() for _ in range(2)]
 
 
 def test_on_the_cpu_a_tensor_is_moved_without_a_copy() -> None:

@@ -23,6 +23,7 @@ from sfumato.diffusion.denoisers import Denoiser
 from sfumato.diffusion.importance import ImportanceTimes
 from sfumato.errors import UserError
 from sfumato.model import Model
+from sfumato.networks.recompute import checkpoint_activations
 from sfumato.training.ahead import Ahead
 from sfumato.training.ema import EMA
 from sfumato.training.keyed import Draw, Order, draw, key
@@ -150,6 +151,8 @@ class Trainer:
         if config.objective.time_law == "importance":
             self.importance = ImportanceTimes.fresh(config.objective.chain)
         self.dtype = precision_of(config.training.precision, model.device)
+        if config.training.activation_checkpointing:
+            checkpoint_activations(model.denoiser.network)
         self.network = compiled(model.denoiser, config.training.compile)
         self.batch_of = Ahead(self.batch) if model.device.type == "cuda" else self.batch
 
