@@ -70,9 +70,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=unet_speed.SIZES, default=list(unet_speed.SIZES))
     arguments = parser.parse_args()
 
-    print(
-        "| size | batch | precision | diffusers | ours | ours / diffusers | checkpointed | checkpointed / diffusers |"
-    )
+    print("| size | batch | precision | diffusers | ours | ratio | with activation checkpointing | ratio |")
     print("|---|---|---|---|---|---|---|---|")
     for size in arguments.sizes:
         for precision in arguments.precisions:

@@ -10,13 +10,13 @@ average in one `foreach` call, sampling in inference mode. The peer, `diffusers`
 (`tests/networks` checks that the results agree), runs as its training guide has it: float32, contiguous,
 `torch.optim.AdamW`, `EMAModel`. With bf16 it runs a second time under the same autocast.
 
-`--peers` adds ours with activation checkpointing, and U-Nets of other architectures with as many weights (to within 10 %), in the same loops as `diffusers`: a
-network may be faster because it does less, so compare what they draw, too (`training_speed.py`). azula's has no
-attention and fewer operations a weight.
+`--peers` adds ours with activation checkpointing, and U-Nets of other architectures with as many weights (to within
+10 %), in the same loops as `diffusers`: a network may be faster because it does less, so compare what they draw, too
+(`training_speed.py`). azula's has no attention and fewer operations a weight.
 
 Programs take turns, step by step (`turns.py`), and each is set up as it sets itself up: ours keeps freed memory
-(`sfumato.allocator`) and has the kernel in C++, which SFUMATO_KERNEL=torch leaves out. The table gives the
-median over the turns of (their time / our time), with the quartiles of these ratios.
+(`sfumato.allocator`) and has the kernel in C++, which SFUMATO_KERNEL=torch leaves out. The table gives the median over
+the turns of (their time / our time), with the quartiles of these ratios.
 
 A square matrix product takes its turns among them: what the processor can do at most. Below each row of the table is
 the share of it at which our step runs, by the operations that a direct convolution would need (a backward pass twice
@@ -121,7 +121,7 @@ def theirs(network: nn.Module, evaluate: Callable[[Tensor, Tensor], Tensor], pre
 
 
 def steps_of(program: str, size: str, precision: str) -> dict[str, Step]:
-    """The steps of a program: "ours" as it is or checkpointed, "diffusers" with the same weights, or another peer with as many."""
+    """The steps of a program: ours, "diffusers" with the same weights, or another peer with as many."""
     torch.manual_seed(0)
     settings = SIZES[size][1]
     network = of_the_tests("conftest.py", "wake_up")(UNet(3, **settings))

@@ -22,7 +22,7 @@ def checkpoint_activations(network: nn.Module) -> None:
     """From now on the blocks of `network` compute twice in a training step; its results and gradients stay the same."""
     for block in network.modules():
         if isinstance(block, BLOCKS) and "forward" not in vars(block):
-            block.forward = partial(_forward, block.forward)
+            block.forward = partial(_forward, block.forward)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _forward(forward: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
