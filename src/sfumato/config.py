@@ -254,7 +254,7 @@ class Training(Settings):
     compile: Literal[False, True, "reduce-overhead", "max-autotune"] = word(
         False, "torch.compile, true for its usual mode; the other two record CUDA graphs"
     )
-    activation_checkpointing: bool = word(False, "half the memory for a third more time, and the same numbers")
+    activation_checkpointing: bool = word(False, "less memory for more time, and the same numbers")
     seed: int = within(0, 0, LARGEST_SEED, "of weights, order, noise and times")
     ema: tuple[Annotated[float, Field(gt=0, le=0.25)], ...] = Field(
         default=(0.05, 0.10), min_length=1, max_length=8, description="widths sigma_rel of the averages of the weights"
