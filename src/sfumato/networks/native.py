@@ -169,8 +169,7 @@ class Native:
             residual = residual.contiguous(memory_format=Layout)
         weights = (None, None) if norm is None else (norm.weight, norm.bias)
         settings = None if norm is None else (norm.groups, norm.eps, norm.silu)
-        function = _Convolution if x.dtype == torch.float32 else _HalfConvolution
-        return function.apply(self, x, conv.weight, conv.bias, *weights, shift, residual, settings, doubled)
+        return _Convolution.apply(self, x, conv.weight, conv.bias, *weights, shift, residual, settings, doubled)
 
     def _takes(self, x: Tensor, types: tuple[torch.dtype, ...]) -> bool:
         return (
@@ -347,93 +346,92 @@ class _Convolution(torch.autograd.Function):
         if norm is not None and norm_weight is not None and norm_bias is not None:
             groups, eps, silu = norm
             moments, tables = native.norm_tables(x, norm_weight, norm_bias, groups, eps)
-        filters = weight.contiguous(memory_format=Layout)
-        y = native.convolve(x, filters, len(weight), tables, silu, doubled, bias=bias, shift=shift, residual=residual)
-        ctx.save_for_backward(x, filters, norm_weight, *(moments or ()), *(tables or ()))
+        weight = weight.contiguous(memory_format=Layout)
+        convolve = _single if x.dtype == torch.float32 else _half
+        y = convolve(native, x, weight, bias, tables, silu, doubled, shift, residual)
+        ctx.save_for_backward(x, weight, norm_weight, *(moments or ()), *(tables or ()))
         ctx.native, ctx.silu, ctx.doubled = native, silu, doubled
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        native, silu, doubled = ctx.native, ctx.silu, ctx.doubled
-        x, filters, norm_weight, *rest = ctx.saved_tensors
+        native, silu = ctx.native, ctx.silu
+        x, weight, norm_weight, *rest = ctx.saved_tensors
         moments, tables = ((rest[0], rest[1]), (rest[2], rest[3])) if rest else (None, None)
         grad = grad.contiguous(memory_format=Layout)
 
-        dx = dnorm_weight = dnorm_bias = None
-        if any(ctx.needs_input_grad[i] for i in (1, 4, 5)):
-            dx = native.convolve(grad, filters, x.shape[1], turned=True, folded=doubled)
-            if moments and tables:
-                dnorm_weight, dnorm_bias = native.norm_gradient(x, norm_weight, moments, tables, silu, dx, dx)
-        dw, sums = native.filter_gradient(x, grad, tables, silu, doubled)
+        of_input = any(ctx.needs_input_grad[i] for i in (1, 4, 5))
+        gradient = _single_gradient if x.dtype == torch.float32 else _half_gradient
+        dx, dw, sums = gradient(native, grad, x, weight, tables, silu, ctx.doubled, of_input)
+        dnorm_weight = dnorm_bias = None
+        if moments and tables and dx is not None:
+            dnorm_weight, dnorm_bias = native.norm_gradient(x, norm_weight, moments, tables, silu, dx, dx)
 
         gradients = (None, dx, dw, sums.sum(0), dnorm_weight, dnorm_bias, sums, grad, None, None)
         return tuple(g if wanted else None for g, wanted in zip(gradients, ctx.needs_input_grad, strict=True))
 
 
-class _HalfConvolution(torch.autograd.Function):
-    """The same in bfloat16, with PyTorch's convolution: its input, and the filters in bfloat16, are made again for the
-    gradient.
-    """
-
-    @staticmethod
-    def forward(
-        ctx,
-        native: Native,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        norm_weight: Tensor | None,
-        norm_bias: Tensor | None,
-        shift: Tensor | None,
-        residual: Tensor | None,
-        norm: tuple[int, float, bool] | None,
-        doubled: bool,
-    ) -> Tensor:
-        moments = tables = None
-        silu = False
-        if norm is not None and norm_weight is not None and norm_bias is not None:
-            groups, eps, silu = norm
-            moments, tables = native.norm_tables(x, norm_weight, norm_bias, groups, eps)
-        h = _input(native, x, tables, silu, doubled)
-        y = F.conv2d(h, weight.to(x.dtype), bias.to(x.dtype), padding=1)
-        if shift is not None:
-            y += shift[:, :, None, None]
-        if residual is not None:
-            y += residual
-        ctx.save_for_backward(x, weight, norm_weight, *(moments or ()), *(tables or ()))
-        ctx.native, ctx.silu, ctx.doubled = native, silu, doubled
-        ctx.types = bias.dtype, None if shift is None else shift.dtype
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        native, silu, doubled = ctx.native, ctx.silu, ctx.doubled
-        x, weight, norm_weight, *rest = ctx.saved_tensors
-        moments, tables = ((rest[0], rest[1]), (rest[2], rest[3])) if rest else (None, None)
-        grad = grad.contiguous(memory_format=Layout)
-
-        h = _input(native, x, tables, silu, doubled)
-        once = [1, 1]
-        dx, dw, db = torch.ops.aten.convolution_backward(
-            grad, h, weight.to(x.dtype), [len(weight)], once, once, once, False, [0, 0], 1, [True, True, True]
-        )
-        if doubled:
-            dx = 4 * F.avg_pool2d(dx, 2)
-        dnorm_weight = dnorm_bias = None
-        if moments and tables:
-            dx = dx.contiguous(memory_format=Layout)
-            dnorm_weight, dnorm_bias = native.norm_gradient(x, norm_weight, moments, tables, silu, dx, dx)
-
-        of_bias, of_shift = ctx.types
-        sums = None if of_shift is None else grad.sum((2, 3), dtype=torch.float32).to(of_shift)
-        gradients = (None, dx, dw.to(weight.dtype), db.to(of_bias), dnorm_weight, dnorm_bias, sums, grad, None, None)
-        return tuple(g if wanted else None for g, wanted in zip(gradients, ctx.needs_input_grad, strict=True))
+Tables = tuple[Tensor, Tensor] | None  # scale and shift (B, C), see `norm_tables`
 
 
-def _input(native: Native, x: Tensor, tables: tuple[Tensor, Tensor] | None, silu: bool, doubled: bool) -> Tensor:
+def _single(
+    native: Native,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    tables: Tables,
+    silu: bool,
+    doubled: bool,
+    shift: Tensor | None,
+    residual: Tensor | None,
+) -> Tensor:
+    """The convolution in float32, by Winograd's algorithm."""
+    return native.convolve(x, weight, len(weight), tables, silu, doubled, bias=bias, shift=shift, residual=residual)
+
+
+def _single_gradient(
+    native: Native, grad: Tensor, x: Tensor, weight: Tensor, tables: Tables, silu: bool, doubled: bool, of_input: bool
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Gradients of what is convolved, or None, and of the filters, and the sums (B, K) of `grad` over the positions."""
+    dx = native.convolve(grad, weight, x.shape[1], turned=True, folded=doubled) if of_input else None
+    return dx, *native.filter_gradient(x, grad, tables, silu, doubled)
+
+
+def _half(
+    native: Native,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    tables: Tables,
+    silu: bool,
+    doubled: bool,
+    shift: Tensor | None,
+    residual: Tensor | None,
+) -> Tensor:
+    """The convolution in bfloat16, by PyTorch."""
+    y = F.conv2d(_convolved(native, x, tables, silu, doubled), weight.to(x.dtype), bias.to(x.dtype), padding=1)
+    if shift is not None:
+        y += shift[:, :, None, None]
+    if residual is not None:
+        y += residual
+    return y
+
+
+def _half_gradient(
+    native: Native, grad: Tensor, x: Tensor, weight: Tensor, tables: Tables, silu: bool, doubled: bool, of_input: bool
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """As `_single_gradient`; what is convolved, and the filters in bfloat16, are made again."""
+    h, once = _convolved(native, x, tables, silu, doubled), [1, 1]
+    dx, dw, _ = torch.ops.aten.convolution_backward(
+        grad, h, weight.to(x.dtype), None, once, once, once, False, [0, 0], 1, [of_input, True, False]
+    )
+    if of_input:
+        dx = (4 * F.avg_pool2d(dx, 2) if doubled else dx).contiguous(memory_format=Layout)
+    return dx, dw, grad.sum((2, 3), dtype=torch.float32)
+
+
+def _convolved(native: Native, x: Tensor, tables: Tables, silu: bool, doubled: bool) -> Tensor:
     """doubled(silu(norm(x))), what a convolution takes."""
     h = x if tables is None else native.norm_apply(x, tables, silu)
     return F.interpolate(h, scale_factor=2.0) if doubled else h
