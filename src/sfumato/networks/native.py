@@ -145,8 +145,7 @@ class Native:
         ):
             return False
         if torch.is_autocast_enabled("cpu"):
-            training = torch.is_grad_enabled()
-            return training and conv.bias is not None and self._takes(x, (torch.bfloat16,))
+            return torch.is_grad_enabled() and self._takes(x, (torch.bfloat16,))
         return (
             conv.out_channels % self.lanes == 0
             and conv.weight.dtype == torch.float32
@@ -402,7 +401,7 @@ def _half(
     native: Native,
     x: Tensor,
     weight: Tensor,
-    bias: Tensor,
+    bias: Tensor | None,
     tables: Tables,
     silu: bool,
     doubled: bool,
@@ -410,7 +409,8 @@ def _half(
     residual: Tensor | None,
 ) -> Tensor:
     """The convolution in bfloat16, by PyTorch."""
-    y = F.conv2d(_convolved(native, x, tables, silu, doubled), weight.to(x.dtype), bias.to(x.dtype), padding=1)
+    h = _convolved(native, x, tables, silu, doubled)
+    y = F.conv2d(h, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), padding=1)
     if shift is not None:
         y += shift[:, :, None, None]
     if residual is not None:
