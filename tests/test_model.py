@@ -8,7 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from sfumato.config import Config
+from sfumato.diffusion import Clipped
 from sfumato.errors import ConfigError, UserError
+from sfumato.generation.recipe import of_picture
 from sfumato.model import Model, SeededNoise
 
 KINDS = ("none", "class", "text", "sentence")
@@ -333,6 +335,17 @@ def test_deep_features_are_kept_for_the_calls_of_one_trajectory_and_forgotten_af
     near = pixels(model.generate("cat", steps=6, reuse=2))
     assert near != exact
     assert pixels(model.generate("cat", steps=6, reuse=2)) == near
+
+
+def test_where_the_network_predicts_the_noise_estimates_are_clipped_unless_asked_otherwise(tiny):
+    settings = tiny("class").config.model_dump(mode="json")
+    for parameterization, clips in (("epsilon", True), ("v", False)):
+        diffusion = {"schedule": "linear", "parameterization": parameterization, "sigma_data": 1}
+        model = Model.build(Config.model_validate(settings | {"diffusion": diffusion}), ("a", "b")).to("cpu").eval()
+        for clip, wanted in (("auto", clips), (False, False), (True, True)):
+            asked = model.sampling(clip=clip)
+            assert isinstance(model.guided(["a"], asked)[0], Clipped) == wanted, (parameterization, clip)
+            assert ("clip" in of_picture(asked)) == (clip != "auto")
 
 
 def test_a_transformer_has_no_deep_features_to_keep(tiny):

@@ -285,6 +285,9 @@ class Sampling(Settings):
         (0.0, 1.0), "times t with guidance"
     )
     reuse: int = within(1, 1, 16, "evaluations of a U-Net that share its deep features; 1: exact, 2 or more: faster")
+    clip: Literal["auto", False, True] = word(
+        "auto", "every estimate of the picture to the range of pictures; auto: where the network predicts the noise"
+    )
     ema: int = within(0, 0, 7, "which of training.ema draws")
     prompts: tuple[str, ...] = Field(default=(), max_length=256, description="of the sample sheet during training")
 

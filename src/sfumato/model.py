@@ -25,7 +25,8 @@ from sfumato.codecs.pixels import Pixels
 from sfumato.conditioning.conditioners import ClassConditioner, Condition, Conditioner, Unconditional
 from sfumato.conditioning.text import SentenceConditioner, TextConditioner, read_tokenizer, train_tokenizer
 from sfumato.config import Config, Sampling, validate
-from sfumato.diffusion.denoisers import Denoiser
+from sfumato.diffusion.clipping import Clipped
+from sfumato.diffusion.denoisers import Denoiser, PosteriorMean
 from sfumato.diffusion.guidance import Guided
 from sfumato.diffusion.processes import Gaussian
 from sfumato.diffusion.schedules import Shifted
@@ -375,17 +376,20 @@ class Model:
 
     def guided(
         self, conditions: Sequence[Condition], settings: Sampling, negative: Condition = None
-    ) -> tuple[Denoiser | Guided, dict[str, Tensor]]:
-        """The denoiser with guidance, and the condition tensors for it."""
+    ) -> tuple[PosteriorMean, dict[str, Tensor]]:
+        """The denoiser with guidance and clipping, and the condition tensors for it."""
         denoiser = self.denoiser
         if settings.reuse > 1:
             network = cast(UNet, denoiser.network)  # `check` has seen to it
             denoiser = denoiser.around(Reuse(network, settings.reuse))
         positive = self.conditioner([self.conditioner.normalize(c) for c in conditions])
-        if settings.guidance == 1 or not positive:
-            return denoiser, positive
-        null = self.conditioner([self.conditioner.normalize(negative, "negative")] * len(conditions))
-        return Guided(denoiser, null, settings.guidance, settings.guidance_interval), positive
+        answers: PosteriorMean = denoiser
+        if settings.guidance != 1 and positive:
+            null = self.conditioner([self.conditioner.normalize(negative, "negative")] * len(conditions))
+            answers = Guided(denoiser, null, settings.guidance, settings.guidance_interval)
+        epsilon = self.config.diffusion.parameterization == "epsilon"
+        clips = epsilon if settings.clip == "auto" else settings.clip
+        return Clipped(answers) if clips else answers, positive
 
     def pictures(self, x: Tensor) -> list[Image.Image]:
         """The finished pictures of x (B, C, H, W).
@@ -419,7 +423,7 @@ class Model:
             negative: what to steer away from.
             size: pixels, the model's own by default.
             on_step: called with every state, e.g. for a progress bar.
-            settings: solver, grid, steps, guidance, guidance_interval, reuse; the model's own by default.
+            settings: solver, grid, steps, guidance, guidance_interval, reuse, clip; the model's own by default.
 
         Raises:
             UserError: names the field, the value, the range and the fix.

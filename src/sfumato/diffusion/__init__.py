@@ -7,6 +7,7 @@ module: `denoisers.karras(0.5)`, `grids.karras(schedule, 20)`.
 """
 
 from . import denoisers, exponential, grids, guidance, objectives, processes, schedules, solvers
+from .clipping import Clipped
 from .denoisers import Denoiser, Parameterization, PosteriorMean, convert, from_x, noise_level, to_x
 from .exponential import adams, deis, dpm_solver_pp_2m, dpm_solver_pp_3m, sa_solver, sde_dpm_solver_pp_2m, uni_pc
 from .fresh_noise import churn
@@ -18,6 +19,7 @@ from .schedules import Discrete, Flow, Karras, Schedule, Shifted, cosine, from_b
 from .solvers import Seen, Solver, State, Step, ancestral, ddim, dpm_solver_pp_2s, heun, sample
 
 __all__ = [
+    "Clipped",
     "Denoiser",
     "Discrete",
     "Flow",

@@ -60,10 +60,11 @@ class Recipe(Settings):
 
 
 def of_picture(settings: Sampling) -> dict[str, Any]:
-    """The settings that decide how one picture is drawn; times only where they stand in the place of a grid, and reuse
-    only where there is any."""
-    without = {"prompts", "ema"} | ({"times"} if not settings.times else set())
-    return settings.model_dump(mode="json", exclude=without | ({"reuse"} if settings.reuse == 1 else set()))
+    """The settings that decide how one picture is drawn; times only where they stand in the place of a grid, reuse and
+    clip only where they were asked for."""
+    usual = {"times": (), "reuse": 1, "clip": "auto"}
+    without = {"prompts", "ema"} | {name for name, value in usual.items() if getattr(settings, name) == value}
+    return settings.model_dump(mode="json", exclude=without)
 
 
 def parameters(recipe: dict[str, Any]) -> str:

@@ -1,0 +1,38 @@
+"""A denoiser whose means stay within the range of the data.
+
+A mean of pictures in [-1, 1] lies in [-1, 1]. What a network predicts may not, and where it predicts the noise an error
+of its own becomes sigma / alpha times as large in the picture: 157 times at the beginning of a chain with the linear
+schedule, which no later step makes good. Clipped, an estimate can only come closer to the true mean. DDPM's authors
+draw so (Ho et al. 2020, their code), and Imagen's call it static thresholding (Saharia et al. 2022, arXiv:2205.11487,
+sec. 2.3).
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .denoisers import PosteriorMean
+from .processes import Gaussian
+from .reverse import predict
+
+
+@dataclass(frozen=True, eq=False)
+class Clipped:
+    """A denoiser, guided or not, with E[x_0 | x_t] clipped to [-limit, limit]."""
+
+    denoiser: PosteriorMean
+    limit: float = 1.0
+
+    @property
+    def process(self) -> Gaussian:
+        """The process of the denoiser."""
+        return self.denoiser.process
+
+    def __call__(self, x_t: Tensor, t: Tensor, **cond: Tensor | None) -> Tensor:
+        """Return the clipped E[x_0 | x_t] (B, ...) for the state `x_t` at the time `t`, () or (B,)."""
+        return self.predict(x_t, t, **cond)[0]
+
+    def predict(self, x_t: Tensor, t: Tensor, **cond: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return the clipped E[x_0 | x_t] (B, ...) and the raw variance output, if there is one."""
+        mean, raw = predict(self.denoiser, x_t, t, **cond)
+        return mean.clamp(-self.limit, self.limit), raw
