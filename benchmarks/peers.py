@@ -39,7 +39,7 @@ class Chain(nn.Module):
     """A network of ours as peers ask it: the noise in x_t (B, C, H, W) at the step k = 0..T-1 of the chain, () or (B,).
 
     Args:
-        network: (x_t, noise level (B,)) -> the noise; trained with c_in = 1, that is, sigma_data = 1.
+        network: (x_t, noise level (B,)) -> its prediction; trained with c_in = 1, that is, sigma_data = 1.
         schedule: the chain.
         size: side of the pictures.
     """
