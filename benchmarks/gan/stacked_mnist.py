@@ -112,7 +112,7 @@ def divergence(result: dict) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
-    parser.add_argument("--steps", type=int, default=5000, help="of the denoiser, whose operations all have")
+    parser.add_argument("--steps", type=int, default=6500, help="of the denoiser, whose operations all have")
     parser.add_argument("--width", type=int, default=32, help="channels of the denoiser, whose weights all have")
     parser.add_argument("--rates", nargs="+", type=float, default=RATES)
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
