@@ -10,9 +10,10 @@ average in one `foreach` call, sampling in inference mode. The peer, `diffusers`
 (`tests/networks` checks that the results agree), runs as its training guide has it: float32, contiguous,
 `torch.optim.AdamW`, `EMAModel`. With bf16 it runs a second time under the same autocast.
 
-`--peers` adds ours with activation checkpointing, and U-Nets of other architectures with as many weights (to within
-10 %), in the same loops as `diffusers`: a network may be faster because it does less, so compare what they draw, too
-(`training_speed.py`). azula's has no attention and fewer operations a weight.
+`--peers` adds ours with activation checkpointing, ours with Muon, the default optimizer, and U-Nets of other
+architectures with as many weights (to within 10 %), in the same loops as `diffusers`: a network may be faster because
+it does less, so compare what they draw, too (`training_speed.py`). azula's has no attention and fewer operations a
+weight.
 
 Programs take turns, step by step (`turns.py`), and each is set up as it sets itself up: ours keeps freed memory
 (`sfumato.allocator`) and has the kernel in C++, which SFUMATO_KERNEL=torch leaves out. The table gives the median over
@@ -41,6 +42,7 @@ from torchvision_import import import_torchvision
 from sfumato.allocator import keep_freed_memory
 from sfumato.networks import UNet, native
 from sfumato.networks.recompute import checkpoint_activations
+from sfumato.training.optimizers import Optimizer
 from sfumato.user_cache import user_cache
 
 # S: a small network for 32x32 pictures, attention at 16x16. C: DDPM's for CIFAR-10.
@@ -50,7 +52,7 @@ SIZES = {
 }
 
 SIDE = 2048  # of the matrices whose product is the ceiling
-CHECKPOINTED = "ours-checkpointed"
+CHECKPOINTED, MUON = "ours-checkpointed", "ours-muon"
 PEERS = {"azula": Azula, "denoising-diffusion-pytorch": DenoisingDiffusion}
 
 Step = Callable[[Tensor, Tensor], None]
@@ -69,7 +71,7 @@ def sampling_step(evaluate: Callable[[Tensor, Tensor], Tensor], guard: type, pre
 def training_step(
     network: nn.Module,
     evaluate: Callable[[Tensor, Tensor], Tensor],
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer | torch.optim.Optimizer,
     average: Callable[[], None],
     precision: str,
 ) -> Step:
@@ -80,7 +82,7 @@ def training_step(
             prediction = evaluate(x, t)
         F.mse_loss(prediction.float(), x).backward()
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        network.zero_grad(set_to_none=True)
         average()
 
     return step
@@ -90,12 +92,12 @@ def autocast(precision: str) -> torch.autocast | nullcontext:
     return torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
-def ours(network: UNet, precision: str) -> dict[str, Step]:
-    """Our steps."""
+def ours(network: UNet, precision: str, optimizer: str = "adamw") -> dict[str, Step]:
+    """Our steps, with one of the trainer's optimizers."""
     network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     weights: list[Tensor] = list(network.parameters())
     mean = [weight.detach().clone() for weight in weights]
-    optimizer = torch.optim.AdamW(weights, lr=1e-5, fused=True)
+    descent = Optimizer(dict(network.named_parameters()), optimizer, 1e-5, (0.9, 0.999), 0.01)
 
     @torch.no_grad()
     def average() -> None:
@@ -103,7 +105,7 @@ def ours(network: UNet, precision: str) -> dict[str, Step]:
 
     return {
         "sampling": sampling_step(network, torch.inference_mode, precision),
-        "training": training_step(network, network, optimizer, average, precision),
+        "training": training_step(network, network, descent, average, precision),
     }
 
 
@@ -125,12 +127,12 @@ def steps_of(program: str, size: str, precision: str) -> dict[str, Step]:
     torch.manual_seed(0)
     settings = SIZES[size][1]
     network = of_the_tests("conftest.py", "wake_up")(UNet(3, **settings))
-    if program in ("ours", CHECKPOINTED):
+    if program in ("ours", CHECKPOINTED, MUON):
         keep_freed_memory()
         native.enable(user_cache("kernels"))
         if program == CHECKPOINTED:
             checkpoint_activations(network)
-        return ours(network, precision)
+        return ours(network, precision, "muon" if program == MUON else "adamw")
 
     import_torchvision()
     if program == "diffusers":
@@ -172,7 +174,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
-    parser.add_argument("--peers", nargs="+", choices=[CHECKPOINTED, *PEERS], default=[], help="besides diffusers")
+    parser.add_argument(
+        "--peers", nargs="+", choices=[CHECKPOINTED, MUON, *PEERS], default=[], help="besides diffusers"
+    )
     arguments = parser.parse_args()
 
     settings = f"threads {arguments.threads}, turns {arguments.repeats}, ours {arguments.precision}"

@@ -1,5 +1,7 @@
 """The optimizer is AdamW and Muon as torch has them, whatever the memory format of a weight."""
 
+import weakref
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -53,6 +55,17 @@ def test_muon_does_not_see_the_memory_format() -> None:
         # Newton-Schulz runs in bfloat16 (8 bits): sums over columns in another order differ by about 2^-8 of an
         # update, and the eight updates are at most 8 * lr * 0.2 * sqrt(8) = 0.05 in all.
         torch.testing.assert_close(ends[0][name], ends[1][name], rtol=0, atol=0.05 * 2**-7, msg=name)
+
+
+def test_muon_does_not_keep_the_gradients() -> None:
+    parameters = weights(channels_last=True)
+    optimizer = Optimizer(parameters, "muon", **SETTINGS)
+    train(parameters, optimizer, range(1))
+    memory = [weakref.ref(p.grad.untyped_storage()) for p in parameters.values() if p.grad is not None]
+    for p in parameters.values():
+        p.grad = None
+    assert len(memory) == len(parameters)
+    assert all(storage() is None for storage in memory), "memory of gradients that nobody needs is not free"
 
 
 @pytest.mark.parametrize("shape", [(32, 288), (288, 32), (48, 64), (64, 64), (3, 300), (1, 9)])

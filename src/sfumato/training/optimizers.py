@@ -66,6 +66,7 @@ class Optimizer:
             for view, p in zip(self.views, self.matrices.values(), strict=True):
                 view.grad = as_matrix(p.grad, p) if p.grad is not None else None
             self.muon.step()
+            self.muon.zero_grad()  # or the views would hold the gradients' memory through the next step
 
     def state(self) -> dict[str, Tensor]:
         """Every state tensor by name, e.g. ``adamw/network.out.weight/exp_avg``."""
