@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from rich.style import Style
 
 from sfumato import config, doctor
 from sfumato.cli import main as cli
@@ -414,4 +415,5 @@ def test_the_preview_shows_two_pixels_a_character_and_as_many_pictures_as_fit():
     assert len(lines) == 16
     assert {line.count("▀") for line in lines} == {64}  # two of the three, 32 characters each
     style = text.spans[0].style
+    assert isinstance(style, Style) and style.color and style.bgcolor
     assert (style.color.triplet, style.bgcolor.triplet) == ((255, 0, 0), (0, 0, 255))

@@ -47,7 +47,7 @@ def test_what_is_there_is_not_drawn_again_unless_something_else_is_asked_for(mod
     def drawn(seed: int = 5, **changes: object) -> int:
         calls = []
         report = Silent()
-        report.progress = lambda *_: calls.append(1)
+        monkeypatch.setattr(report, "progress", lambda *_: calls.append(1))
         draw_samples(model, ASKED, model.sampling(**changes), seed, tmp_path, report)
         return len(calls)
 

@@ -162,6 +162,7 @@ def test_in_bfloat16_a_fused_step_is_as_exact_as_its_parts_and_keeps_half_as_muc
             else:
                 added = tuple(given[3]) if case == "tables" else ()
                 y = convolve(given[0], conv, norm, added, shift=given[2].chunk(2, dim=1)[1], residual=given[1])
+        assert y.grad_fn is not None
         assert (y.grad_fn.name() == "_ConvolutionBackward") == (dtype is None and kernels.current() is not None)
         y.backward(torch.linspace(-1, 2, y.numel()).bfloat16().view(y.shape).to(y.dtype))
         gradients = [*given, *parts.parameters()]
@@ -319,7 +320,9 @@ def test_it_goes_with_activation_checkpointing(used, wake):
     x, t = pictures(2, 3, 16, 16), torch.tensor([3.0, 700.0])
     for model in (network, again):
         model(x, t).square().sum().backward()
-    assert all(torch.equal(p.grad, q.grad) for p, q in zip(network.parameters(), again.parameters(), strict=True))
+    for p, q in zip(network.parameters(), again.parameters(), strict=True):
+        assert p.grad is not None and q.grad is not None
+        assert torch.equal(p.grad, q.grad)
 
 
 # --- building --------------------------------------------------------------------------------------------------------
