@@ -285,7 +285,7 @@ def waiting(recipe: str, steps: int) -> tuple[float, str]:
         return run.waited / (time.perf_counter() - begin), ready.config.condition.kind
 
 
-def curves(found: Mapping[str, Mapping[str, Mapping[int, Cost]]], what: str, y_label: str) -> str:
+def curves(found: Mapping[str, Mapping[str, Mapping[int, Cost]]], what: str, words: str) -> str:
     """An SVG: the cost of a unit, relative to its least, over doublings of the size; the first cost of each axis."""
     lines = []
     for axis, colour in zip(AXES, COLOURS, strict=True):
@@ -299,7 +299,8 @@ def curves(found: Mapping[str, Mapping[str, Mapping[int, Cost]]], what: str, y_l
     tallest = max((value for line in lines for value in line.y if math.isfinite(value)), default=1.0)
     lines.append(plots.Curve("", [0, width], [BREAK, BREAK], "#888888", dashed=True))
     ends = (0, width or 1.0), (0.7, 10 ** math.ceil(math.log10(max(tallest, 2.0))))
-    return plots.plot(lines, y_label, "doublings of the size", y_label, *ends, logarithmic=True, ground=True)
+    label = f"{words} of a unit, relative to its least"
+    return plots.plot(lines, label, "doublings of the size", f"{words} of a unit", *ends, logarithmic=True, ground=True)
 
 
 def main(given: Sequence[str] | None = None) -> None:
@@ -340,7 +341,7 @@ def main(given: Sequence[str] | None = None) -> None:
     if arguments.plots:
         arguments.plots.mkdir(parents=True, exist_ok=True)
         for what, words in (("seconds", "time"), ("bytes", "memory")):
-            svg = curves(found, what, f"{words} of a unit, relative to its least")
+            svg = curves(found, what, words)
             (arguments.plots / f"growth-{words}.svg").write_text(svg)
 
 
