@@ -39,10 +39,10 @@ from sfumato.config import Config, load_recipe
 from sfumato.data.preparation import prepare, scan
 from sfumato.data.sources import open_source
 from sfumato.errors import UserError
+from sfumato.keyed import Order
 from sfumato.model import Model
+from sfumato.report import Silent
 from sfumato.training.checkpoint import newest_whole, save_checkpoint
-from sfumato.training.keyed import Order
-from sfumato.training.log import Silent
 from sfumato.training.loop import Trainer, precision_of
 from sfumato.training.resolve import locate
 from sfumato.training.run import build, prepare_run

@@ -7,7 +7,7 @@ Nine pictures of Fashion-MNIST, each of another class, are planted among others:
 hundred times. Every copy is compressed and brightened a little differently, so that no two files are equal. A small
 model is trained on all of it, another on what the scan leaves, and both draw pictures of the nine classes. Extracted is
 what lies nearer to the planted picture than all but 0.1 % of real test pictures lie to any training picture (see
-`sfumato.evaluation.memorization`), in the space of pixels. Extraction should rise with the number of copies, and fall
+`sfumato.measures.memorization`), in the space of pixels. Extraction should rise with the number of copies, and fall
 when they are gone.
 
 Runs are kept in runs/memorization; the same command goes on where it was stopped.
@@ -31,11 +31,11 @@ from sfumato.data.dataset import Dataset
 from sfumato.data.duplicates import find_duplicates
 from sfumato.data.preparation import prepare
 from sfumato.data.sources import open_source
-from sfumato.evaluation.memorization import QUANTILE, nearness
 from sfumato.evaluation.samples import draw_samples
+from sfumato.keyed import generator, key
+from sfumato.measures.memorization import QUANTILE, nearness
 from sfumato.model import Model
-from sfumato.training.keyed import generator, key
-from sfumato.training.log import Report
+from sfumato.report import Report
 
 OUT = Path("runs/memorization")
 TIMES = (1, 10, 100)

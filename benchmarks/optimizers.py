@@ -32,7 +32,7 @@ from sfumato.allocator import keep_freed_memory
 from sfumato.cli.progress import Terminal
 from sfumato.config import load_recipe
 from sfumato.errors import UserError
-from sfumato.training.log import Silent
+from sfumato.report import Silent
 from sfumato.training.loop import Trainer
 from sfumato.training.run import prepare_run
 

@@ -37,12 +37,12 @@ from sfumato.allocator import keep_freed_memory
 from sfumato.cli.progress import Terminal
 from sfumato.config import Config, load_recipe
 from sfumato.diffusion import sample
-from sfumato.evaluation.features import FeatureSpace, general_space
-from sfumato.evaluation.frechet import distance
+from sfumato.features.spaces import FeatureSpace, general_space
+from sfumato.keyed import key
+from sfumato.measures.frechet import distance
 from sfumato.model import Model, SeededNoise
 from sfumato.networks import UNet
-from sfumato.training.keyed import key
-from sfumato.training.log import Silent
+from sfumato.report import Silent
 from sfumato.training.loop import Trainer
 from sfumato.training.run import prepare_run
 

@@ -15,12 +15,14 @@ SOURCE = Path(__file__).parent.parent / "src" / "sfumato"
 # From the lowest to the highest. Parts of one layer may use each other, but not in a circle.
 LAYERS = (
     {"__init__"},
-    {"errors", "allocator", "plots", "page", "transfer", "user_cache"},
+    {"errors", "allocator", "durable", "keyed", "plots", "page", "report", "transfer", "user_cache"},
     {"settings_yaml", "config_errors", "config"},
     {"diffusion", "networks"},
     {"registry"},
     {"codecs", "conditioning", "data"},
     {"saved", "request", "model"},
+    {"material", "features"},
+    {"measures"},
     {"training", "generation"},
     {"distillation", "evaluation", "explain", "provenance", "export"},
     {"serving", "studio"},

@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from sfumato.evaluation.interval import of_mean
-from sfumato.training.log import Report
+from sfumato.measures.interval import of_mean
+from sfumato.report import Report
 from sfumato.training.optimizers import rate_factor
 
 RESULTS = Path(__file__).parent / "results"

@@ -31,7 +31,7 @@ from torch import Tensor
 from sfumato import plots
 from sfumato.allocator import keep_freed_memory
 from sfumato.cli.progress import Terminal
-from sfumato.evaluation.manifold import prdc
+from sfumato.measures.manifold import prdc
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "claims"))
 from common import Features, fashion_accuracy, frechet  # pyright: ignore[reportMissingImports]

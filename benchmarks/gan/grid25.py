@@ -46,7 +46,7 @@ from sfumato import plots
 from sfumato.allocator import keep_freed_memory
 from sfumato.cli.progress import Terminal
 from sfumato.codecs.grid import labelled_grid
-from sfumato.training.keyed import generator, key
+from sfumato.keyed import generator, key
 
 METHODS = {"diffusion": plots.BLUE, "dcgan": plots.RED, "wgan-gp": plots.ORANGE, "r3gan": plots.GREEN}
 SIDE, SPACING, STD, REACH = 5, 2.0, 0.05, 3.0

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from sfumato import plots
 from sfumato.codecs.grid import labelled_grid
 from sfumato.codecs.pixels import Pixels
+from sfumato.keyed import generator, key
 from sfumato.networks.unet import UNet
-from sfumato.training.keyed import generator, key
 from sfumato.training.loop import precision_of
 
 Draw = Callable[[int], Tensor]  # how many -> pictures (N, C, 28, 28)

@@ -32,7 +32,7 @@ from sfumato.codecs.pixels import Pixels
 from sfumato.data.catalogue import get
 from sfumato.data.preparation import prepare
 from sfumato.data.sources import open_source
-from sfumato.training.keyed import generator, key
+from sfumato.keyed import generator, key
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import fashion_accuracy

@@ -22,7 +22,7 @@ _HOMES = {
     "Model": "sfumato.model",
     "open_source": "sfumato.data",
     "prepare": "sfumato.data",
-    "train": "sfumato.evaluation.judge",
+    "train": "sfumato.training.run",
     "open_model": "sfumato.generation.draw",
     "use_backend": "sfumato.export.backend",
     "UserError": "sfumato.errors",

@@ -6,9 +6,7 @@ do harm stands what its files may be, recognised by content and never by name: J
 Nothing is ever unpickled.
 """
 
-import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +16,13 @@ from safetensors.torch import load
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from sfumato.durable import sha256, write_atomically
 from sfumato.errors import UserError
 
 FORMAT = 1
 DESCRIPTION, WEIGHTS, TOKENIZER = "model.json", "weights.safetensors", "tokenizer.json"
 LARGEST_JSON = 8 * 2**20  # bytes: a model.json beyond this is not ours
 FIELDS = {"config": dict, "classes": list, "record": dict, "sha256": dict}
-
-
-def sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def write(folder: Path, description: dict[str, Any], files: dict[str, bytes]) -> dict[str, str]:
@@ -48,9 +43,7 @@ def write(folder: Path, description: dict[str, Any], files: dict[str, bytes]) ->
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in files.items():
-            aside = folder / f".{name}.new"
-            aside.write_bytes(data)
-            os.replace(aside, folder / name)
+            write_atomically(folder / name, data)
     except OSError as error:
         raise UserError(
             f"{folder}: the model cannot be written ({error.strerror})", fix="free some space, or choose another folder"

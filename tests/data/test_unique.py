@@ -12,7 +12,7 @@ from sfumato.data import unique as module
 from sfumato.data.preparation import prepare
 from sfumato.data.sources import open_source
 from sfumato.data.unique import unique
-from sfumato.training.log import Silent
+from sfumato.report import Silent
 from sfumato.training.run import prepared_data
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sfumato.evaluation.compare import compare, holm, independent
-from sfumato.evaluation.interval import Interval, of_mean
+from sfumato.measures.interval import Interval, of_mean
 
 
 def report(mean, half=1.0, draws=None, **basis):

@@ -12,14 +12,14 @@ from sfumato.evaluation.comparison import Side, read, side_by_side, slug
 from sfumato.evaluation.comparison_page import text, verdict
 from sfumato.evaluation.samples import draw_samples
 from sfumato.evaluation.trust_parts import Reading
-from sfumato.training.log import Silent
+from sfumato.report import Silent
 
 
 @pytest.fixture(autouse=True)
 def short_learning(monkeypatch):
-    monkeypatch.setattr("sfumato.evaluation.learned_features.LEAST", 256)
-    monkeypatch.setattr("sfumato.evaluation.learned_features.MOST", 256)
-    monkeypatch.setattr("sfumato.evaluation.features.installed", lambda: False)
+    monkeypatch.setattr("sfumato.features.learned.LEAST", 256)
+    monkeypatch.setattr("sfumato.features.learned.MOST", 256)
+    monkeypatch.setattr("sfumato.features.spaces.installed", lambda: False)
 
 
 @pytest.fixture

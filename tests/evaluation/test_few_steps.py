@@ -7,7 +7,7 @@ import pytest
 from sfumato import registry
 from sfumato.cli import main as cli
 from sfumato.evaluation.few_steps import search_grid
-from sfumato.training.log import Silent
+from sfumato.report import Silent
 
 
 @pytest.fixture

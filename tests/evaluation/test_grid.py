@@ -13,9 +13,9 @@ from sfumato.model import Model
 
 @pytest.fixture(autouse=True)
 def short_learning(monkeypatch):
-    monkeypatch.setattr("sfumato.evaluation.learned_features.LEAST", 256)
-    monkeypatch.setattr("sfumato.evaluation.learned_features.MOST", 256)
-    monkeypatch.setattr("sfumato.evaluation.features.installed", lambda: False)
+    monkeypatch.setattr("sfumato.features.learned.LEAST", 256)
+    monkeypatch.setattr("sfumato.features.learned.MOST", 256)
+    monkeypatch.setattr("sfumato.features.spaces.installed", lambda: False)
 
 
 def test_every_cell_is_of_its_setting_and_nothing_is_drawn_twice(tiny, pictures, tmp_path, capsys, monkeypatch):

@@ -21,7 +21,7 @@ from sfumato.evaluation.release import (
     verdict,
 )
 from sfumato.model import Model
-from sfumato.training.log import Silent
+from sfumato.report import Silent
 
 PARTS = {
     "membership": {"rows": {"auc": {"drawn": {"mean": 0.61, "low": 0.55, "high": 0.67}, "real": None}}},
@@ -84,7 +84,7 @@ def test_the_card_has_what_was_measured_once_and_keeps_all_else():
 def trained(tiny, tmp_path, monkeypatch):
     """A model in a folder that says that it was trained on licensed pictures in another one."""
     for name in ("LEAST", "MOST"):
-        monkeypatch.setattr(f"sfumato.evaluation.learned_features.{name}", 256)
+        monkeypatch.setattr(f"sfumato.features.learned.{name}", 256)
     generator, lines = np.random.default_rng(0), []
     folder = tmp_path / "pictures"
     folder.mkdir()

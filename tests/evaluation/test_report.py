@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from sfumato.evaluation.interval import Interval
 from sfumato.evaluation.report import Part, Row, html, text, to_json, values
+from sfumato.measures.interval import Interval
 from sfumato.page import Figure
 
 PARTS = [

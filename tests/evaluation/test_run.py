@@ -10,8 +10,8 @@ import torch
 from sfumato.cli import main as cli
 from sfumato.errors import UserError
 from sfumato.evaluation.parts import accuracy_part
-from sfumato.evaluation.pictures import Material
 from sfumato.evaluation.run import sets_of
+from sfumato.material import Material
 
 
 @pytest.mark.parametrize("seen", [0, 30, 95])
@@ -50,8 +50,8 @@ def test_accuracy_counts_what_was_asked_for():
 
 
 def test_one_command_writes_one_report_in_three_forms_and_goes_on(tiny, pictures, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("sfumato.evaluation.learned_features.LEAST", 256)
-    monkeypatch.setattr("sfumato.evaluation.learned_features.MOST", 256)
+    monkeypatch.setattr("sfumato.features.learned.LEAST", 256)
+    monkeypatch.setattr("sfumato.features.learned.MOST", 256)
     tiny("class").save(tmp_path / "model")
     command = ["evaluate", str(tmp_path / "model"), str(pictures), "--n", "20", "--out", str(tmp_path / "out")]
     metrics = ["--metrics", "quality", "--metrics", "statistics", "--metrics", "speed"]

@@ -5,7 +5,7 @@ import pytest
 
 from sfumato.evaluation import samples as module
 from sfumato.evaluation.samples import draw_samples
-from sfumato.training.log import Silent
+from sfumato.report import Silent
 
 ASKED = ["cat", "house", "cat", "Apple", "house", "cat"]
 

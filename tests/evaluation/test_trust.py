@@ -12,10 +12,11 @@ from PIL import Image
 from sfumato.cli import main as cli
 from sfumato.errors import UserError
 from sfumato.evaluation import run, trust
-from sfumato.evaluation.features import NetworkFeatures
-from sfumato.evaluation.learned_features import untrained
-from sfumato.evaluation.pictures import Material, material_for
-from sfumato.training.log import Silent
+from sfumato.evaluation.pictures import material_for
+from sfumato.features.learned import untrained
+from sfumato.features.spaces import NetworkFeatures
+from sfumato.material import Material
+from sfumato.report import Silent
 
 KINDS = ("big", "small", "old", "new", "good", "bad", "tall", "short", "wet", "dry", "hot", "cold")
 WORDS = ("woman", "man", "person", "apple")
@@ -40,9 +41,9 @@ def pictures(folder, count, captions=(), seed=0):
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr("sfumato.evaluation.learned_features.LEAST", 256)
-    monkeypatch.setattr("sfumato.evaluation.learned_features.MOST", 256)
-    monkeypatch.setattr("sfumato.evaluation.features.installed", lambda: False)
+    monkeypatch.setattr("sfumato.features.learned.LEAST", 256)
+    monkeypatch.setattr("sfumato.features.learned.MOST", 256)
+    monkeypatch.setattr("sfumato.features.spaces.installed", lambda: False)
 
 
 def trained_on(model, folder, cache):

@@ -24,12 +24,12 @@ import torch._dynamo  # what training imports late and a fork would import again
 import torch.utils.tensorboard
 
 from sfumato.config import load_recipe
+from sfumato.durable import sha256
 from sfumato.errors import UserError
+from sfumato.keyed import Order, key
+from sfumato.report import Report
 from sfumato.training import best, loop, run, samples
-from sfumato.training.checkpoint import sha256
 from sfumato.training.ema import EMA
-from sfumato.training.keyed import Order, key
-from sfumato.training.log import Report
 from sfumato.training.loop import Trainer
 from sfumato.training.optimizers import Optimizer
 
@@ -163,8 +163,9 @@ def live(order: dict[str, Any]) -> int:
     watch_training(Moments(Path(order["log"]).with_suffix(".phase"), order))
     if order["forget"]:
         forget(order["forget"])
+    run.judge = judge
     try:
-        run.train(load_recipe(order["recipe"]), Path(order["out"]), command=COMMAND, judge=judge)
+        run.train(load_recipe(order["recipe"]), Path(order["out"]), command=COMMAND)
     except UserError as error:
         print(error)
         return 2

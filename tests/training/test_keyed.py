@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from sfumato.training.keyed import Order, draw, generator, key
+from sfumato.keyed import Order, draw, generator, key
 
 
 def test_a_draw_does_not_depend_on_the_order_of_asking() -> None:

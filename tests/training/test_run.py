@@ -17,10 +17,11 @@ from sfumato.data.sources import open_source
 from sfumato.diffusion import objectives
 from sfumato.errors import UserError
 from sfumato.model import Model
+from sfumato.report import Silent
 from sfumato.training import environment as machine
 from sfumato.training import run
 from sfumato.training.interrupts import Interrupted, Interruptible, Stop
-from sfumato.training.log import Log, Silent
+from sfumato.training.log import Log
 from sfumato.training.run import prepare_run, train
 from sfumato.training.samples import draw_sheet
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sfumato.evaluation.comparison import Side
     from sfumato.evaluation.yardstick import Yardstick
     from sfumato.model import Model
-    from sfumato.training.log import Report
+    from sfumato.report import Report
 
 METRICS = ("quality", "statistics", "speed")
 FEWEST = 16  # pictures that have intervals

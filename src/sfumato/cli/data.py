@@ -133,7 +133,7 @@ def _duplicates(source: Source, features: bool, out: Path) -> None:
         )
         vectors = None
         if features:
-            from sfumato.evaluation.features import features_of, general_space
+            from sfumato.features.spaces import features_of, general_space
 
             vectors = features_of(general_space(data, np.arange(len(data))), data.pictures, terminal).numpy()
         found = find_duplicates(data, partial(terminal.progress, "searching near-duplicates"), vectors)

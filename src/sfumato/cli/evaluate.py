@@ -77,9 +77,9 @@ def evaluate(
         raise UserError(f"evaluate: alarm = {alarm} is not possible", "set --alarm to a number from 0 to 1")
 
     from sfumato.evaluation import run
-    from sfumato.evaluation.probes import read_attributes
     from sfumato.evaluation.report import written
     from sfumato.generation.draw import open_model
+    from sfumato.measures.probes import read_attributes
     from sfumato.page import folder
 
     for metric in metrics or ():

@@ -42,8 +42,8 @@ def train(
     """
     config, out = settings(path, recipe, out, changes)
 
-    from sfumato.evaluation.judge import train as start
     from sfumato.training.estimate import dry_run as estimate
+    from sfumato.training.run import train as start
 
     with Terminal() as terminal:
         if dry_run:

@@ -20,6 +20,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 
 from sfumato.conditioning.conditioners import Condition, Conditioner, Progress
+from sfumato.durable import write_atomically
 from sfumato.errors import ENCODER_PACKAGE, UserError, pip_install
 from sfumato.networks.text import TextTransformer, load_bert
 from sfumato.transfer import moved
@@ -226,9 +227,7 @@ class SentenceConditioner(Conditioner):
         if kept is None:
             self._encode_all(texts, progress)
             vectors = torch.stack([self._vectors[text] for text in texts])
-            aside = cache.with_suffix(".new")
-            aside.write_bytes(save({"vectors": vectors}, {"made_of": made_of}))
-            aside.replace(cache)
+            write_atomically(cache, save({"vectors": vectors}, {"made_of": made_of}))
         else:
             self._vectors.update(zip(texts, kept, strict=True))
 

@@ -30,9 +30,9 @@ import numpy as np
 from PIL import Image
 
 from sfumato.data.dataset import Dataset
-from sfumato.data.durable import write_durably
 from sfumato.data.faults import printable
 from sfumato.data.records import count
+from sfumato.durable import write_durably
 from sfumato.errors import MissingPackage, UserError
 
 Progress = Callable[[int, int], None]

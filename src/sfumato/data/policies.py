@@ -13,10 +13,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sfumato.data.durable import write_durably
 from sfumato.data.faults import LAYOUTS, DataError, Fault, listing, printable, tally
 from sfumato.data.folders import MARKER
 from sfumato.data.records import Source, count
+from sfumato.durable import write_durably
 
 POLICIES = ("stop", "skip", "quarantine")
 MOST_SKIPPED = 0.01

@@ -26,12 +26,12 @@ from numpy.lib.format import open_memmap
 
 from sfumato.data import manifest
 from sfumato.data.dataset import FAULTS, INDEX, PICTURES, Dataset
-from sfumato.data.durable import sync_folder, write_durably
 from sfumato.data.faults import DataError, Fault, listing, tally
 from sfumato.data.folders import MARKER
 from sfumato.data.policies import POLICIES, check_enough, enforce, quarantine
 from sfumato.data.readers import LIMITS, Picture, Unusable, read
 from sfumato.data.records import Record, Source
+from sfumato.durable import sync_folder, write_durably
 
 FORMAT = 1  # of the cache; raised when the pixels or rows that the same files give change
 

@@ -12,11 +12,11 @@ from numpy.lib.format import open_memmap
 from sfumato.data import manifest
 from sfumato.data.dataset import FAULTS, INDEX, PICTURES, Dataset
 from sfumato.data.duplicates import Duplicates, find_duplicates
-from sfumato.data.durable import write_durably
 from sfumato.data.faults import DataError
 from sfumato.data.folders import MARKER
 from sfumato.data.preparation import put_in_place, writing_aside
 from sfumato.data.records import count
+from sfumato.durable import write_durably
 
 FOUND = "duplicates.json"
 VERSION = 1  # of the limits in `sfumato.data.duplicates`

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sfumato.evaluation.interval import Difference, Interval, difference
+from sfumato.measures.interval import Difference, Interval, difference
 
 REACH = 1.959964  # standard errors from a mean to the end of its interval of 95 %
 

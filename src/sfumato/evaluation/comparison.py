@@ -23,14 +23,15 @@ import numpy as np
 import torch
 
 from sfumato.errors import UserError
-from sfumato.evaluation import bias, run
+from sfumato.evaluation import run
 from sfumato.evaluation.compare import Compared, comparable, compare, holm, same_draws
-from sfumato.evaluation.interval import Difference, Interval
 from sfumato.evaluation.report import written
 from sfumato.evaluation.trust_parts import Reading
 from sfumato.evaluation.yardstick import Yardstick, feature_differences, picture_differences, yardstick
+from sfumato.measures import bias
+from sfumato.measures.interval import Difference, Interval
 from sfumato.model import Model
-from sfumato.training.log import Report, Silent
+from sfumato.report import Report, Silent
 
 REPORT, VALUES, SAMPLES = "report.json", "values.npz", "samples"
 SIGNIFICANT = 0.05
@@ -265,7 +266,7 @@ def side_by_side(sides: Sequence[Side], exact: Sequence[Exact] = ()) -> Comparis
 
 
 def drifts(first: Side, second: Side) -> list[Drift]:
-    """The groups of all parts that both read, by `sfumato.evaluation.bias.drift`."""
+    """The groups of all parts that both read, by `sfumato.measures.bias.drift`."""
     found = []
     for part, told in first.report["parts"].items():
         before, after = (Reading.of(part, side.values) for side in (first, second))

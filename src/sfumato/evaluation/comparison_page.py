@@ -10,8 +10,8 @@ from typing import Any
 
 from sfumato.evaluation.compare import same_draws
 from sfumato.evaluation.comparison import SIGNIFICANT, Comparison, Line, Side, Test
-from sfumato.evaluation.interval import Difference, Interval
 from sfumato.evaluation.sheets import labelled_rows, strip
+from sfumato.measures.interval import Difference, Interval
 from sfumato.page import PAGE, Figure, Section, number, page, png, table, write
 
 SHOWN = 8  # pictures of a side

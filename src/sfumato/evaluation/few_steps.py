@@ -14,7 +14,7 @@ from sfumato.conditioning.conditioners import Condition
 from sfumato.config import Sampling
 from sfumato.diffusion.grid_search import search
 from sfumato.model import Model, SeededNoise
-from sfumato.training.log import Report
+from sfumato.report import Report
 
 FINE = 60  # steps of the way that counts as the truth
 GREY = 127.5  # levels of an 8-bit picture a unit of x

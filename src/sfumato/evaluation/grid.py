@@ -22,14 +22,14 @@ from sfumato.config import Sampling
 from sfumato.errors import UserError, unknown
 from sfumato.evaluation.compare import holm
 from sfumato.evaluation.comparison import SIGNIFICANT, slug
-from sfumato.evaluation.features import LearnedFeatures
-from sfumato.evaluation.frechet import frechet
-from sfumato.evaluation.interval import Difference, Interval, difference, of_share
-from sfumato.evaluation.kernel import kid
 from sfumato.evaluation.samples import Samples, draw_samples
 from sfumato.evaluation.yardstick import Yardstick, feature_differences, yardstick
+from sfumato.features.spaces import LearnedFeatures
+from sfumato.measures.frechet import frechet
+from sfumato.measures.interval import Difference, Interval, difference, of_share
+from sfumato.measures.kernel import kid
 from sfumato.model import Model
-from sfumato.training.log import Report, Silent
+from sfumato.report import Report, Silent
 
 # metric -> (name with unit, which is better)
 METRICS = {

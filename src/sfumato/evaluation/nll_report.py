@@ -14,8 +14,8 @@ from torch import Tensor
 
 from sfumato import plots
 from sfumato.diffusion.schedules import Schedule
-from sfumato.evaluation.interval import Interval, interval
-from sfumato.evaluation.nll import NLL
+from sfumato.measures.interval import Interval, interval
+from sfumato.measures.nll import NLL
 
 
 def over_pictures(values: Tensor) -> Interval:

@@ -6,17 +6,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.evaluation.frechet import frechet
-from sfumato.evaluation.interval import Interval, of_share
-from sfumato.evaluation.kernel import kid
-from sfumato.evaluation.manifold import manifold
-from sfumato.evaluation.nll import NLL
 from sfumato.evaluation.nll_report import over_pictures
 from sfumato.evaluation.report import Part, Row
 from sfumato.evaluation.samples import Samples
-from sfumato.evaluation.statistics import compared
-from sfumato.evaluation.vendi import vendi
-from sfumato.training.log import Report
+from sfumato.measures.frechet import frechet
+from sfumato.measures.interval import Interval, of_share
+from sfumato.measures.kernel import kid
+from sfumato.measures.manifold import manifold
+from sfumato.measures.nll import NLL
+from sfumato.measures.statistics import compared
+from sfumato.measures.vendi import vendi
+from sfumato.report import Report
 
 Basis = Mapping[str, Any]
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from sfumato.evaluation.interval import Interval
+from sfumato.measures.interval import Interval
 from sfumato.page import PAGE, Figure, Section, number, page, table, write
 
 WIDTH = 48  # letters of a row's name in the terminal

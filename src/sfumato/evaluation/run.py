@@ -23,19 +23,20 @@ from sfumato.codecs.grid import labelled_grid
 from sfumato.config import Sampling
 from sfumato.errors import UserError
 from sfumato.evaluation import trust
-from sfumato.evaluation.bias import THRESHOLD
-from sfumato.evaluation.features import LearnedFeatures, spaces_for
-from sfumato.evaluation.nll import nll
 from sfumato.evaluation.nll_report import kl_csv, kl_svg, numbers, text
 from sfumato.evaluation.parts import accuracy_part, likelihood_part, quality_part, speed_part, statistics_part
-from sfumato.evaluation.pictures import Material, asked_of, chosen, material_for, pictures_of
-from sfumato.evaluation.probes import Attribute
+from sfumato.evaluation.pictures import material_for, pictures_of
 from sfumato.evaluation.report import Part
 from sfumato.evaluation.samples import Samples, draw_samples
+from sfumato.features.spaces import LearnedFeatures, spaces_for
 from sfumato.generation.recipe import of_picture
+from sfumato.material import Material, asked_of, chosen
+from sfumato.measures.bias import THRESHOLD
+from sfumato.measures.nll import nll
+from sfumato.measures.probes import Attribute
 from sfumato.model import Model
 from sfumato.page import Figure, png
-from sfumato.training.log import Report
+from sfumato.report import Report
 
 METRICS = ("quality", "statistics", "speed", "nll", "memorization", "membership", "alignment", "bias", "duplicates")
 OF_SAMPLES = {"quality", "statistics", "speed", "memorization", "alignment", "bias"}  # those that need drawn pictures

@@ -15,10 +15,10 @@ import torch
 
 from sfumato.conditioning.conditioners import Condition
 from sfumato.config import Sampling
+from sfumato.durable import write_atomically
 from sfumato.generation.recipe import of_picture
 from sfumato.model import Model
-from sfumato.training.checkpoint import write_atomically
-from sfumato.training.log import Report
+from sfumato.report import Report
 
 SAVE_EVERY = 30.0  # seconds
 

@@ -18,22 +18,6 @@ from sfumato.conditioning.conditioners import Condition
 from sfumato.config import Sampling
 from sfumato.data.duplicates import find_duplicates, reduced
 from sfumato.errors import UserError
-from sfumato.evaluation import alignment, bias
-from sfumato.evaluation.features import FeatureSpace, LearnedFeatures, features_of
-from sfumato.evaluation.membership import membership
-from sfumato.evaluation.memorization import memorization, sheet
-from sfumato.evaluation.pictures import Material, asked_of, chosen
-from sfumato.evaluation.probes import (
-    ATTRIBUTES,
-    LEAST,
-    SKIN_TONE,
-    Attribute,
-    ColourHistogram,
-    Probe,
-    apart,
-    confusion,
-    train_probe,
-)
 from sfumato.evaluation.report import Part
 from sfumato.evaluation.samples import draw_samples
 from sfumato.evaluation.trust_parts import (
@@ -44,9 +28,25 @@ from sfumato.evaluation.trust_parts import (
     membership_part,
     memorization_part,
 )
+from sfumato.features.spaces import FeatureSpace, LearnedFeatures, features_of
+from sfumato.material import Material, asked_of, chosen
+from sfumato.measures import alignment, bias
+from sfumato.measures.membership import membership
+from sfumato.measures.memorization import memorization, sheet
+from sfumato.measures.probes import (
+    ATTRIBUTES,
+    LEAST,
+    SKIN_TONE,
+    Attribute,
+    ColourHistogram,
+    Probe,
+    apart,
+    confusion,
+    train_probe,
+)
 from sfumato.model import Model
 from sfumato.page import Figure, png
-from sfumato.training.log import Report
+from sfumato.report import Report
 
 MOST = 20_000  # real pictures that a network computes features of
 HELD_OUT = 0.3  # share of the prompts, and of the things that probes are measured on, kept from their training

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from sfumato.data.duplicates import Duplicates
-from sfumato.evaluation.alignment import Alignment
-from sfumato.evaluation.bias import Comparison
-from sfumato.evaluation.interval import Interval, of_share
-from sfumato.evaluation.membership import FALSE_POSITIVES, Membership
-from sfumato.evaluation.memorization import Memorization
 from sfumato.evaluation.report import Part, Row
+from sfumato.measures.alignment import Alignment
+from sfumato.measures.bias import Comparison
+from sfumato.measures.interval import Interval, of_share
+from sfumato.measures.membership import FALSE_POSITIVES, Membership
+from sfumato.measures.memorization import Memorization
 from sfumato.page import Figure
 
 Basis = Mapping[str, Any]

@@ -16,17 +16,18 @@ from torch import Tensor
 
 from sfumato.conditioning.conditioners import Condition
 from sfumato.data.dataset import Dataset
-from sfumato.evaluation.features import FeatureSpace, features_of, spaces_for
-from sfumato.evaluation.frechet import distance
-from sfumato.evaluation.interval import Difference, Progress, difference, difference_of, ignored
-from sfumato.evaluation.kernel import cubic, mmd
-from sfumato.evaluation.manifold import prdc
-from sfumato.evaluation.pictures import asked_of, material_for
+from sfumato.evaluation.pictures import material_for
 from sfumato.evaluation.run import sets_of
-from sfumato.evaluation.statistics import statistics, wasserstein
-from sfumato.evaluation.vendi import log_score
+from sfumato.features.spaces import FeatureSpace, features_of, spaces_for
+from sfumato.material import asked_of
+from sfumato.measures.frechet import distance
+from sfumato.measures.interval import Difference, Progress, difference, difference_of, ignored
+from sfumato.measures.kernel import cubic, mmd
+from sfumato.measures.manifold import prdc
+from sfumato.measures.statistics import statistics, wasserstein
+from sfumato.measures.vendi import log_score
 from sfumato.model import Model
-from sfumato.training.log import Report
+from sfumato.report import Report
 
 # Statistics of a set of features (N, D), by the rows of the report; the reference comes second.
 SET_STATISTICS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {

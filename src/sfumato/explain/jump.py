@@ -25,7 +25,7 @@ from sfumato.explain.trajectory import walk
 from sfumato.model import Model
 from sfumato.page import Figure, Section, code, formula, number, png, table
 from sfumato.plots import BLUE, GREEN, RED, Curve, plot
-from sfumato.training.log import Report
+from sfumato.report import Report
 
 COUNTS = (1, 2, 4, 8, 16, 64)  # steps
 POINTS = 2000

@@ -13,7 +13,7 @@ from sfumato.diffusion.solvers import Solver, ancestral, ddim, sample
 from sfumato.explain.pictures import FRAMES, film, spread
 from sfumato.explain.toy import Mixture, two_moons
 from sfumato.page import Figure, Section, code, formula, png
-from sfumato.training.log import Report
+from sfumato.report import Report
 
 WINDOW = 2.4  # a panel shows [-WINDOW, WINDOW]^2
 FINER = 2  # drawn larger and made smaller, so that lines are smooth

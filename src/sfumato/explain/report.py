@@ -17,8 +17,8 @@ from sfumato.explain import forward, jump, plane, posterior, schedules, trajecto
 from sfumato.explain.pictures import landscape
 from sfumato.model import Model, SeededNoise
 from sfumato.page import Section, folder, page, write
+from sfumato.report import Report, Silent
 from sfumato.request import Request, check_number
-from sfumato.training.log import Report, Silent
 
 SIZE = 64  # pixels of the picture where there is no model
 STEPS = 50  # where there is no model

@@ -13,7 +13,7 @@ from sfumato.diffusion.solvers import Step, sample
 from sfumato.explain.pictures import FRAMES, film, row, shown, spread
 from sfumato.model import Model
 from sfumato.page import Figure, Section, code, formula, number, png
-from sfumato.training.log import Report
+from sfumato.report import Report
 
 PICTURES = 10  # a row
 

@@ -4,11 +4,10 @@ A file's name is made of a hash of all that its content depends on and of the co
 stale one nor a damaged one is used. Those that were not used for longest are deleted.
 """
 
-import os
 from collections.abc import Callable
 
+from sfumato.durable import sha256, write_atomically
 from sfumato.errors import UserError
-from sfumato.saved import sha256
 from sfumato.user_cache import user_cache
 
 KEPT = 8  # files
@@ -31,9 +30,7 @@ def kept(made_of: str, make: Callable[[], bytes]) -> bytes:
     content = make()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        aside = folder / f"new-{os.getpid()}"
-        aside.write_bytes(content)
-        aside.replace(folder / f"{made_of}-{sha256(content)}")
+        write_atomically(folder / f"{made_of}-{sha256(content)}", content)
         for old in sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime)[:-KEPT]:
             old.unlink(missing_ok=True)
     except OSError as error:

@@ -4,7 +4,7 @@ Scores and weights are state of the run like the optimizer's: a checkpoint holds
 written with all else. So they always belong to the losses and the step beside them, and a run that was killed between
 two checkpoints knows no score of a step that it has yet to repeat.
 
-What judges is given from above (``sfumato.evaluation.judge``), for training knows nothing of evaluation.
+What judges is ``sfumato.training.judge``.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sfumato.training.log import Report
+from sfumato.report import Report
 from sfumato.training.loop import Trainer
 
 

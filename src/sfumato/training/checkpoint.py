@@ -7,62 +7,20 @@ each, and of itself. It is written aside, flushed to the disk and renamed, so a 
 """
 
 import fcntl
-import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from sfumato.durable import DAMAGED, sha256, sync_folder, write_atomically, write_durably, writing
 from sfumato.errors import UserError
 
 STATE = "state.json"
-DAMAGED = "its SHA-256 is not the recorded one"
-
-
-def sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-@contextmanager
-def writing(what: str, run: Path) -> Iterator[None]:
-    """Turns a full disk, a read-only folder or a failing drive into a UserError that names ``what`` and ``run``."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{what} could not be written to {run}: {error.strerror or error}",
-            fix="free some space, and the same command goes on from the last checkpoint; or choose another --out",
-        ) from error
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    """Makes the names in a folder durable: a rename is on the disk only when its folder is."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """The file is the old one or the new one, whenever the power goes."""
-    aside = path.with_name(f".{path.name}.new")
-    _write(aside, data)
-    os.replace(aside, path)
-    _sync(path.parent)
 
 
 def folder_of(run: Path, step: int) -> Path:
@@ -99,14 +57,14 @@ def save_checkpoint(run: Path, step: int, parts: dict[str, dict[str, Tensor]], s
         hashes: dict[str, str] = {}
         for stem, tensors in parts.items():
             data = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
-            _write(aside / f"{stem}.safetensors", data)
+            write_durably(aside / f"{stem}.safetensors", data)
             hashes[f"{stem}.safetensors"] = sha256(data)
         record = {"step": step, **state, "sha256": hashes}
         hashes[STATE] = sha256(json.dumps(record).encode())
-        _write(aside / STATE, json.dumps(record, indent=1).encode())
-        _sync(aside)
+        write_durably(aside / STATE, json.dumps(record, indent=1).encode())
+        sync_folder(aside)
         os.rename(aside, final)
-        _sync(run)
+        sync_folder(run)
         write_atomically(run / "latest", final.name.encode())
         for old in checkpoints(run)[:-keep]:
             shutil.rmtree(old.rename(run / f".removing-{old.name}"))

@@ -15,7 +15,7 @@ from sfumato.data.preparation import Report as Scan
 from sfumato.data.preparation import prepare, scan
 from sfumato.data.sources import open_source
 from sfumato.errors import UserError
-from sfumato.training.log import Report
+from sfumato.report import Report
 from sfumato.training.loop import Trainer
 from sfumato.training.resolve import locate, resolve_size, short_sides
 from sfumato.training.run import build, machine_settings

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sfumato.errors import UserError
-from sfumato.training.log import Report
+from sfumato.report import Report
 
 
 class Interrupted(UserError):

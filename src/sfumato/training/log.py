@@ -8,29 +8,8 @@ terminal and to TensorBoard, when that is installed.
 import json
 import os
 from pathlib import Path
-from typing import Protocol
 
 from sfumato.errors import UserError
-
-
-class Report(Protocol):
-    """Where progress goes: the command line draws bars, a server would send events, the default stays silent."""
-
-    def say(self, text: str) -> None:
-        """One line that stays."""
-
-    def progress(self, task: str, done: int, total: int, note: str = "") -> None:
-        """How far a task is; ``done`` of the first call is where it starts (a resumed run starts late)."""
-
-
-class Silent:
-    """A report that is not shown."""
-
-    def say(self, text: str) -> None:
-        return None
-
-    def progress(self, task: str, done: int, total: int, note: str = "") -> None:
-        return None
 
 
 class Log:

@@ -22,11 +22,12 @@ from sfumato.data.dataset import Dataset
 from sfumato.diffusion.denoisers import Denoiser
 from sfumato.diffusion.importance import ImportanceTimes
 from sfumato.errors import UserError
+from sfumato.keyed import Draw, Order, draw, key
+from sfumato.material import conditions_of
 from sfumato.model import Model
 from sfumato.networks.recompute import checkpoint_activations
 from sfumato.training.ahead import Ahead
 from sfumato.training.ema import EMA
-from sfumato.training.keyed import Draw, Order, draw, key
 from sfumato.training.optimizers import Optimizer, rate_factor
 from sfumato.transfer import moved, pinned
 
@@ -75,14 +76,6 @@ def compiled(denoiser: Denoiser, mode: bool | str) -> Denoiser:
         return denoiser
     network = torch.compile(denoiser.network, mode=None if mode is True else mode)
     return denoiser.around(cast(nn.Module, network))
-
-
-def conditions_of(data: Dataset, index: int, kind: str) -> tuple[str, ...]:
-    """The conditions that one picture offers: its class for a class condition, its captions for a text condition."""
-    if kind == "class":
-        assert data.labels is not None, "resolve_rest refuses a class condition without classes"
-        return (data.classes[data.labels[index]],)
-    return tuple(data.captions[index]) if kind in ("text", "sentence") else ()
 
 
 def assemble(config: Config, model: Model, data: Dataset, indices: Sequence[int], draws: Sequence[Draw]) -> Batch:

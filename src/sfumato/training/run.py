@@ -23,15 +23,18 @@ from sfumato.data.folders import MARKER
 from sfumato.data.preparation import prepare
 from sfumato.data.sources import open_source
 from sfumato.data.unique import unique
+from sfumato.durable import write_atomically, writing
 from sfumato.errors import UserError
+from sfumato.keyed import key
 from sfumato.model import Model
-from sfumato.training.best import Best, Judge
+from sfumato.report import Report, Silent
+from sfumato.training.best import Best
 from sfumato.training.card import loss_curve, model_card, read_losses
-from sfumato.training.checkpoint import RunLock, newest_whole, save_checkpoint, write_atomically, writing
+from sfumato.training.checkpoint import RunLock, newest_whole, save_checkpoint
 from sfumato.training.environment import device, environment
 from sfumato.training.interrupts import Interrupted, Interruptible, Stop
-from sfumato.training.keyed import key
-from sfumato.training.log import Log, Report, Silent
+from sfumato.training.judge import judge
+from sfumato.training.log import Log
 from sfumato.training.loop import Trainer, run
 from sfumato.training.resolve import adjusted, locate, resolve_rest, resolve_size, short_sides
 from sfumato.training.samples import draw_sheet, sample_sheet, sheet_conditions
@@ -111,7 +114,6 @@ def train(
     out: Path | str,
     report: Report | None = None,
     command: str = "train(...) again",
-    judge: Judge | None = None,
 ) -> Model:
     """Trains, or goes on with, the run in folder ``out`` and returns the finished model (also in ``out/model``).
 
@@ -120,18 +122,11 @@ def train(
         out: the run folder; one that holds checkpoints is resumed.
         report: where progress goes.
         command: the command that resumes the run, for messages.
-        judge: scores the steps of ``training.evaluate_every``; `sfumato.train` and the command line bring one.
 
     Raises:
-        UserError: bad data, another process in the folder, other settings than the folder's, a damaged run; or steps
-            are to be scored, and there is no judge.
+        UserError: bad data, another process in the folder, other settings than the folder's, or a damaged run.
         Interrupted: stopped by a signal, everything saved.
     """
-    if config.training.evaluate_every and judge is None:
-        raise UserError(
-            f"training.evaluate_every is {config.training.evaluate_every}, but nothing was given that judges pictures",
-            fix="call sfumato.train, which brings a judge; or give judge=..., or set training.evaluate_every=0",
-        )
     out, report = Path(out), report or Silent()
     with writing("the run", out):
         out.mkdir(parents=True, exist_ok=True)
@@ -146,7 +141,7 @@ def train(
             prepared.config, prepared.model, prepared.data, prepared.train_indices, prepared.validation_indices
         )
         with writing("the run", out):
-            rate, best = fit(trainer, out, report, stop, judge)
+            rate, best = fit(trainer, out, report, stop)
             if trainer.step < prepared.config.training.steps:
                 raise stop.interrupted(f"at step {trainer.step:,}")
             return finish(trainer, best, out, rate, command, report)
@@ -202,7 +197,7 @@ def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return entries
 
 
-def fit(trainer: Trainer, out: Path, report: Report, stop: Stop, judge: Judge | None) -> tuple["Rate", Best]:
+def fit(trainer: Trainer, out: Path, report: Report, stop: Stop) -> tuple["Rate", Best]:
     """Resumes from the newest whole checkpoint, trains to the end or to a signal, and saves.
 
     Returns:
@@ -239,7 +234,7 @@ def fit(trainer: Trainer, out: Path, report: Report, stop: Stop, judge: Judge | 
         sample_sheet(trainer, out / "samples" / f"step-{trainer.step:08d}.png")
 
     def evaluate() -> None:
-        if judge is None or not best.due(trainer):
+        if not best.due(trainer):
             return
         score = best.add(trainer, judge, out / "features", Interruptible(report, stop))
         log.write(trainer.step, **score.numbers())

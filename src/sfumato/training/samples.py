@@ -5,8 +5,9 @@ from pathlib import Path
 
 from sfumato.codecs.grid import labelled_grid
 from sfumato.conditioning.conditioners import Condition
+from sfumato.material import conditions_of
 from sfumato.model import Model
-from sfumato.training.loop import Trainer, conditions_of
+from sfumato.training.loop import Trainer
 
 PICTURES = 16
 COLUMNS = 8

@@ -1,0 +1,66 @@
+"""Files that are whole whenever the power goes: the one way in which Sfumato writes what it must not lose."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sfumato.errors import UserError
+
+DAMAGED = "its SHA-256 is not the recorded one"
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@contextmanager
+def writing(what: str, folder: Path) -> Iterator[None]:
+    """Turns a full disk, a read-only folder or a failing drive into a UserError that names ``what`` and ``folder``."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{what} could not be written to {folder}: {error.strerror or error}",
+            fix="free some space, and the same command goes on from the last checkpoint; or choose another --out",
+        ) from error
+
+
+def write_durably(path: Path, content: bytes | str | dict[str, Any]) -> None:
+    """Writes bytes, text or JSON, and returns when they are on the disk."""
+    with path.open("wb") as stream:
+        stream.write(_encoded(content))
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def write_atomically(path: Path, content: bytes | str | dict[str, Any]) -> None:
+    """The file is the old one or the new one, whenever the power goes; nothing is left aside where writing fails."""
+    aside = path.with_name(f".{path.name[:200]}.new")  # a name may be as long as the file system allows
+    try:
+        write_durably(aside, content)
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder durable: a rename is on the disk only when its folder is."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _encoded(content: bytes | str | dict[str, Any]) -> bytes:
+    if isinstance(content, dict):
+        content = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=True)
+    return content if isinstance(content, bytes) else content.encode("utf-8")

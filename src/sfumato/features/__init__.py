@@ -1,0 +1,1 @@
+"""The spaces in which drawn pictures are compared with real ones."""

@@ -1,0 +1,298 @@
+"""Features that Sfumato learns on the user's own pictures, so that no foreign network need judge them.
+
+A small convolutional network, its last layer averaged over positions. Where the pictures have classes it learns to
+tell them, by cross-entropy. Where they have none it learns by VICReg (Bardes et al. 2022, arXiv:2105.04906,
+equations 1 to 6): two views of a picture are to have near embeddings (invariance), every entry of the embedding a
+standard deviation of 1 over the batch (variance), and different entries no covariance. VICReg needs no negative
+pictures, so pictures that are nearly the same do no harm, and small batches and two processor cores suffice.
+
+What the views differ in (place, mirroring, some colour and noise) the embedding learns to overlook, and the features
+before it overlook in part. So the views are mild, and this is never the only space in which pictures are compared.
+
+Only training pictures are learned from: pictures that are held out stay a fair reference.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from sfumato.data.dataset import Dataset
+from sfumato.durable import DAMAGED, sha256, write_atomically, writing
+from sfumato.errors import UserError
+from sfumato.keyed import Order, generator, key
+from sfumato.report import Report
+
+VERSION = 1  # raised when the same data and seed give other features
+LARGEST = 64  # pixels of a side that the network sees
+WIDTH = 128  # features
+EMBEDDING = 256  # entries of VICReg's embedding
+BATCH = 128
+RATE = 2e-3
+LEAST, MOST, EPOCHS = 25_600, 180_000, 100  # views in training: those of the epochs, within bounds
+COUNTED = 2_000  # pictures that centre and scale of the features come from
+WEIGHTS, DESCRIPTION = "weights.safetensors", "features.json"
+
+
+class Learned(nn.Module):
+    """Pictures (B, C, H, W) with values 0 ... 255 -> features (B, 128).
+
+    The features are centred, and scaled by one number for all, so that over the training pictures their mean variance
+    is 1: the kernel of KID is not free of scale.
+
+    Args:
+        channels: C.
+        size: of the pictures' sides; those above 64 px are reduced to it.
+        classes: names; none for features learned without labels.
+    """
+
+    def __init__(self, channels: int, size: int, classes: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.side, self.classes = min(size, LARGEST), tuple(classes)
+        layers = _block(channels, 32, stride=2 if self.side > LARGEST // 2 else 1)
+        for inputs, outputs in ((32, 64), (64, WIDTH), (WIDTH, WIDTH)):
+            layers += [nn.MaxPool2d(2, ceil_mode=True), *_block(inputs, outputs)]
+        self.trunk = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        # twice as fast on a processor
+        self.trunk.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.head = nn.Linear(WIDTH, len(self.classes)) if self.classes else None
+        self.centre: Tensor
+        self.scale: Tensor
+        self.register_buffer("centre", torch.zeros(WIDTH))
+        self.register_buffer("scale", torch.ones(()))
+        self.preprocessing = f"antialiased bicubic to {self.side} px, x / 127.5 - 1; classes {list(self.classes)}"
+
+    def prepared(self, x: Tensor) -> Tensor:
+        """(B, C, side, side), about in [-1, 1]."""
+        if x.shape[-2:] != (self.side, self.side):
+            x = F.interpolate(x, (self.side, self.side), mode="bicubic", antialias=True)
+        return (x / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.trunk(self.prepared(x)) - self.centre) / self.scale
+
+    def probabilities(self, x: Tensor) -> Tensor:
+        """Class probabilities (B, classes); ValueError where none were learned."""
+        if self.head is None:
+            raise ValueError("these features were learned without labels: they know no classes")
+        return self.head(self.trunk(self.prepared(x))).softmax(1)
+
+
+def _block(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
+    convolution = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+    nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+    return [convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+
+
+def untrained(data: Dataset, indices: np.ndarray, seed: int = 0) -> Learned:
+    """The network with random weights: features that need no training and favour no data.
+
+    Random convolutions see edges, textures and colours at several scales; for pictures far from those of a pretrained
+    network they can be the better judge (Naeem et al. 2020, arXiv:2002.09797). Centre and scale are those of the
+    training pictures.
+    """
+    with _first_weights(seed, "untrained"):
+        network = Learned(data.channels, data.size).eval()
+    _standardise(network, data, indices)
+    return network
+
+
+def learned(
+    data: Dataset, indices: np.ndarray, folder: Path, report: Report, seed: int = 0, views: int | None = None
+) -> Learned:
+    """The network trained on pictures `indices` of the data, or as an earlier call left it in the folder.
+
+    Args:
+        data: by class where every picture has one and there are two or more, else without labels.
+        indices: (N,) of the training pictures; no other is looked at.
+        folder: it holds a folder for each training that differs in data, indices or seed.
+        report: told how far the training is.
+        seed: of first weights, order and views.
+        views: pictures seen in training; by default 100 epochs, but at least 25,600 and at most 120,000.
+
+    Raises:
+        UserError: the files in the folder are damaged, or it cannot be written.
+    """
+    indices = np.asarray(indices, dtype=np.int64)
+    classes = data.classes if data.labels is not None and len(data.classes) > 1 else ()
+    views = views or min(max(EPOCHS * len(indices), LEAST), MOST)
+    made_of = {
+        "version": VERSION,
+        "manifest_sha256": data.manifest_hash,
+        "indices_sha256": sha256(indices.tobytes()),
+        "size": data.size,
+        "channels": data.channels,
+        "classes": list(classes),
+        "seed": seed,
+        "views": views,
+    }
+    place = folder / f"learned-{sha256(json.dumps(made_of).encode())[:16]}"
+
+    with _first_weights(seed, "learned"):
+        network = Learned(data.channels, data.size, classes).eval()
+    if (place / DESCRIPTION).exists():
+        _read(network, place, made_of)
+        return network
+    train = _train_by_class if classes else _train_without_labels
+    train(network, data, indices, seed, views, report)
+    _standardise(network.eval(), data, indices)
+    _write(network, place, made_of)
+    return network
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Views:
+    """How far a view may be from its picture.
+
+    Attributes:
+        zoom: the crop's side is from 1 - zoom to 1 of the picture's.
+        shift: the crop's centre moves by up to this share of a side, also over the edge.
+        mirror: half of the views are mirrored.
+        colour: brightness, contrast and saturation change by up to this share.
+        noise: the largest standard deviation, for x in [-1, 1].
+    """
+
+    zoom: float
+    shift: float
+    mirror: bool
+    colour: float
+    noise: float
+
+    def __call__(self, x: Tensor, g: torch.Generator) -> Tensor:
+        """One view of each picture (B, C, H, W), drawn by `g`."""
+        u = torch.rand(8, len(x), generator=g)
+        side = 1 - self.zoom * u[0]
+        reach = 1 - side + 2 * self.shift
+        turn = torch.where(u[1] < 0.5, -1.0, 1.0) if self.mirror else torch.ones(len(x))
+
+        crop = torch.zeros(len(x), 2, 3)
+        crop[:, 0, 0], crop[:, 0, 2] = turn * side, reach * (2 * u[2] - 1)
+        crop[:, 1, 1], crop[:, 1, 2] = side, reach * (2 * u[3] - 1)
+        grid = F.affine_grid(crop, list(x.shape), align_corners=False)
+        x = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+
+        brightness, contrast, saturation = (self.colour * (2 * u[4:7] - 1))[..., None, None, None]
+        grey = x.mean(1, keepdim=True)
+        x = (1 + contrast) * (grey + (1 + saturation) * (x - grey)) + brightness
+        x = x + self.noise * u[7][:, None, None, None] * torch.randn(x.shape, generator=g)
+        return x.contiguous(memory_format=torch.channels_last)
+
+
+BY_CLASS = Views(zoom=0.1, shift=0.06, mirror=False, colour=0.1, noise=0.05)  # a mirrored letter is another letter
+SELF_SUPERVISED = Views(zoom=0.4, shift=0.0, mirror=True, colour=0.3, noise=0.1)
+
+
+def _train_by_class(
+    network: Learned, data: Dataset, indices: np.ndarray, seed: int, views: int, report: Report
+) -> None:
+    assert network.head is not None
+    labels, order, head = torch.as_tensor(data.labels), Order(torch.from_numpy(indices), seed), network.head
+
+    def loss(step: int) -> Tensor:
+        chosen = [order[step * BATCH + i] for i in range(BATCH)]
+        x = BY_CLASS(network.prepared(_pixels(data, chosen)), generator(seed, "views", step))
+        return F.cross_entropy(head(network.trunk(x)), labels[chosen])
+
+    _descend(network.train(), loss, views // BATCH, report, "learning features by class")
+
+
+def _train_without_labels(
+    network: Learned, data: Dataset, indices: np.ndarray, seed: int, views: int, report: Report
+) -> None:
+    order = Order(torch.from_numpy(indices), seed)
+    with _first_weights(seed, "expander"):
+        layers = nn.Linear(WIDTH, EMBEDDING), nn.BatchNorm1d(EMBEDDING), nn.ReLU(), nn.Linear(EMBEDDING, EMBEDDING)
+    expander = nn.Sequential(*layers)
+
+    def loss(step: int) -> Tensor:
+        chosen = [order[step * BATCH + i] for i in range(BATCH)]
+        x = network.prepared(_pixels(data, chosen)).repeat(2, 1, 1, 1)
+        z = expander(network.trunk(SELF_SUPERVISED(x, generator(seed, "views", step))))
+        return vicreg(*z.chunk(2))
+
+    both = nn.ModuleList((network, expander))
+    _descend(both.train(), loss, views // (2 * BATCH), report, "learning features without labels")
+
+
+def vicreg(a: Tensor, b: Tensor) -> Tensor:
+    """VICReg's loss () of two views' embeddings (B, D), each term a mean as in its authors' code, weights 25, 25, 1."""
+    total = 25 * F.mse_loss(a, b)
+    for z in (a, b):
+        z = z - z.mean(0)
+        covariance = z.T @ z / (len(z) - 1)
+        variance = covariance.diagonal()
+        total = total + 12.5 * F.relu(1 - (variance + 1e-4).sqrt()).mean()
+        total = total + (covariance.square().sum() - variance.square().sum()) / z.shape[1]
+    return total
+
+
+def _descend(network: nn.Module, loss: Callable[[int], Tensor], steps: int, report: Report, task: str) -> None:
+    """Steps of AdamW at a rate that rises for a tenth of them and falls to 0 as a cosine."""
+    optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=0.01)
+    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps + 1, pct_start=0.1)
+    for step in range(steps):
+        value = loss(step)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        rate.step()
+        report.progress(task, step + 1, steps)
+
+
+@contextmanager
+def _first_weights(seed: int, purpose: str) -> Iterator[None]:
+    """What is built within has first weights by the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(key(seed, purpose))
+        yield
+
+
+@torch.no_grad()
+def _standardise(network: Learned, data: Dataset, indices: np.ndarray) -> None:
+    """Sets centre and scale from evenly spaced training pictures."""
+    some = indices[:: -(-len(indices) // COUNTED)]
+    found = torch.cat([network(_pixels(data, some[i : i + BATCH])) for i in range(0, len(some), BATCH)])
+    variance = found.var(0, correction=0).mean()
+    network.centre.copy_(found.mean(0))
+    network.scale.copy_(variance.sqrt() if variance > 0 else torch.ones(()))  # 0: all pictures are the same
+
+
+def _pixels(data: Dataset, indices: Sequence[int] | np.ndarray) -> Tensor:
+    """Pictures (B, C, H, W) with values 0 ... 255."""
+    return torch.from_numpy(data.pictures[np.asarray(indices)]).permute(0, 3, 1, 2).float()
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def _write(network: Learned, place: Path, made_of: dict) -> None:
+    """The description goes last: where it is, all is."""
+    weights = save({name: value.contiguous() for name, value in network.state_dict().items()})
+    description = {**made_of, "sha256": sha256(weights)}
+    with writing("the learned features", place):
+        place.mkdir(parents=True, exist_ok=True)
+        write_atomically(place / WEIGHTS, weights)
+        write_atomically(place / DESCRIPTION, json.dumps(description, indent=1).encode())
+
+
+def _read(network: Learned, place: Path, made_of: dict) -> None:
+    try:
+        weights = (place / WEIGHTS).read_bytes()
+        if json.loads((place / DESCRIPTION).read_bytes()) != {**made_of, "sha256": sha256(weights)}:
+            raise ValueError(DAMAGED)
+        network.load_state_dict(load(weights))
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UserError(
+            f"{place}: the learned features are damaged ({error})", fix="delete this folder, and they are learned anew"
+        ) from error

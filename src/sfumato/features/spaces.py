@@ -1,0 +1,178 @@
+"""The spaces in which drawn pictures are compared with real ones: always two at least.
+
+What a distance between sets of pictures says depends on the features in which it is taken: FID in the features of
+Inception misleads on pictures unlike ImageNet's (Stein et al. 2023, arXiv:2306.04675), and a model may be good in one
+space and bad in another. So the data choose:
+
+- features learned on the user's own training pictures, always;
+- those of EfficientNet-lite0, where its packages are installed;
+- those of Inception, the space of the published FID, where the user gives the file of its weights;
+- those of a network with random weights, where there would be no second space.
+
+A network here takes pictures (B, C, H, W) with values 0 ... 255 and holds its own preprocessing.
+"""
+
+import hashlib
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sfumato.data.dataset import Dataset
+from sfumato.durable import sha256, write_atomically, writing
+from sfumato.features.inception import inception, name_of
+from sfumato.features.learned import Learned, learned, untrained
+from sfumato.features.pretrained import NAME, efficientnet_lite0, installed
+from sfumato.report import Report
+
+BATCH = 32  # pictures at once
+
+
+class FeatureSpace(Protocol):
+    """Turns pictures into vectors whose distances mean something."""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        ...
+
+    @property
+    def sha256(self) -> str:
+        """Of all that decides the features: weights and preprocessing."""
+        ...
+
+    def __call__(self, pictures: np.ndarray) -> Tensor:
+        """uint8 (N, H, W, C) -> float32 (N, D); a picture has the same features in any company."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkFeatures:
+    """The features of a network in evaluation mode, on the device where it is."""
+
+    name: str
+    network: nn.Module
+
+    @property
+    def sha256(self) -> str:
+        return fingerprint(self.network)
+
+    def __call__(self, pictures: np.ndarray) -> Tensor:
+        return applied(self.network, self.network, pictures)
+
+
+@dataclass(frozen=True, eq=False)
+class LearnedFeatures:
+    """Those learned on the user's data; where it has classes, they can also be told."""
+
+    network: Learned
+
+    @property
+    def name(self) -> str:
+        return "learned by class" if self.classes else "learned without labels"
+
+    @property
+    def sha256(self) -> str:
+        return fingerprint(self.network)
+
+    def __call__(self, pictures: np.ndarray) -> Tensor:
+        return applied(self.network, self.network, pictures)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names, by index; none where the features were learned without labels."""
+        return self.network.classes
+
+    def classify(self, pictures: np.ndarray) -> Tensor:
+        """Class probabilities (N, classes) of uint8 (N, H, W, C).
+
+        On drawn pictures, the accuracy against the classes asked for means something only beside that on held-out
+        real ones, which is its ceiling.
+
+        Raises:
+            ValueError: there are no classes.
+        """
+        return applied(self.network, self.network.probabilities, pictures)
+
+
+def fingerprint(network: nn.Module) -> str:
+    """SHA-256 of a network's preprocessing and of all its weights and statistics."""
+    digest = hashlib.sha256(str(network.preprocessing).encode())
+    for name, value in network.state_dict().items():
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@torch.no_grad()
+def applied(network: nn.Module, function: Callable[[Tensor], Tensor], pictures: np.ndarray) -> Tensor:
+    """`function`, a part of `network`, of uint8 pictures (N, H, W, C), batch by batch."""
+    if pictures.dtype != np.uint8 or pictures.ndim != 4 or not len(pictures):
+        raise ValueError(f"pictures must be uint8 (N, H, W, C), N at least 1; got {pictures.dtype} {pictures.shape}")
+    device, found = next(network.parameters()).device, []
+    for start in range(0, len(pictures), BATCH):
+        x = torch.from_numpy(np.array(pictures[start : start + BATCH])).permute(0, 3, 1, 2).float()
+        found.append(function(x.to(device)).cpu())
+    return torch.cat(found)
+
+
+def spaces_for(
+    data: Dataset, train_indices: np.ndarray, folder: Path, report: Report, extra: Sequence[str] = ()
+) -> list[FeatureSpace]:
+    """Two spaces or more; the first is the `LearnedFeatures` of the data.
+
+    Args:
+        data: the pictures that the model was trained on.
+        train_indices: (N,) those of them that may be learned from.
+        folder: keeps what was learned.
+        report: told of what takes long, and why there is a space of random weights.
+        extra: files with the weights of Inception.
+
+    Raises:
+        UserError: a file is damaged, or is none of Inception's.
+    """
+    others: list[FeatureSpace] = [NetworkFeatures(name_of(Path(file)), inception(Path(file))) for file in extra]
+    if installed() or not others:
+        others.insert(0, general_space(data, train_indices))
+    if not installed() and not extra:
+        report.say("no pretrained network is installed: the second feature space is one of random convolutions")
+    return [LearnedFeatures(learned(data, train_indices, folder, report)), *others]
+
+
+def general_space(data: Dataset, train_indices: np.ndarray) -> FeatureSpace:
+    """A space that was not learned on the data: EfficientNet-lite0's where installed, else random convolutions."""
+    if installed():
+        return NetworkFeatures(NAME, efficientnet_lite0())
+    return NetworkFeatures("random convolutions", untrained(data, train_indices))
+
+
+def features_of(space: FeatureSpace, pictures: np.ndarray, report: Report, cache: Path | None = None) -> Tensor:
+    """The features (N, D) of uint8 (N, H, W, C), told as they come, and kept in the folder `cache`.
+
+    A file is named by the hashes of the space and the pictures, and then by its own: a damaged one is not believed.
+    """
+    made_of = sha256(f"{space.sha256} {pictures.shape} {sha256(np.ascontiguousarray(pictures).tobytes())}".encode())
+    for file in cache.glob(f"{made_of}-*.npy") if cache else ():
+        content = file.read_bytes()
+        if file.stem.endswith(sha256(content)):
+            return torch.from_numpy(np.load(io.BytesIO(content), allow_pickle=False))
+
+    parts = []
+    for start in range(0, len(pictures), BATCH):
+        parts.append(space(pictures[start : start + BATCH]))
+        report.progress(f"features, {space.name}", min(start + BATCH, len(pictures)), len(pictures))
+    found = torch.cat(parts)
+
+    if cache:
+        stream = io.BytesIO()
+        np.save(stream, found.numpy(), allow_pickle=False)
+        content = stream.getvalue()
+        with writing("features", cache):
+            cache.mkdir(parents=True, exist_ok=True)
+            write_atomically(cache / f"{made_of}-{sha256(content)}.npy", content)
+    return found

@@ -1,0 +1,77 @@
+"""Judging a run while it trains, for ``training.evaluate_every``: KID of what the averaged weights draw.
+
+KID has no bias for few pictures, where a Fréchet distance has a large one. Its features are those that Sfumato learns
+on the training pictures (``learned_features``), once a run; `sfumato evaluate` has the same. Drawn pictures are
+compared with training pictures, and so are held-out ones, for the number beside it.
+
+The drawn ones are asked for what other training pictures show than those they are compared with, where there are
+enough: sets that agree in their conditions more than chance would have it are nearer than their laws are. In small data
+they do agree, and a score may lie below that of held-out pictures, even below 0; the order of scores is as good.
+
+Seeds, conditions and real pictures are always the same. So the scores of a run share most of their chance, and their
+order is surer than their intervals, which are of new pictures, would have it. But the lowest of many scores is also
+the luckiest: what a finished model is worth is for `sfumato evaluate` to say, with other seeds.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from sfumato.conditioning.conditioners import Condition
+from sfumato.features.learned import learned
+from sfumato.features.spaces import LearnedFeatures, features_of
+from sfumato.material import asked_of, chosen
+from sfumato.measures.kernel import kid
+from sfumato.report import Report
+from sfumato.training.best import Score
+from sfumato.training.loop import Trainer
+
+REFERENCE = 2000  # training pictures at most; their features are computed once a run
+FEWEST = 16  # held-out pictures for a control value
+SEED = 0  # of the choice of real pictures; picture i is drawn with seed i
+
+
+def judge(trainer: Trainer, folder: Path, report: Report) -> Score:
+    """The score of the weights that are in the model.
+
+    Args:
+        trainer: its model in evaluation mode.
+        folder: keeps learned features, and those of the real pictures.
+        report: told how far it is.
+
+    Raises:
+        UserError: what the folder keeps is damaged, or it cannot be written.
+    """
+    data, (reference, asked, control) = trainer.data, real_pictures(trainer)
+    space = LearnedFeatures(learned(data, np.asarray(trainer.train_indices), folder, report))
+    of_reference = features_of(space, data.pictures[reference], report, folder)
+    pictures = drawn(trainer, asked_of(trainer.model, data, asked), report)
+    found = kid(of_reference, features_of(space, pictures, report))
+
+    real = None
+    if len(control) >= FEWEST:
+        real = 1000 * kid(of_reference, features_of(space, data.pictures[control], report, folder)).mean
+    low, high = (None if end is None else 1000 * end for end in (found.low, found.high))
+    return Score("KID x 1000", 1000 * found.mean, low, high, real)
+
+
+def real_pictures(trainer: Trainer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Indices of the reference, of the pictures whose conditions are asked for (again where they are too few for one
+    each), and of the control: training pictures the first two, held-out ones the last."""
+    n = trainer.config.training.evaluate_pictures
+    own, held_out = (np.asarray(i, dtype=np.int64) for i in (trainer.train_indices, trainer.validation_indices))
+    order = chosen(own, REFERENCE + n, SEED)
+    return order[:REFERENCE], np.resize(order[-n:], n), chosen(held_out, n, SEED)
+
+
+def drawn(trainer: Trainer, conditions: list[Condition], report: Report) -> np.ndarray:
+    """Pictures uint8 (N, H, W, C), one a condition, in the precision of the training; picture i has seed i."""
+    model, pictures = trainer.model, []
+    with trainer.autocast():
+        for seeds in model.batches(len(conditions)):
+            report.progress("drawing to evaluate", seeds.start, len(conditions))
+            *_, last = model.steps(conditions[seeds.start : seeds.stop], seeds, model.sampling())
+            # An early network may diverge; that makes a bad score, and is not worth a run.
+            pictures.append(model.codec.decode(last.x.nan_to_num()).cpu().numpy())
+    report.progress("drawing to evaluate", len(conditions), len(conditions))
+    return np.concatenate(pictures)
