@@ -37,10 +37,11 @@ from sfumato.allocator import keep_freed_memory
 from sfumato.cli.progress import Terminal
 from sfumato.config import Config, load_recipe
 from sfumato.diffusion import sample
+from sfumato.drawing import SeededNoise
 from sfumato.features.spaces import FeatureSpace, general_space
 from sfumato.keyed import key
 from sfumato.measures.frechet import distance
-from sfumato.model import Model, SeededNoise
+from sfumato.model import Model
 from sfumato.networks import UNet
 from sfumato.report import Silent
 from sfumato.training.loop import Trainer

@@ -20,7 +20,7 @@ LAYERS = (
     {"diffusion", "networks"},
     {"registry"},
     {"codecs", "conditioning", "data"},
-    {"saved", "request", "model"},
+    {"saved", "request", "drawing", "model"},
     {"material", "features"},
     {"measures"},
     {"training", "generation"},

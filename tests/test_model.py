@@ -9,9 +9,10 @@ from safetensors.torch import load_file
 
 from sfumato.config import Config
 from sfumato.diffusion import Clipped
+from sfumato.drawing import SeededNoise
 from sfumato.errors import ConfigError, UserError
 from sfumato.generation.recipe import of_picture
-from sfumato.model import Model, SeededNoise
+from sfumato.model import Model
 
 KINDS = ("none", "class", "text", "sentence")
 PROMPTS = {"none": None, "class": "cat", "text": "a brown cat", "sentence": "a blue house"}

@@ -9,51 +9,28 @@ Nothing in it can run code, and loading checks every hash (see ``saved``).
     model.generate("a red heart", seed=7)[0].save("heart.png")
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from PIL import Image
 from safetensors.torch import save
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from sfumato import registry, saved
 from sfumato.codecs.pixels import Pixels
-from sfumato.conditioning.conditioners import ClassConditioner, Condition, Conditioner, Unconditional
+from sfumato.conditioning.conditioners import ClassConditioner, Conditioner, Unconditional
 from sfumato.conditioning.text import SentenceConditioner, TextConditioner, read_tokenizer, train_tokenizer
-from sfumato.config import Config, Sampling, validate
-from sfumato.diffusion.clipping import Clipped
-from sfumato.diffusion.denoisers import Denoiser, PosteriorMean
-from sfumato.diffusion.guidance import Guided
+from sfumato.config import Config, validate
+from sfumato.diffusion.denoisers import Denoiser
 from sfumato.diffusion.processes import Gaussian
 from sfumato.diffusion.schedules import Shifted
-from sfumato.diffusion.solvers import Step, sample
-from sfumato.errors import UserError, unknown
-from sfumato.networks import UNet, native
-from sfumato.networks.reuse import Reuse
-from sfumato.request import Request
+from sfumato.drawing import Draws
+from sfumato.errors import UserError
+from sfumato.networks import native
 from sfumato.user_cache import user_cache
-
-
-class SeededNoise:
-    """Standard normal noise with a generator per picture, so that a picture's noise knows nothing of its neighbours.
-
-    Args:
-        seeds: one integer a picture.
-    """
-
-    def __init__(self, seeds: Sequence[int]) -> None:
-        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-
-    def draw(self, shape: Sequence[int]) -> Tensor:
-        """(B, *shape) on the CPU."""
-        return torch.stack([torch.randn(tuple(shape), generator=g) for g in self.generators])
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.draw(x.shape[1:]).to(x)
 
 
 def build_conditioner(config: Config, classes: Sequence[str], tokenizer: Tokenizer | None) -> Conditioner:
@@ -107,7 +84,7 @@ def build_denoiser(config: Config, network: nn.Module) -> Denoiser:
 
 
 @dataclass(eq=False)
-class Model:
+class Model(Draws):
     """A denoiser with its codec and conditioner, and the record of where it came from.
 
     Attributes:
@@ -185,10 +162,6 @@ class Model:
         return self
 
     @property
-    def device(self) -> torch.device:
-        return next(self.denoiser.parameters()).device
-
-    @property
     def fingerprint(self) -> str:
         """The SHA-256 of the weights' file, by which a recipe knows the model; where there is none, as if saved."""
         return self.hashes.get(saved.WEIGHTS) or saved.sha256(self._weights(half=False))
@@ -264,179 +237,3 @@ class Model:
             )
         for name, parameter in own.items():
             parameter.copy_(weights[name])
-
-    # --- pictures ----------------------------------------------------------------------------------------------
-
-    def sampling(self, **changes: object) -> Sampling:
-        """The model's sampling settings, with those of ``changes`` that are not None put in their place."""
-        # The average of the weights was chosen when the model was saved, and prompts are those of the sample sheet.
-        possible = Sampling.model_fields.keys() - {"ema", "prompts"}
-        for name in sorted(changes.keys() - possible):
-            raise unknown("sampling setting", name, possible)
-        given = {name: value for name, value in changes.items() if value is not None}
-        if given.keys() & {"steps", "grid"}:
-            given = {"times": (), **given}  # the model's own times are those of its own steps
-        settings = self.config.sampling.model_dump() | given
-        return validate(settings, "sampling", Sampling)
-
-    def check(self, request: Request) -> Sampling:
-        """The sampling settings for a request, checked as a whole before its first step.
-
-        Raises:
-            UserError: a condition, a setting or a size that this model does not have; names field, value and fix.
-        """
-        settings = self.sampling(**request.settings)
-        for prompt in request.prompts:
-            self.conditioner.normalize(prompt)
-        negative = self.conditioner.normalize(request.negative, "negative")
-        if negative is not None and settings.guidance == 1:
-            raise UserError(
-                f"negative: {negative!r} has no effect with guidance 1, which draws without guidance",
-                fix="set guidance above 1, or leave negative out",
-            )
-        asked = request.settings.get("guidance")
-        if isinstance(self.conditioner, Unconditional) and asked not in (None, 1, self.config.sampling.guidance):
-            raise UserError(
-                f"guidance: {asked} has no effect, for this model was trained without captions or classes",
-                fix="leave guidance out, or train on captioned pictures",
-            )
-        if settings.reuse > 1 and self.config.network.kind != "unet":
-            raise UserError(
-                f"reuse: {settings.reuse} needs a U-Net, and the network of this model is a {self.config.network.kind}",
-                fix="set reuse to 1, or choose fewer steps",
-            )
-        if settings.reuse > 1 and self.backend != "torch":
-            raise UserError(
-                f"reuse: {settings.reuse} needs PyTorch, and {self.backend} evaluates this network as a whole",
-                fix="set reuse to 1, or use the back end torch",
-            )
-        own, multiple = self.config.data.size, self.config.network.multiple
-        if request.size not in (None, own) and self.config.network.kind == "dit":
-            raise UserError(f"size: this model draws {own} pixels, not {request.size}", fix=f"choose size {own}")
-        if (request.size or own) % multiple:
-            near = max(1, (request.size or own) // multiple) * multiple
-            raise UserError(
-                f"size: this model draws {own} pixels or other multiples of {multiple}, not {request.size}",
-                fix=f"choose size {near} or {near + multiple}",
-            )
-        return settings
-
-    @property
-    def lanes(self) -> int:
-        """How many pictures the network draws at once, always: libraries choose their kernels, and so the last bits of
-        a result, by the shape of a batch. A picture alone or among 64 is the same picture because its batch has one
-        size, filled up with copies where there are fewer."""
-        return 4 if self.device.type == "cpu" else 16
-
-    def batches(self, count: int) -> list[range]:
-        """Splits ``count`` pictures into batches for ``steps``."""
-        return [range(start, min(start + self.lanes, count)) for start in range(0, count, self.lanes)]
-
-    @torch.inference_mode()
-    def steps(
-        self,
-        conditions: Sequence[Condition],
-        seeds: Sequence[int],
-        settings: Sampling,
-        negative: Condition = None,
-        size: int | None = None,
-    ) -> Iterator[Step]:
-        """The states of sampling one batch of at most ``lanes`` pictures, from noise to data; x is (B, C, H, W).
-
-        Args:
-            conditions: (B) prompts or class names, None for no condition.
-            seeds: (B) one a picture.
-            settings: solver, grid, steps, guidance.
-            negative: what to steer away from.
-            size: height and width in pixels, the model's own by default.
-        """
-        wanted, spare = len(seeds), self.lanes - len(seeds)
-        if len(conditions) != wanted or not 0 <= spare < self.lanes:
-            raise ValueError(f"{len(conditions)} conditions and {wanted} seeds: give 1 to {self.lanes} of each")
-        conditions, seeds = [*conditions, *[conditions[-1]] * spare], [*seeds, *[seeds[-1]] * spare]
-        denoiser, condition = self.guided(conditions, settings, negative)
-        times = self.times(settings)
-        solver = registry.resolve("sampling.solver", registry.SOLVERS, settings.solver)()
-        noise = SeededNoise(seeds)
-        for step in sample(denoiser, self.start(noise, size), times, solver, noise, **condition):
-            yield replace(step, x=step.x[:wanted], mean=step.mean[:wanted])
-
-    def times(self, settings: Sampling) -> Tensor:
-        """The times (steps + 1,) that sampling visits, from 1 to 0."""
-        if settings.times:
-            return torch.tensor(settings.times, dtype=torch.float64)
-        grid = registry.resolve("sampling.grid", registry.GRIDS, settings.grid)
-        return grid(self.denoiser.process.schedule, settings.steps)
-
-    def start(self, noise: "SeededNoise", size: int | None = None) -> Tensor:
-        """The states (B, C, H, W) that sampling begins with, one a seed."""
-        side = self.codec.size if size is None else size
-        first = noise.draw((self.codec.channels, side, side)).to(self.device).to(memory_format=torch.channels_last)
-        return self.denoiser.process.prior(first)
-
-    def guided(
-        self, conditions: Sequence[Condition], settings: Sampling, negative: Condition = None
-    ) -> tuple[PosteriorMean, dict[str, Tensor]]:
-        """The denoiser with guidance and clipping, and the condition tensors for it."""
-        denoiser = self.denoiser
-        if settings.reuse > 1:
-            network = cast(UNet, denoiser.network)  # `check` has seen to it
-            denoiser = denoiser.around(Reuse(network, settings.reuse))
-        positive = self.conditioner([self.conditioner.normalize(c) for c in conditions])
-        answers: PosteriorMean = denoiser
-        if settings.guidance != 1 and positive:
-            null = self.conditioner([self.conditioner.normalize(negative, "negative")] * len(conditions))
-            answers = Guided(denoiser, null, settings.guidance, settings.guidance_interval)
-        epsilon = self.config.diffusion.parameterization == "epsilon"
-        clips = epsilon if settings.clip == "auto" else settings.clip
-        return Clipped(answers) if clips else answers, positive
-
-    def pictures(self, x: Tensor) -> list[Image.Image]:
-        """The finished pictures of x (B, C, H, W).
-
-        Raises:
-            UserError: x is not finite: the sampling has diverged, and would be shown as black.
-        """
-        if not x.isfinite().all():
-            raise UserError(
-                "sampling: the picture is not finite; this solver diverges on this grid, or the weights are broken",
-                fix="choose the grid log-snr or the solver ddim, or more steps",
-            )
-        return [self.codec.picture(picture) for picture in x]
-
-    def generate(
-        self,
-        prompts: str | Sequence[Condition] | None = None,
-        n: int = 1,
-        seed: int = 0,
-        negative: Condition = None,
-        size: int | None = None,
-        on_step: Callable[[Step], None] | None = None,
-        **settings: object,
-    ) -> list[Image.Image]:
-        """Pictures for prompts: ``n`` each, in order; picture i of a prompt has seed ``seed + i``.
-
-        Args:
-            prompts: one or more prompts or class names; None draws without a condition.
-            n: pictures a prompt.
-            seed: of the first picture of every prompt.
-            negative: what to steer away from.
-            size: pixels, the model's own by default.
-            on_step: called with every state, e.g. for a progress bar.
-            settings: solver, grid, steps, guidance, guidance_interval, reuse, clip; the model's own by default.
-
-        Raises:
-            UserError: names the field, the value, the range and the fix.
-        """
-        wanted = prompts if isinstance(prompts, Sequence) and not isinstance(prompts, str) else [prompts]
-        request = Request(tuple(wanted), n, seed, negative, size, settings)
-        chosen, jobs = self.check(request), request.jobs()
-        pictures: list[Image.Image] = []
-        for batch in self.batches(len(jobs)):
-            conditions, seeds = zip(*jobs[batch.start : batch.stop], strict=True)
-            for step in self.steps(conditions, seeds, chosen, negative, size):
-                if on_step:
-                    on_step(step)
-                if step.index == step.total:
-                    pictures += self.pictures(step.x)
-        return pictures

@@ -13,7 +13,9 @@ from sfumato import registry
 from sfumato.conditioning.conditioners import Condition
 from sfumato.config import Sampling
 from sfumato.diffusion.grid_search import search
-from sfumato.model import Model, SeededNoise
+from sfumato.diffusion.solvers import Step
+from sfumato.drawing import SeededNoise
+from sfumato.model import Model
 from sfumato.report import Report
 
 FINE = 60  # steps of the way that counts as the truth
@@ -62,15 +64,11 @@ def search_grid(
     many = settings.model_copy(update={"grid": "log-snr", "times": (), "steps": FINE, "solver": "dpm++2m"})
 
     def drawn(name: str, settings: Sampling) -> Tensor:
-        ends = []
-        for batch in model.batches(count):
-            part = slice(batch.start, batch.stop)
-            for step in model.steps(conditions[part], compared_on[part], settings):
-                report.progress(
-                    f"drawing, {name}", batch.start * step.total + len(batch) * step.index, count * step.total
-                )
-            ends.append(step.x)
-        return torch.cat(ends)
+        def tell(places: range, _: int, step: Step) -> None:
+            done = places.start * step.total + len(places) * step.index
+            report.progress(f"drawing, {name}", done, count * step.total)
+
+        return torch.cat([x for _, x in model.drawn(conditions, compared_on, settings, on_step=tell)])
 
     truth = drawn(f"{FINE} steps", many)
     misses = {name: GREY * (drawn(name, way) - truth).square().mean().sqrt().item() for name, way in ways.items()}

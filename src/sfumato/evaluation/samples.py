@@ -15,6 +15,8 @@ import torch
 
 from sfumato.conditioning.conditioners import Condition
 from sfumato.config import Sampling
+from sfumato.diffusion.solvers import Step
+from sfumato.drawing import demand_finite
 from sfumato.durable import write_atomically
 from sfumato.generation.recipe import of_picture
 from sfumato.model import Model
@@ -79,25 +81,26 @@ def draw_samples(
         write_atomically(note, json.dumps({**state, "asked": asked}).encode())
 
     seeds = range(seed, seed + total)
+    before, first = state["seconds"], state["done"]
     calls = 0
 
     def count(*_: object) -> None:
         nonlocal calls
         calls += 1
 
+    def tell(places: range, _: int, step: Step) -> None:
+        start = first + places.start
+        done = start * step.total + len(places) * step.index
+        report.progress("drawing", done, total * step.total, f"{start:,} of {total:,} pictures")
+
     hook = model.denoiser.network.register_forward_hook(count)
     begin = saved = time.monotonic()
-    before, first = state["seconds"], state["done"]
     try:
-        for batch in model.batches(total - first):
-            part = slice(first + batch.start, first + batch.stop)
+        for places, x in model.drawn(conditions[first:], seeds[first:], settings, on_step=tell):
+            stop = first + places.stop
+            pictures[first + places.start : stop] = model.codec.decode(demand_finite(x)).cpu().numpy()
+            state = {"done": stop, "seconds": before + time.monotonic() - begin, "evaluations": calls}
             calls = 0
-            for step in model.steps(conditions[part], seeds[part], settings):
-                drawn = part.start * step.total + len(batch) * step.index
-                report.progress("drawing", drawn, total * step.total, f"{part.start:,} of {total:,} pictures")
-            model.pictures(step.x)  # refuses what is not finite
-            pictures[part] = model.codec.decode(step.x).cpu().numpy()
-            state = {"done": part.stop, "seconds": before + time.monotonic() - begin, "evaluations": calls}
             if time.monotonic() - saved > SAVE_EVERY:
                 save()
                 saved = time.monotonic()

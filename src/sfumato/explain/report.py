@@ -12,10 +12,11 @@ from sfumato.conditioning.conditioners import Condition
 from sfumato.data.readers import LIMITS, Unusable, read
 from sfumato.diffusion.processes import Gaussian
 from sfumato.diffusion.schedules import cosine
+from sfumato.drawing import SeededNoise
 from sfumato.errors import UserError
 from sfumato.explain import forward, jump, plane, posterior, schedules, trajectory
 from sfumato.explain.pictures import landscape
-from sfumato.model import Model, SeededNoise
+from sfumato.model import Model
 from sfumato.page import Section, folder, page, write
 from sfumato.report import Report, Silent
 from sfumato.request import Request, check_number

@@ -1,6 +1,6 @@
 """From a request to finished pictures, one batch at a time, each with its recipe."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -11,6 +11,7 @@ from PIL import Image
 
 import sfumato
 from sfumato.diffusion.solvers import Step
+from sfumato.drawing import OnStep, unseen
 from sfumato.errors import UserError, unknown
 from sfumato.generation.recipe import backend_of, of_picture, to_png
 from sfumato.model import Model
@@ -19,9 +20,6 @@ from sfumato.request import Request
 
 SHIPPED = Path(__file__).parent.parent / "models"
 DEFAULT_MODEL = "emoji"
-
-# Told the pictures of a batch, the number of all pictures, and the step that was done.
-OnStep = Callable[[range, int, Step], None]
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ def model_folder(name: str | Path | None = None) -> Path:
 def draw(
     model: Model,
     request: Request,
-    on_step: OnStep = lambda batch, total, step: None,
+    on_step: OnStep = unseen,
     film: bool = False,
 ) -> Iterator[Drawn]:
     """Yields every picture as soon as its batch is done, prompt by prompt.
@@ -88,22 +86,22 @@ def draw(
     }
     if model.backend != "torch":
         same["backend"] = {"name": model.backend, "version": metadata.version(model.backend)}
-    for batch in model.batches(len(jobs)):
-        conditions, seeds = zip(*jobs[batch.start : batch.stop], strict=True)
-        frames: list[list[Image.Image]] = []
-        pictures: list[Image.Image] = []
-        for step in model.steps(conditions, seeds, settings, request.negative, request.size):
-            on_step(batch, len(jobs), step)
-            if film:
-                frames.append([model.codec.picture(x) for x in step.x])
-            if step.index == step.total:
-                pictures = model.pictures(step.x)
-        for i, picture in enumerate(pictures):
-            recipe = {**same, "prompt": conditions[i], "seed": seeds[i]}
+    conditions, seeds = zip(*jobs, strict=True)
+    frames: list[list[Image.Image]] = []
+
+    def watch(places: range, total: int, step: Step) -> None:
+        on_step(places, total, step)
+        if film:
+            frames.append([model.codec.picture(x) for x in step.x])
+
+    for places, x in model.drawn(conditions, seeds, settings, request.negative, request.size, watch):
+        for i, (place, picture) in enumerate(zip(places, model.pictures(x), strict=True)):
+            recipe = {**same, "prompt": conditions[place], "seed": seeds[place]}
             yield Drawn(picture, recipe, tuple(frame[i] for frame in frames))
+        frames.clear()
 
 
-def redraw(model: Model, recipe: dict[str, Any], on_step: OnStep = lambda batch, total, step: None) -> Drawn:
+def redraw(model: Model, recipe: dict[str, Any], on_step: OnStep = unseen) -> Drawn:
     """Draws a picture again from its recipe.
 
     Args:

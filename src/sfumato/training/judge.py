@@ -68,10 +68,9 @@ def drawn(trainer: Trainer, conditions: list[Condition], report: Report) -> np.n
     """Pictures uint8 (N, H, W, C), one a condition, in the precision of the training; picture i has seed i."""
     model, pictures = trainer.model, []
     with trainer.autocast():
-        for seeds in model.batches(len(conditions)):
-            report.progress("drawing to evaluate", seeds.start, len(conditions))
-            *_, last = model.steps(conditions[seeds.start : seeds.stop], seeds, model.sampling())
+        report.progress("drawing to evaluate", 0, len(conditions))
+        for places, x in model.drawn(conditions, range(len(conditions)), model.sampling()):
             # An early network may diverge; that makes a bad score, and is not worth a run.
-            pictures.append(model.codec.decode(last.x.nan_to_num()).cpu().numpy())
-    report.progress("drawing to evaluate", len(conditions), len(conditions))
+            pictures.append(model.codec.decode(x.nan_to_num()).cpu().numpy())
+            report.progress("drawing to evaluate", places.stop, len(conditions))
     return np.concatenate(pictures)

@@ -31,10 +31,9 @@ def draw_sheet(model: Model, conditions: Sequence[Condition], columns: int, path
     """Draws each condition with the seed of its place and writes the labelled sheet to ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pictures = []
-    for seeds in model.batches(len(conditions)):
-        *_, last = model.steps(conditions[seeds.start : seeds.stop], seeds, model.sampling())
+    for _, x in model.drawn(conditions, range(len(conditions)), model.sampling()):
         # An early network may diverge; that is worth seeing on the sheet, and not worth a run.
-        pictures += [model.codec.picture(x.nan_to_num()) for x in last.x]
+        pictures += model.pictures(x.nan_to_num())
     labelled_grid(pictures, [c or "" for c in conditions], columns).save(path)
 
 

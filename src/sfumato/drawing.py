@@ -1,0 +1,260 @@
+"""How a model draws: what is asked for, checked as a whole; the states of one batch; and the one loop over batches.
+
+Whoever wants pictures, a person's request, a sample sheet, an evaluation, goes through ``Draws.drawn``.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import cast
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sfumato import registry
+from sfumato.codecs.pixels import Pixels
+from sfumato.conditioning.conditioners import Condition, Conditioner, Unconditional
+from sfumato.config import Config, Sampling, validate
+from sfumato.diffusion.clipping import Clipped
+from sfumato.diffusion.denoisers import Denoiser, PosteriorMean
+from sfumato.diffusion.guidance import Guided
+from sfumato.diffusion.solvers import Step, sample
+from sfumato.errors import UserError, unknown
+from sfumato.networks import UNet
+from sfumato.networks.reuse import Reuse
+from sfumato.request import Request
+
+# Told the places of a batch, the number of all places, and the step that was done.
+OnStep = Callable[[range, int, Step], None]
+
+
+def unseen(places: range, total: int, step: Step) -> None:
+    """An ``OnStep`` that does nothing."""
+
+
+class SeededNoise:
+    """Standard normal noise with a generator per picture, so that a picture's noise knows nothing of its neighbours.
+
+    Args:
+        seeds: one integer a picture.
+    """
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def draw(self, shape: Sequence[int]) -> Tensor:
+        """(B, *shape) on the CPU."""
+        return torch.stack([torch.randn(tuple(shape), generator=g) for g in self.generators])
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.draw(x.shape[1:]).to(x)
+
+
+def demand_finite(x: Tensor) -> Tensor:
+    """``x`` itself.
+
+    Raises:
+        UserError: it is not finite: the sampling has diverged, and would be shown as black.
+    """
+    if not x.isfinite().all():
+        raise UserError(
+            "sampling: the picture is not finite; this solver diverges on this grid, or the weights are broken",
+            fix="choose the grid log-snr or the solver ddim, or more steps",
+        )
+    return x
+
+
+class Draws:
+    """Abstract: what a model with these parts can draw; ``Model`` is that, with weights on the disk."""
+
+    config: Config
+    denoiser: Denoiser
+    conditioner: Conditioner
+    codec: Pixels
+    backend: str
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.denoiser.parameters()).device
+
+    def sampling(self, **changes: object) -> Sampling:
+        """The model's sampling settings, with those of ``changes`` that are not None put in their place."""
+        # The average of the weights was chosen when the model was saved, and prompts are those of the sample sheet.
+        possible = Sampling.model_fields.keys() - {"ema", "prompts"}
+        for name in sorted(changes.keys() - possible):
+            raise unknown("sampling setting", name, possible)
+        given = {name: value for name, value in changes.items() if value is not None}
+        if given.keys() & {"steps", "grid"}:
+            given = {"times": (), **given}  # the model's own times are those of its own steps
+        settings = self.config.sampling.model_dump() | given
+        return validate(settings, "sampling", Sampling)
+
+    def check(self, request: Request) -> Sampling:
+        """The sampling settings for a request, checked as a whole before its first step.
+
+        Raises:
+            UserError: a condition, a setting or a size that this model does not have; names field, value and fix.
+        """
+        settings = self.sampling(**request.settings)
+        for prompt in request.prompts:
+            self.conditioner.normalize(prompt)
+        negative = self.conditioner.normalize(request.negative, "negative")
+        if negative is not None and settings.guidance == 1:
+            raise UserError(
+                f"negative: {negative!r} has no effect with guidance 1, which draws without guidance",
+                fix="set guidance above 1, or leave negative out",
+            )
+        asked = request.settings.get("guidance")
+        if isinstance(self.conditioner, Unconditional) and asked not in (None, 1, self.config.sampling.guidance):
+            raise UserError(
+                f"guidance: {asked} has no effect, for this model was trained without captions or classes",
+                fix="leave guidance out, or train on captioned pictures",
+            )
+        if settings.reuse > 1 and self.config.network.kind != "unet":
+            raise UserError(
+                f"reuse: {settings.reuse} needs a U-Net, and the network of this model is a {self.config.network.kind}",
+                fix="set reuse to 1, or choose fewer steps",
+            )
+        if settings.reuse > 1 and self.backend != "torch":
+            raise UserError(
+                f"reuse: {settings.reuse} needs PyTorch, and {self.backend} evaluates this network as a whole",
+                fix="set reuse to 1, or use the back end torch",
+            )
+        own, multiple = self.config.data.size, self.config.network.multiple
+        if request.size not in (None, own) and self.config.network.kind == "dit":
+            raise UserError(f"size: this model draws {own} pixels, not {request.size}", fix=f"choose size {own}")
+        if (request.size or own) % multiple:
+            near = max(1, (request.size or own) // multiple) * multiple
+            raise UserError(
+                f"size: this model draws {own} pixels or other multiples of {multiple}, not {request.size}",
+                fix=f"choose size {near} or {near + multiple}",
+            )
+        return settings
+
+    @property
+    def lanes(self) -> int:
+        """How many pictures the network draws at once, always: libraries choose their kernels, and so the last bits of
+        a result, by the shape of a batch. A picture alone or among 64 is the same picture because its batch has one
+        size, filled up with copies where there are fewer."""
+        return 4 if self.device.type == "cpu" else 16
+
+    def batches(self, count: int) -> list[range]:
+        """Splits ``count`` pictures into batches for ``steps``."""
+        return [range(start, min(start + self.lanes, count)) for start in range(0, count, self.lanes)]
+
+    @torch.inference_mode()
+    def steps(
+        self,
+        conditions: Sequence[Condition],
+        seeds: Sequence[int],
+        settings: Sampling,
+        negative: Condition = None,
+        size: int | None = None,
+    ) -> Iterator[Step]:
+        """The states of sampling one batch of at most ``lanes`` pictures, from noise to data; x is (B, C, H, W).
+
+        Args:
+            conditions: (B) prompts or class names, None for no condition.
+            seeds: (B) one a picture.
+            settings: solver, grid, steps, guidance.
+            negative: what to steer away from.
+            size: height and width in pixels, the model's own by default.
+        """
+        wanted, spare = len(seeds), self.lanes - len(seeds)
+        if len(conditions) != wanted or not 0 <= spare < self.lanes:
+            raise ValueError(f"{len(conditions)} conditions and {wanted} seeds: give 1 to {self.lanes} of each")
+        conditions, seeds = [*conditions, *[conditions[-1]] * spare], [*seeds, *[seeds[-1]] * spare]
+        denoiser, condition = self.guided(conditions, settings, negative)
+        times = self.times(settings)
+        solver = registry.resolve("sampling.solver", registry.SOLVERS, settings.solver)()
+        noise = SeededNoise(seeds)
+        for step in sample(denoiser, self.start(noise, size), times, solver, noise, **condition):
+            yield replace(step, x=step.x[:wanted], mean=step.mean[:wanted])
+
+    def times(self, settings: Sampling) -> Tensor:
+        """The times (steps + 1,) that sampling visits, from 1 to 0."""
+        if settings.times:
+            return torch.tensor(settings.times, dtype=torch.float64)
+        grid = registry.resolve("sampling.grid", registry.GRIDS, settings.grid)
+        return grid(self.denoiser.process.schedule, settings.steps)
+
+    def start(self, noise: "SeededNoise", size: int | None = None) -> Tensor:
+        """The states (B, C, H, W) that sampling begins with, one a seed."""
+        side = self.codec.size if size is None else size
+        first = noise.draw((self.codec.channels, side, side)).to(self.device).to(memory_format=torch.channels_last)
+        return self.denoiser.process.prior(first)
+
+    def guided(
+        self, conditions: Sequence[Condition], settings: Sampling, negative: Condition = None
+    ) -> tuple[PosteriorMean, dict[str, Tensor]]:
+        """The denoiser with guidance and clipping, and the condition tensors for it."""
+        denoiser = self.denoiser
+        if settings.reuse > 1:
+            network = cast(UNet, denoiser.network)  # `check` has seen to it
+            denoiser = denoiser.around(Reuse(network, settings.reuse))
+        positive = self.conditioner([self.conditioner.normalize(c) for c in conditions])
+        answers: PosteriorMean = denoiser
+        if settings.guidance != 1 and positive:
+            null = self.conditioner([self.conditioner.normalize(negative, "negative")] * len(conditions))
+            answers = Guided(denoiser, null, settings.guidance, settings.guidance_interval)
+        epsilon = self.config.diffusion.parameterization == "epsilon"
+        clips = epsilon if settings.clip == "auto" else settings.clip
+        return Clipped(answers) if clips else answers, positive
+
+    def drawn(
+        self,
+        conditions: Sequence[Condition],
+        seeds: Sequence[int],
+        settings: Sampling,
+        negative: Condition = None,
+        size: int | None = None,
+        on_step: OnStep = unseen,
+    ) -> Iterator[tuple[range, Tensor]]:
+        """What is drawn, a batch at a time: the places of the batch and its finished x (B, C, H, W).
+
+        Args:
+            conditions, seeds: (N) one a picture.
+            settings, negative, size: as for ``steps``.
+            on_step: told of every step of every batch.
+        """
+        for places in self.batches(len(seeds)):
+            part = slice(places.start, places.stop)
+            for step in self.steps(conditions[part], seeds[part], settings, negative, size):
+                on_step(places, len(seeds), step)
+            yield places, step.x
+
+    def pictures(self, x: Tensor) -> list[Image.Image]:
+        """The finished pictures of x (B, C, H, W); a UserError where x is not finite."""
+        return [self.codec.picture(picture) for picture in demand_finite(x)]
+
+    def generate(
+        self,
+        prompts: str | Sequence[Condition] | None = None,
+        n: int = 1,
+        seed: int = 0,
+        negative: Condition = None,
+        size: int | None = None,
+        on_step: Callable[[Step], None] | None = None,
+        **settings: object,
+    ) -> list[Image.Image]:
+        """Pictures for prompts: ``n`` each, in order; picture i of a prompt has seed ``seed + i``.
+
+        Args:
+            prompts: one or more prompts or class names; None draws without a condition.
+            n: pictures a prompt.
+            seed: of the first picture of every prompt.
+            negative: what to steer away from.
+            size: pixels, the model's own by default.
+            on_step: called with every state, e.g. for a progress bar.
+            settings: solver, grid, steps, guidance, guidance_interval, reuse, clip; the model's own by default.
+
+        Raises:
+            UserError: names the field, the value, the range and the fix.
+        """
+        wanted = prompts if isinstance(prompts, Sequence) and not isinstance(prompts, str) else [prompts]
+        request = Request(tuple(wanted), n, seed, negative, size, settings)
+        chosen, jobs = self.check(request), request.jobs()
+        conditions, seeds = zip(*jobs, strict=True)
+        watch: OnStep = (lambda places, total, step: on_step(step)) if on_step else unseen
+        batches = self.drawn(conditions, seeds, chosen, negative, size, watch)
+        return [picture for _, x in batches for picture in self.pictures(x)]
