@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -10,8 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.lib.format import open_memmap
+from numpy.typing import DTypeLike
+
 from sfumato.errors import UserError
 
+BLOCK = 2**20  # bytes that are written at once where room cannot be reserved
 DAMAGED = "its SHA-256 is not the recorded one"
 
 
@@ -31,12 +37,54 @@ def writing(what: str, folder: Path) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError of what is done to an open file names the file, as one of opening it does."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
 def write_durably(path: Path, content: bytes | str | dict[str, Any]) -> None:
-    """Writes bytes, text or JSON, and returns when they are on the disk."""
-    with path.open("wb") as stream:
+    """Writes bytes, text or JSON, and returns when they are on the disk.
+
+    Raises:
+        OSError: which names ``path``.
+    """
+    with naming(path), path.open("wb") as stream:
         stream.write(_encoded(content))
         stream.flush()
         os.fsync(stream.fileno())
+
+
+def write_array(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> np.memmap:
+    """A new ``.npy`` file of zeros that is mapped into memory, all of its room taken first: to write into a mapped file
+    that a full disk has no room for kills the process with a bus error.
+
+    Raises:
+        OSError: there is no room; names ``path``, and no file is left.
+    """
+    array = open_memmap(path, "w+", dtype, shape)
+    try:
+        with naming(path), path.open("r+b") as stream:
+            reserve(stream.fileno(), array.offset, array.nbytes)
+    except OSError:
+        path.unlink()
+        raise
+    return array
+
+
+def reserve(handle: int, start: int, length: int) -> None:
+    """Takes room on the disk for ``length`` bytes from ``start`` of a file that is open and all zeros there."""
+    try:
+        os.posix_fallocate(handle, start, max(1, length))
+    except (AttributeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        for place in range(start, start + length, BLOCK):  # a system that cannot promise room: fill it
+            os.pwrite(handle, bytes(min(BLOCK, start + length - place)), place)
 
 
 def write_atomically(path: Path, content: bytes | str | dict[str, Any]) -> None:

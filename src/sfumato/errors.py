@@ -2,12 +2,16 @@
 
 A mistake in what was asked for (a setting, a file, a missing package) is a `UserError`: it says what is wrong, with the
 name, the value and the limit, and then the fix. The command line prints the two lines without a traceback and exits
-with 2. Anything else that escapes is a fault in Sfumato and keeps its traceback.
+with 2; so it does with what the system refuses (`of_system`, `of_memory`). Anything else that escapes is a fault in
+Sfumato and keeps its traceback.
 """
 
 from __future__ import annotations
 
+import errno
 import importlib.util
+import os
+import re
 import sys
 from collections.abc import Iterable
 from difflib import SequenceMatcher
@@ -53,6 +57,52 @@ class MissingPackage(UserError):
 
     def __init__(self, package: str, purpose: str = "this") -> None:
         super().__init__(f"{purpose} needs the package {package!r}, which is not installed", pip_install(package))
+
+
+# What to do where the system refuses, by the number of its error.
+REFUSALS = {
+    errno.ENOSPC: "free some space on that disk, or choose a folder on another one",
+    errno.EDQUOT: "your share of that disk is used up: delete something, or choose a folder on another one",
+    errno.EFBIG: "the disk, or a limit of this shell (`ulimit -f`), allows no larger file: choose another folder",
+    errno.EACCES: "choose another place, or have its owner (see `ls -ld`) give you the right to it",
+    errno.EPERM: "choose another place, or have its owner (see `ls -ld`) give you the right to it",
+    errno.EROFS: "choose a folder on a disk that can be written to",
+    errno.ENOENT: "check the path: nothing is there",
+    errno.ENOTDIR: "check the path: a part of it is a file and no folder",
+    errno.EISDIR: "give a file: this is a folder",
+    errno.EEXIST: "choose another name: this one is taken",
+    errno.ENOTEMPTY: "choose another name: this one is taken",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "check the path: its links lead in a circle",
+    errno.EMFILE: "allow this shell more open files: `ulimit -n 4096`",
+    errno.EIO: "the disk or the connection to it fails: choose a folder on another one",
+    errno.ENOMEM: "close other programs, or ask for less",
+}
+
+
+OUT_OF_MEMORY = re.compile(
+    "out of memory|t allocate memory|not enough memory|bad_alloc|multiplication overflow|size calculation overflowed"
+)  # in the words of torch
+
+
+def of_system(error: OSError) -> UserError:
+    """What the system refused: the path, its reason in words, and what to do."""
+    place = next((os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)), "")
+    reason = error.strerror or str(error) or type(error).__name__
+    fix = REFUSALS.get(error.errno or 0, "check the path, the disk and the rights")
+    return UserError(f"{place}: {reason}" if place else reason, fix)
+
+
+def of_memory(error: MemoryError | RuntimeError) -> UserError | None:
+    """The words for an error that says that memory has run out, Python's or torch's; None for any other."""
+    text = str(error)
+    if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(text):
+        return None
+    asked = re.search(r"allocate ([0-9.]+ ?\w+)", text)
+    return UserError(
+        f"there is not enough memory{f': {asked[1]} were asked for at once' if asked else ''}",
+        "close other programs, or ask for less: smaller pictures, a smaller batch or network",
+    )
 
 
 def pip_install(*arguments: str) -> str:

@@ -184,6 +184,17 @@ def test_a_second_sigterm_ends_the_process_at_once_and_the_run_still_goes_on(
     assert fingerprint(tmp_path) == whole
 
 
+def test_a_terminal_that_closes_and_says_so_twice_costs_no_step(
+    live: Lives, whole: dict[str, str], tmp_path: Path
+) -> None:
+    death = live(tmp_path, ("step", 5), signal.SIGHUP, again=True)
+    assert death.code == 2, death.said
+    done = json.loads((tmp_path / "loss.jsonl").read_text().splitlines()[-1])["step"]
+    assert (tmp_path / f"checkpoint-{done:08d}").is_dir()
+    assert live(tmp_path).code == 0
+    assert fingerprint(tmp_path) == whole
+
+
 def test_the_command_line_resumes_in_new_processes(recipe: Path, live: Lives, tmp_path: Path) -> None:
     plain = tmp_path / "plain.yaml"  # the command's own judge would learn features for a minute
     plain.write_text(recipe.read_text().replace("evaluate_every: 7", "evaluate_every: 0"))

@@ -333,6 +333,30 @@ def test_a_signal_before_the_first_step_ends_the_preparation(
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+def test_what_the_process_was_started_to_ignore_stays_ignored(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as `nohup` does
+    try:
+        stop = Stop(tmp_path, "the command")
+        os.kill(os.getpid(), signal.SIGHUP)
+        stop.restore()
+        assert not stop()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_the_end_of_a_terminal_is_polite_and_a_second_one_is_no_haste(tmp_path: Path) -> None:
+    stop = Stop(tmp_path, "the command")
+    try:
+        for sent in (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM, signal.SIGHUP):
+            os.kill(os.getpid(), sent)
+        assert stop()
+        with pytest.raises(SystemExit):
+            os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        stop.restore()
+
+
 def test_a_damaged_checkpoint_costs_steps_and_not_the_run(
     pictures: Path, settings: Callable, finished: Path, quiet: Any
 ) -> None:

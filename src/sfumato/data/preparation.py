@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib.format import open_memmap
 
 from sfumato.data import manifest
 from sfumato.data.dataset import FAULTS, INDEX, PICTURES, Dataset
@@ -31,7 +30,7 @@ from sfumato.data.folders import MARKER
 from sfumato.data.policies import POLICIES, check_enough, enforce, quarantine
 from sfumato.data.readers import LIMITS, Picture, Unusable, read
 from sfumato.data.records import Record, Source
-from sfumato.durable import sync_folder, write_durably
+from sfumato.durable import sync_folder, write_array, write_durably
 
 FORMAT = 1  # of the cache; raised when the pixels or rows that the same files give change
 
@@ -210,7 +209,7 @@ def _write(
     refused = {fault.path for fault in faults}
     rows: list[dict[str, Any]] = []
     shape = (size, size, channels)
-    pixels = open_memmap(aside / PICTURES, "w+", np.uint8, (max(1, len(source.records)), *shape))
+    pixels = write_array(aside / PICTURES, np.uint8, (max(1, len(source.records)), *shape))
     with contextlib.closing(_examine(source, size, channels, workers, progress)) as results:
         for result in results:
             if result.fault:
@@ -220,7 +219,7 @@ def _write(
                 rows.append(result.row)
 
     if len(rows) != len(pixels):  # a shorter array has another header: copy what was filled
-        shorter = open_memmap(aside / "shorter.npy", "w+", np.uint8, (len(rows), *shape))
+        shorter = write_array(aside / "shorter.npy", np.uint8, (len(rows), *shape))
         for start in range(0, len(rows), 4096):
             shorter[start : min(start + 4096, len(rows))] = pixels[start : min(start + 4096, len(rows))]
         (aside / "shorter.npy").replace(aside / PICTURES)

@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable
 
 import numpy as np
-from numpy.lib.format import open_memmap
 
 from sfumato.data import manifest
 from sfumato.data.dataset import FAULTS, INDEX, PICTURES, Dataset
@@ -16,7 +15,7 @@ from sfumato.data.faults import DataError
 from sfumato.data.folders import MARKER
 from sfumato.data.preparation import put_in_place, writing_aside
 from sfumato.data.records import count
-from sfumato.durable import write_durably
+from sfumato.durable import write_array, write_durably
 
 FOUND = "duplicates.json"
 VERSION = 1  # of the limits in `sfumato.data.duplicates`
@@ -54,7 +53,7 @@ def _write(data: Dataset, found: Duplicates, signature: str, folder) -> None:
     encoded = manifest.encode(rows[i] for i in keep)
     spare = count(len(data) - len(keep), "near-duplicate")
     with writing_aside(folder) as aside:
-        pixels = open_memmap(aside / PICTURES, "w+", np.uint8, (len(keep), *data.pictures.shape[1:]))
+        pixels = write_array(aside / PICTURES, np.uint8, (len(keep), *data.pictures.shape[1:]))
         for start in range(0, len(keep), 4096):
             pixels[start : start + 4096] = data.pictures[keep[start : start + 4096]]
         pixels.flush()

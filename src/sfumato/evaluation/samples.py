@@ -17,7 +17,7 @@ from sfumato.conditioning.conditioners import Condition
 from sfumato.config import Sampling
 from sfumato.diffusion.solvers import Step
 from sfumato.drawing import demand_finite
-from sfumato.durable import write_atomically
+from sfumato.durable import write_array, write_atomically
 from sfumato.generation.recipe import of_picture
 from sfumato.model import Model
 from sfumato.report import Report
@@ -73,7 +73,7 @@ def draw_samples(
         if kept.pop("asked", None) == asked:
             state = kept
     if not state["done"]:
-        np.lib.format.open_memmap(file, "w+", np.uint8, (total, size, size, channels)).flush()
+        write_array(file, np.uint8, (total, size, size, channels)).flush()
     pictures = np.lib.format.open_memmap(file, "r+")
 
     def save() -> None:

@@ -1,4 +1,5 @@
-"""Ctrl-C and SIGTERM, made polite: the step at hand is finished, all is saved, and the way back is told."""
+"""Ctrl-C, SIGTERM and a closed terminal, made polite: the step at hand is finished, all is saved, and the way back is
+told."""
 
 import signal
 import sys
@@ -14,8 +15,15 @@ class Interrupted(UserError):
     """Training was stopped by a signal; everything is saved."""
 
 
+POLITE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 class Stop:
-    """SIGTERM and Ctrl-C end the run after the step at hand; a second one ends the process at once.
+    """Ctrl-C, SIGTERM and a closed terminal (SIGHUP) end the run after the step at hand; a second Ctrl-C or SIGTERM
+    ends the process at once.
+
+    A signal that the process was started to ignore, as by `nohup`, stays ignored. A second SIGHUP is no haste: a
+    terminal that closes often sends two.
 
     Args:
         out: the run folder.
@@ -25,12 +33,13 @@ class Stop:
     def __init__(self, out: Path, command: str) -> None:
         self.out, self.command, self.signal = out, command, 0
         main = threading.current_thread() is threading.main_thread()  # signals can be caught there only
-        self.before = {s: signal.signal(s, self._catch) for s in (signal.SIGINT, signal.SIGTERM) if main}
+        heard = [s for s in POLITE if main and signal.getsignal(s) != signal.SIG_IGN]
+        self.before = {s: signal.signal(s, self._catch) for s in heard}
 
     def _catch(self, number: int, frame: object) -> None:
-        if self.signal:
+        if number != signal.SIGHUP and self.signal not in (0, signal.SIGHUP):
             sys.exit(128 + number)
-        self.signal = number
+        self.signal = self.signal if number == signal.SIGHUP and self.signal else number
 
     def __call__(self) -> bool:
         return bool(self.signal)
