@@ -196,6 +196,28 @@ def test_train_takes_recipe_folder_run_folder_and_changes_from_the_command_line(
     assert (found.name, found.data.path, out) == ("emoji", "other", tmp_path)
 
 
+def test_a_run_folder_is_named_after_its_pictures_in_any_script():
+    names = {"写真": "写真", "Фото 2024": "Фото-2024", "e\u0301te\u0301": "été", "📷": "pictures", "-.x_": "x"}
+    for folder, name in names.items():
+        found, out = settings(folder, None, None, ())
+        assert (found.name, out.name) == (name, name)
+    long, _ = settings("写" * 300, None, None, ())
+    assert len(long.name.encode()) < 255
+
+
+def test_two_folders_never_share_a_run_folder_and_each_finds_its_own_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = {}
+    for folder in ("a/photos", "b/photos", "c/📷", "d/🖼"):
+        for spelling in (folder, f"./{folder}/", str(tmp_path / folder)):
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            config, out = settings(spelling, None, None, ())
+            assert found.setdefault(folder, out) == out
+            out.mkdir(parents=True, exist_ok=True)
+            (out / "config.yaml").write_text(config.to_yaml())
+    assert [out.name for out in found.values()] == ["photos", "photos-2", "pictures", "pictures-2"]
+
+
 @pytest.fixture
 def pictures(tmp_path):
     """A folder with two good pictures and, when wanted, a bad one."""

@@ -207,7 +207,7 @@ def test_an_unknown_word_fails_with_the_nearest(override, meant):
         ("data.channels=4", ["data.channels = 4", "1 or 3"]),
         ("network=3", ["network = 3", "a group of settings"]),
         ("network.attention_level=9", ["network.attention_level = 9", "from 0 to 7 or null"]),
-        ("name=../../etc", ["name = '../../etc'", "letters, digits, dots and dashes"]),
+        ("name=../../etc", ["name = '../../etc'", "letters of any script, digits, dots and dashes"]),
     ],
 )
 def test_a_value_out_of_range_names_field_value_range_and_fix(override, parts):

@@ -318,7 +318,7 @@ class Release(Settings):
 class Config(Settings):
     """All settings of a run."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="letters, digits, dots and dashes")
+    name: str = Field(pattern=r"^[^\W_][\w.-]{0,63}$", description="letters of any script, digits, dots and dashes")
     about: About = About()
     data: Data
     network: Annotated[UNet | DiT, Field(discriminator="kind")] = UNet()

@@ -64,16 +64,16 @@ def test_a_finished_run_explains_itself(finished: Path, pictures: Path) -> None:
 
     model = Model.load(finished / "model")
     assert model.record["steps"] == 6 and model.record["held_out"] > 0
-    assert model.record["validation_loss"] == losses(finished)[-2]["validation_loss"]
+    assert model.record["validation_loss"] == losses(finished)[-1]["validation_loss"]
     card = (finished / "model" / "README.md").read_text()
     assert "Model card: tiny" in card and "<polyline" in (finished / "model" / "loss.svg").read_text()
     assert model.generate("red picture", seed=1)[0].size == (8, 8)
 
 
-def test_every_step_is_logged_once(finished: Path) -> None:
+def test_every_step_is_logged_once_and_the_last_is_validated(finished: Path) -> None:
     rows = losses(finished)
     assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4, 5, 6]
-    assert [row["step"] for row in rows if "validation_loss" in row] == [5]
+    assert [row["step"] for row in rows if "validation_loss" in row] == [5, 6]
     assert all(row["gradient_norm"] > 0 for row in rows if "loss" in row)
 
 
@@ -90,10 +90,17 @@ def test_what_was_logged_after_the_checkpoint_is_written_again_and_not_twice(
     assert (finished / "loss.jsonl").read_bytes() == whole
 
 
-def test_a_shortened_log_is_refused(pictures: Path, settings: Callable, finished: Path) -> None:
-    (finished / "loss.jsonl").write_text("")
-    with pytest.raises(UserError, match=r"loss\.jsonl holds 0 bytes"):
-        train(settings(pictures), finished)
+@pytest.mark.parametrize("left", [None, 0, 100, 101])
+def test_a_log_that_was_deleted_or_cut_costs_lines_and_not_the_run(
+    left: int | None, pictures: Path, settings: Callable, finished: Path, quiet: Any
+) -> None:
+    weights, log = (finished / "model" / "weights.safetensors").read_bytes(), finished / "loss.jsonl"
+    content = log.read_bytes()
+    log.unlink() if left is None else log.write_bytes(content[:left])
+    train(settings(pictures), finished, quiet)
+    assert "loss.jsonl has lost lines" in "\n".join(quiet.said)
+    assert (finished / "model" / "weights.safetensors").read_bytes() == weights
+    assert content.startswith(log.read_bytes()) and len(losses(finished)) == content[: left or 0].count(b"\n")
 
 
 def test_the_log_is_cut_to_what_the_checkpoint_knows(tmp_path: Path) -> None:
@@ -120,11 +127,96 @@ def test_the_log_is_cut_to_what_the_checkpoint_knows(tmp_path: Path) -> None:
 def test_other_settings_are_refused_by_name(
     change: str, told: str, pictures: Path, settings: Callable, finished: Path
 ) -> None:
-    before = (finished / "loss.jsonl").read_bytes()
+    before = contents(finished)
     with pytest.raises(UserError, match=told):
-        train(settings(pictures, change), finished)
-    assert (finished / "loss.jsonl").read_bytes() == before
-    train(settings(pictures), finished)  # and the folder is as good as it was
+        train(settings(pictures, change, "data.size=16"), finished)
+    assert contents(finished) == before, "refused before anything was touched, the prepared pictures included"
+    train(settings(pictures), finished)
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Every file of a run, but for the lock, which names the process."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "lock"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["training.keep=5", "training.checkpoint_every=3"],
+        ["training.validate_every=2", "training.sample_every=3"],
+        ["training.half=false", "training.activation_checkpointing=true"],
+        ["name=other", "data.policy=skip", "sampling.prompts=[red picture]"],
+    ],
+)
+def test_what_changes_no_weight_may_change(
+    changes: list[str], pictures: Path, settings: Callable, finished: Path, tmp_path: Path
+) -> None:
+    last = finished / "checkpoint-00000006" / "weights.safetensors"
+    weights = last.read_bytes()
+    for folder in ("checkpoint-00000006", "model"):
+        shutil.rmtree(finished / folder)
+    train(settings(pictures, *changes), finished)
+    assert last.read_bytes() == weights
+
+
+def test_one_folder_may_be_written_in_many_ways(
+    pictures: Path, settings: Callable, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(pictures.parent)
+    (pictures.parent / "link").unlink(missing_ok=True)
+    (pictures.parent / "link").symlink_to(pictures, target_is_directory=True)
+    for path in (pictures.name, f"{pictures.name}/", f"./{pictures.name}", f"{pictures}/red/..", "link"):
+        train(settings(path), finished)
+
+
+def test_another_number_of_threads_is_told_and_goes_on(
+    pictures: Path, settings: Callable, finished: Path, quiet: Any
+) -> None:
+    train(settings(pictures, "training.threads=2"), finished, quiet)
+    assert "began with 1 thread(s) and goes on with 2" in "\n".join(quiet.said)
+
+
+def test_a_run_that_is_given_more_steps_goes_on(
+    pictures: Path, settings: Callable, finished: Path, tmp_path: Path, quiet: Any
+) -> None:
+    longer = settings(pictures, "training.steps=12")
+    model = train(longer, finished, quiet)
+    said = "\n".join(quiet.said)
+    assert "resuming at step 6 of 12" in said and "12 steps instead of 6, from step 6 on" in said
+    assert [row["step"] for row in losses(finished) if "loss" in row] == list(range(1, 13))
+    assert model.record["schedules"] == [{"from": 0, "steps": 6}, {"from": 6, "steps": 12}]
+    assert Model.load(finished / "model").config.training.steps == 12
+
+    with pytest.raises(UserError, match=r"training\.steps = 11, but the run .* has done 12 steps"):
+        train(settings(pictures, "training.steps=11"), finished)
+
+
+def test_a_longer_run_has_the_bits_of_one_that_was_long_from_the_start_where_the_rate_had_not_begun_to_fall(
+    pictures: Path, settings: Callable, tmp_path: Path
+) -> None:
+    ends = {}
+    for decay in (0.0, 0.5):
+        for name, lengths in (("grown", (6, 12)), ("whole", (12,))):
+            out = tmp_path / f"{name}-{decay}"
+            for steps in lengths:
+                train(settings(pictures, f"optimizer.decay={decay}", f"training.steps={steps}"), out)
+            ends[name, decay] = (out / "checkpoint-00000012" / "weights.safetensors").read_bytes()
+    assert ends["grown", 0.0] == ends["whole", 0.0]
+    assert ends["grown", 0.5] != ends["whole", 0.5]  # its steps 4 to 6 were made at falling rates
+
+
+def test_a_longer_run_that_is_stopped_and_resumed_ends_the_same(
+    pictures: Path, settings: Callable, finished: Path, tmp_path: Path
+) -> None:
+    longer = settings(pictures, "training.steps=12")
+    stopped = Path(shutil.copytree(finished, tmp_path / "stopped"))
+    train(longer, finished)
+    train(longer, stopped)
+    shutil.rmtree(stopped / "checkpoint-00000012")
+    train(longer, stopped)
+    name = "checkpoint-00000012/weights.safetensors"
+    assert (stopped / name).read_bytes() == (finished / name).read_bytes()
+    assert (stopped / "loss.jsonl").read_bytes() == (finished / "loss.jsonl").read_bytes()
 
 
 def test_what_a_recipe_says_about_itself_may_change(pictures: Path, settings: Callable, finished: Path) -> None:
@@ -136,8 +228,10 @@ def test_other_data_is_refused(pictures: Path, settings: Callable, finished: Pat
     before = file.read_bytes()
     try:
         Image.new("RGB", (8, 8), "green").save(file)
+        kept = contents(finished)
         with pytest.raises(UserError, match="was trained on other data"):
             train(settings(pictures), finished)
+        assert contents(finished) == kept, "the prepared pictures are those of the run"
     finally:
         file.write_bytes(before)
     train(settings(pictures), finished)  # and with the old data it goes on

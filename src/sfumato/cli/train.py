@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import sys
+import unicodedata
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,8 @@ from cyclopts import Parameter
 from sfumato.cli.progress import Terminal
 from sfumato.config import Config, load_recipe
 from sfumato.errors import UserError
+
+LONGEST_NAME = 48  # letters; of four bytes each they still make a folder's name
 
 
 def train(
@@ -62,9 +65,17 @@ def settings(path: str | None, recipe: str | None, out: Path | None, changes: tu
             "`sfumato train ./my-pictures` for your own pictures, `sfumato recipes` for what else there is",
         )
     if path is not None:
-        changes = (f"data.path={json.dumps(path)}", *changes)
+        changes = (f"data.path={json.dumps(path, ensure_ascii=False)}", *changes)
     if path is not None and recipe is None:
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(path).resolve().name).strip("-._")[:64]
-        changes = (f"name={json.dumps(name or 'pictures')}", *changes)
+        changes = (f"name={json.dumps(name_of(Path(path)), ensure_ascii=False)}", *changes)
     config = load_recipe(recipe or "folder", changes)
-    return config, out or Path("runs") / config.name
+
+    from sfumato.training.claim import run_folder
+
+    return config, out or run_folder(Path("runs"), config.name, config.data.path)
+
+
+def name_of(folder: Path) -> str:
+    """A name for what is learned from a folder: the folder's, its letters of any script kept."""
+    name = unicodedata.normalize("NFC", folder.resolve().name)
+    return re.sub(r"[^\w.-]+", "-", name).strip("-._")[:LONGEST_NAME].strip("-._") or "pictures"

@@ -99,6 +99,7 @@ def prepare(
     policy: str = "stop",
     workers: int | None = None,
     progress: Progress | None = None,
+    accept: Callable[[str], None] = lambda manifest_hash: None,
 ) -> Dataset:
     """The `Dataset` of `source` at size x size pixels, made in `cache_dir`, or found there if nothing changed since.
 
@@ -109,6 +110,7 @@ def prepare(
         policy: "stop", "skip" or "quarantine" (see `sfumato.data.policies`).
         workers: threads that decode; by default one a processor, at most 8.
         progress: called with (pictures done, pictures in all).
+        accept: told the hash of the manifest; what it raises leaves the cache, and every file, as it was.
 
     Raises:
         DataError: faults under the policy, too few pictures, no space. The message names files, reasons and fixes, and
@@ -125,6 +127,7 @@ def prepare(
     signature = _signature(source, size, channels)
     ready = _reuse(cache, signature)
     if ready is not None and (not ready.index["faults"] or ready.index["policy"] == policy != "stop"):
+        accept(ready.manifest_hash)
         if progress:
             progress(len(source.records), len(source.records))
         return ready
@@ -141,11 +144,12 @@ def prepare(
             write_durably(cache / MARKER, "")
             write_durably(cache / FAULTS, report)
             raise DataError(f"{error.message}\nthe whole list: {cache / FAULTS}", error.fix, faults) from None
+        encoded = manifest.encode(rows)
+        accept(hashlib.sha256(encoded).hexdigest())
         if policy == "quarantine":
             quarantine(source, faults, cache.parent / "quarantine")
         check_enough(source, rows)
 
-        encoded = manifest.encode(rows)
         write_durably(aside / manifest.NAME, encoded)
         write_durably(aside / FAULTS, report)
         write_durably(aside / MARKER, "")

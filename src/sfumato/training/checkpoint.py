@@ -29,8 +29,13 @@ def folder_of(run: Path, step: int) -> Path:
 
 def checkpoints(run: Path) -> list[Path]:
     """The complete checkpoints of a run, oldest first."""
-    found = [folder for folder in run.glob("checkpoint-*") if folder.name.removeprefix("checkpoint-").isdigit()]
-    return sorted(found, key=lambda folder: int(folder.name.removeprefix("checkpoint-")))
+    found = [folder for folder in run.glob("checkpoint-*") if folder.name.removeprefix("checkpoint-").isdecimal()]
+    return sorted(found, key=step_of)
+
+
+def step_of(folder: Path) -> int:
+    """The step of a checkpoint, by its folder's name."""
+    return int(folder.name.removeprefix("checkpoint-"))
 
 
 def save_checkpoint(run: Path, step: int, parts: dict[str, dict[str, Tensor]], state: dict, keep: int) -> Path:

@@ -7,9 +7,8 @@ terminal and to TensorBoard, when that is installed.
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
-
-from sfumato.errors import UserError
 
 
 class Log:
@@ -20,21 +19,21 @@ class Log:
         length: bytes of ``loss.jsonl`` that the checkpoint knows of; what was written after it is cut off, because
             the steps after the checkpoint are done again.
         step: the checkpoint's step.
-
-    Raises:
-        UserError: the file is shorter than the checkpoint says.
+        say: told when lines are missing that the checkpoint knows of; no weight depends on them.
     """
 
-    def __init__(self, run: Path, length: int, step: int) -> None:
+    def __init__(self, run: Path, length: int, step: int, say: Callable[[str], None] = lambda text: None) -> None:
         self.path = run / "loss.jsonl"
         self.path.touch()
-        if self.path.stat().st_size < length:
-            raise UserError(
-                f"{self.path} holds {self.path.stat().st_size:,} bytes, but {length:,} when the checkpoint was written",
-                fix="put the file back as it was, or start again in another folder with --out",
+        content = self.path.read_bytes()[:length]
+        if len(content) < length:
+            content = content[: content.rfind(b"\n") + 1]
+            say(
+                f"{self.path} has lost lines: {len(content):,} of {length:,} bytes are left. The run goes on, and its "
+                f"weights are the same; the loss curve lacks what was lost of steps 1 to {step:,}"
             )
         with self.path.open("r+b") as file:
-            file.truncate(length)
+            file.truncate(len(content))
         self.file = self.path.open("ab")
         self.board = _tensorboard(run / "tensorboard", step)
 

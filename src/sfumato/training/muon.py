@@ -65,9 +65,11 @@ def orthogonal(matrix: Tensor) -> Tensor:
 
 
 def directly(x: Tensor) -> Tensor:
-    """The iterations on x (m, n) itself, in bfloat16."""
+    """The iterations on x (m, n) itself, in bfloat16 where the device multiplies it: a processor that does not takes
+    10 to 20 times as long as in float32."""
     a, b, c = COEFFICIENTS
-    x = x.bfloat16()
+    if not x.is_cpu or torch.cpu._is_avx512_bf16_supported():
+        x = x.bfloat16()
     x = x / x.norm().clamp(min=LEAST)
     for _ in range(ITERATIONS):
         gram = x @ x.T

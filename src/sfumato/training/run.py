@@ -10,32 +10,33 @@ run/
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from sfumato.allocator import keep_freed_memory
-from sfumato.config import WITHOUT_INFLUENCE, Config, load_recipe
+from sfumato.config import Config
 from sfumato.data.dataset import Dataset
 from sfumato.data.folders import MARKER
 from sfumato.data.preparation import prepare
 from sfumato.data.sources import open_source
 from sfumato.data.unique import unique
-from sfumato.durable import write_atomically, writing
-from sfumato.errors import UserError
+from sfumato.durable import writing
 from sfumato.keyed import key
 from sfumato.model import Model
 from sfumato.report import Report, Silent
 from sfumato.training.best import Best
 from sfumato.training.card import loss_curve, model_card, read_losses
 from sfumato.training.checkpoint import RunLock, newest_whole, save_checkpoint
-from sfumato.training.environment import device, environment
+from sfumato.training.claim import claim, other_threads, same_pictures, settled
+from sfumato.training.environment import device
 from sfumato.training.interrupts import Interrupted, Interruptible, Stop
 from sfumato.training.judge import judge
 from sfumato.training.log import Log
 from sfumato.training.loop import Trainer, run
+from sfumato.training.optimizers import rate_factor
 from sfumato.training.resolve import adjusted, locate, resolve_rest, resolve_size, short_sides
 from sfumato.training.samples import draw_sheet, sample_sheet, sheet_conditions
 
@@ -62,7 +63,7 @@ def machine_settings(config: Config) -> None:
 
 def prepare_run(config: Config, out: Path, report: Report) -> Prepared:
     """Reads the data, resolves what the settings left open, and builds the model with its first weights."""
-    data = prepared_data(config, out / "data", report)
+    data = prepared_data(config, out / "data", report, same_pictures(out))
     captions = [caption for row in data.captions for caption in row]
     prepared = build(config, data, captions, len(data))
     with writing("the captions' vectors", out):
@@ -91,8 +92,17 @@ def build(config: Config, data: Dataset, captions: list[str], pictures: int) -> 
     return Prepared(config, data, train.tolist(), validation.tolist(), model)
 
 
-def prepared_data(config: Config, cache: Path, report: Report) -> Dataset:
-    """The pictures of ``data.path``, checked and fitted to size, from the cache when nothing has changed."""
+def prepared_data(
+    config: Config, cache: Path, report: Report, accept: Callable[[str], None] = lambda manifest_hash: None
+) -> Dataset:
+    """The pictures of ``data.path``, checked and fitted to size, from the cache when nothing has changed.
+
+    Args:
+        config: settings, perhaps with "auto" left.
+        cache: a folder for the prepared pictures.
+        report: where progress goes.
+        accept: see ``prepare``.
+    """
     source = open_source(locate(config.data.path))
     config = resolve_size(config, lambda: short_sides(source.records))
     data = prepare(
@@ -102,6 +112,7 @@ def prepared_data(config: Config, cache: Path, report: Report) -> Dataset:
         cache,
         policy=config.data.policy,
         progress=lambda done, total: report.progress("reading pictures", done, total),
+        accept=accept,
     )
     if config.data.duplicates == "drop":
         data = unique(data, lambda done, total: report.progress("searching near-duplicates", done, total))
@@ -119,12 +130,13 @@ def train(
 
     Args:
         config: settings; "auto" entries are resolved against the data.
-        out: the run folder; one that holds checkpoints is resumed.
+        out: the run folder. One that holds checkpoints is resumed, and goes on where more steps are asked for.
         report: where progress goes.
         command: the command that resumes the run, for messages.
 
     Raises:
-        UserError: bad data, another process in the folder, other settings than the folder's, or a damaged run.
+        UserError: bad data, another process in the folder, settings that the folder's run cannot take, or a damaged
+            run.
         Interrupted: stopped by a signal, everything saved.
     """
     out, report = Path(out), report or Silent()
@@ -135,74 +147,60 @@ def train(
     stop = Stop(out, command)
     try:
         machine_settings(config)
-        prepared = prepare_run(config, out, Interruptible(report, stop))
-        claim(out, prepared)
+        prepared = prepare_run(settled(config, out), out, Interruptible(report, stop))
+        with writing("the run", out):
+            claim(out, prepared.config, prepared.data)
+        if told := other_threads(out):
+            report.say(told)
         trainer = Trainer(
             prepared.config, prepared.model, prepared.data, prepared.train_indices, prepared.validation_indices
         )
         with writing("the run", out):
-            rate, best = fit(trainer, out, report, stop)
+            progress = fit(trainer, out, report, stop)
             if trainer.step < prepared.config.training.steps:
                 raise stop.interrupted(f"at step {trainer.step:,}")
-            return finish(trainer, best, out, rate, command, report)
+            return finish(trainer, progress, out, command, report)
     finally:
         stop.restore()
         lock.release()
 
 
-def claim(out: Path, prepared: Prepared) -> None:
-    """Writes what the run is into a new folder, or checks that the folder holds this very run."""
-    config, data = prepared.config, prepared.data
-    facts = {"manifest_sha256": data.manifest_hash, "pictures": len(data), "description": data.describe()}
-    kept = out / "config.yaml"
-    if not kept.exists():
-        write_atomically(out / "data.json", json.dumps(facts, indent=1).encode())
-        write_atomically(out / "environment.json", json.dumps(environment(), indent=1).encode())
-        write_atomically(kept, config.to_yaml().encode())
-        return
-    changed = differences(kept, config)
-    if changed:
-        raise UserError(
-            f"{out} holds a run with other settings: {'; '.join(changed[:3])}{'; ...' if len(changed) > 3 else ''}",
-            fix="give the settings it was started with, or choose another folder with --out",
-        )
-    if json.loads((out / "data.json").read_text())["manifest_sha256"] != data.manifest_hash:
-        raise UserError(
-            f"{out} was trained on other data: the manifest hash differs",
-            fix="restore the pictures it was started with, or choose another folder with --out",
-        )
+@dataclass
+class Progress:
+    """What a run knows of itself beside its weights.
 
-
-def differences(kept: Path, config: Config) -> list[str]:
-    """What a run's config.yaml says otherwise than ``config``, e.g. "optimizer.lr was 0.001, now 0.002".
-
-    ``about`` and ``release`` may change, for they have no influence on a run; a setting that is younger than the file
-    has its default.
+    Attributes:
+        rate: how long its steps took.
+        best: the best of those that were scored.
+        schedules: {"from": step, "steps": length} of every length that the run was given, the first from step 0.
     """
-    old, new = (flat(c.model_dump(mode="json", exclude=WITHOUT_INFLUENCE)) for c in (load_recipe(kept), config))
-    missing = "not there"
-    return [
-        f"{name} was {old.get(name, missing)}, now {new.get(name, missing)}"
-        for name in dict.fromkeys([*new, *old])
-        if old.get(name, missing) != new.get(name, missing)
-    ]
+
+    rate: "Rate"
+    best: Best
+    schedules: list[dict[str, int]]
 
 
-def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}."""
-    entries: dict[str, Any] = {}
-    for name, value in settings.items():
-        path = f"{prefix}{name}"
-        entries |= flat(value, f"{path}.") if isinstance(value, dict) else {path: value}
-    return entries
+def lengthened(trainer: Trainer, schedules: list[dict[str, int]], report: Report) -> list[dict[str, int]]:
+    """``schedules``, and the present one where it is another than the last. From here on the learning rate is that of
+    the new length at the same step, so a rate that had begun to fall rises at once; weights, averages and the
+    optimizer's moments go on as they are."""
+    training, optimizer = trainer.config.training, trainer.config.optimizer
+    if schedules and schedules[-1]["steps"] == training.steps:
+        return schedules
+    if schedules:
+        before, now = (
+            optimizer.lr * rate_factor(trainer.step, steps, optimizer.warmup, optimizer.decay)
+            for steps in (schedules[-1]["steps"], training.steps)
+        )
+        report.say(
+            f"a new length: {training.steps:,} steps instead of {schedules[-1]['steps']:,}, from step {trainer.step:,} "
+            f"on; the learning rate goes from {before:.2g} to {now:.2g} and then follows the new length"
+        )
+    return [*schedules, {"from": trainer.step, "steps": training.steps}]
 
 
-def fit(trainer: Trainer, out: Path, report: Report, stop: Stop) -> tuple["Rate", Best]:
-    """Resumes from the newest whole checkpoint, trains to the end or to a signal, and saves.
-
-    Returns:
-        How long all steps took, and the best of those that were scored.
-    """
+def fit(trainer: Trainer, out: Path, report: Report, stop: Stop) -> Progress:
+    """Resumes from the newest whole checkpoint, trains to the end or to a signal, and saves."""
     training = trainer.config.training
     found = newest_whole(out, report.say)
     state, parts = found or ({"log_bytes": 0, "seconds": 0.0}, {})
@@ -210,7 +208,8 @@ def fit(trainer: Trainer, out: Path, report: Report, stop: Stop) -> tuple["Rate"
     if found:
         trainer.restore(state["step"], parts)
         report.say(f"resuming at step {trainer.step:,} of {training.steps:,}")
-    log = Log(out, state["log_bytes"], trainer.step)
+    schedules = lengthened(trainer, state.get("schedules", []), report)
+    log = Log(out, state["log_bytes"], trainer.step, report.say)
     rate = Rate(training.batch * training.accumulate, state["seconds"], state.get("waited", 0.0))
 
     def on_step(numbers: dict[str, float]) -> None:
@@ -223,7 +222,8 @@ def fit(trainer: Trainer, out: Path, report: Report, stop: Stop) -> tuple["Rate"
             log.scalars(trainer.step, pictures_per_second=speed, waiting_for_data=waited / seconds, **numbers)
 
     def validate() -> None:
-        if not trainer.validation_indices:
+        due = trainer.step % training.validate_every == 0 or trainer.step == training.steps
+        if not (due and trainer.validation_indices):
             return
         loss = trainer.validate()
         log.write(trainer.step, validation_loss=loss)
@@ -243,7 +243,8 @@ def fit(trainer: Trainer, out: Path, report: Report, stop: Stop) -> tuple["Rate"
         report.say(f"step {trainer.step:,}: {score}{mark}")
 
     def save() -> None:
-        facts = {"log_bytes": log.length(), "seconds": rate.total, "waited": rate.waited, **best.state()}
+        facts = {"log_bytes": log.length(), "seconds": rate.total, "waited": rate.waited, "schedules": schedules}
+        facts |= best.state()
         save_checkpoint(out, trainer.step, trainer.parts() | best.parts(), facts, training.keep)
 
     try:
@@ -252,7 +253,7 @@ def fit(trainer: Trainer, out: Path, report: Report, stop: Stop) -> tuple["Rate"
         evaluate()  # what a signal ended in the process before
         report.progress("training", trainer.step, training.steps)
         actions = [
-            (training.validate_every, validate),
+            (1, validate),
             (training.sample_every, sample),
             (1, evaluate),
             (training.checkpoint_every, save),
@@ -264,13 +265,14 @@ def fit(trainer: Trainer, out: Path, report: Report, stop: Stop) -> tuple["Rate"
         raise
     finally:
         log.close()
-    return rate, best
+    return Progress(rate, best, schedules)
 
 
-def finish(trainer: Trainer, best: Best, out: Path, rate: "Rate", command: str, report: Report) -> Model:
+def finish(trainer: Trainer, progress: Progress, out: Path, command: str, report: Report) -> Model:
     """Puts the averaged weights, the best where steps were scored, into the model and saves it, with its card, sample
     sheet and loss curve."""
     config, model, data = trainer.config, trainer.model, trainer.data
+    rate, best = progress.rate, progress.best
     averages, step = trainer.ema.tracks[config.sampling.ema], trainer.step
     if best.scores:
         averages, step = best.weights, best.lowest[0]
@@ -293,6 +295,7 @@ def finish(trainer: Trainer, best: Best, out: Path, rate: "Rate", command: str, 
         "held_out": len(trainer.validation_indices),
         "environment": json.loads((out / "environment.json").read_text()),
         "command": command,
+        **({"schedules": progress.schedules} if len(progress.schedules) > 1 else {}),
         **best.record(),
     }
     folder = out / "model"
