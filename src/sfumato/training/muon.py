@@ -7,10 +7,14 @@ X = G / |G|. All of them are polynomials in the A of the beginning, so they can 
 
 and X is multiplied once, at the end. For a matrix (m, n) these are 17 m^3 + 2 m^2 n multiplications in place of
 5 m^3 + 10 m^2 n, fewer from n = 1.5 m on; the matrix of a 3x3 convolution has n = 9 m. All of A, P and Q are symmetric,
-and of their products only one side of the diagonal is multiplied, in blocks. A squares the condition of G,
-for which bfloat16 is too coarse, so it is float32, and only the last product is bfloat16: the error is a quarter of
-that of the iterations on X in bfloat16. That is faster where float32 takes no more than twice as long, on the CPU (see
-`benchmarks/LOG.md`); elsewhere, and for matrices that are nearly square, the iterations stay on X.
+and of their products only one side of the diagonal is multiplied, in blocks.
+
+On the CPU all of it is float32, the last product too: P grows to 3.4^5 = 480 along small singular values, and entries
+of that size must cancel along the large ones, for which the 8 bits of bfloat16 are too coarse (the first singular
+vector of a matrix with singular values 1 / i^2 would be off by 80 %). The answer is right to about 1 % along every
+singular vector. Matrices that are nearly square take the iterations on X, in float32 as well: a processor without
+instructions for bfloat16 multiplies it 20 times as slowly (see `benchmarks/LOG.md`). On other devices the iterations
+are those on X in bfloat16, as published.
 """
 
 from collections.abc import Iterable
@@ -58,18 +62,20 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """The nearly orthogonal factor, bfloat16, of a matrix (m, n)."""
+    """The nearly orthogonal factor of a matrix (m, n), float32 on the CPU and bfloat16 elsewhere."""
     x = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    found = (through_gram if x.is_cpu and x.shape[1] >= WIDE * x.shape[0] else directly)(x)
+    if not x.is_cpu:
+        found = directly(x.bfloat16())
+    elif x.shape[1] >= WIDE * x.shape[0]:
+        found = through_gram(x.float())
+    else:
+        found = directly(x.float())
     return found if x is matrix else found.T
 
 
 def directly(x: Tensor) -> Tensor:
-    """The iterations on x (m, n) itself, in bfloat16 where the device multiplies it: a processor that does not takes
-    10 to 20 times as long as in float32."""
+    """The iterations on x (m, n) itself."""
     a, b, c = COEFFICIENTS
-    if not x.is_cpu or torch.cpu._is_avx512_bf16_supported():
-        x = x.bfloat16()
     x = x / x.norm().clamp(min=LEAST)
     for _ in range(ITERATIONS):
         gram = x @ x.T
@@ -90,7 +96,7 @@ def through_gram(x: Tensor) -> Tensor:
         if i < ITERATIONS - 1:
             gram = symmetric(symmetric(q, gram), q)
     assert product is not None
-    return product.bfloat16() @ x.bfloat16()
+    return product @ x
 
 
 def symmetric(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
