@@ -50,8 +50,8 @@ def test_weights_are_positive_numbers(name):
 @pytest.mark.parametrize("name", registry.TIME_LAWS)
 def test_time_laws_stay_within_the_process(name):
     u = torch.linspace(0.001, 0.999, 99)
-    t = registry.TIME_LAWS[name](Flow(), 0.0, 1.0)(u)
-    assert t.shape == u.shape and (t >= 0).all() and (t <= 1).all()
+    t, weights = registry.TIME_LAWS[name](Flow(), 0.0, 1.0, 10).draw(u)
+    assert t.shape == weights.shape == u.shape and (weights == 1).all() and (t >= 0).all() and (t <= 1).all()
 
 
 @pytest.mark.parametrize("name", registry.GRIDS)

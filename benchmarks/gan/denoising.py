@@ -20,6 +20,7 @@ from sfumato.diffusion import (
     denoising_loss,
     exponential,
     grids,
+    laws,
     objectives,
     sample,
 )
@@ -57,7 +58,7 @@ class Diffusion:
         self.denoiser = Denoiser(network, Gaussian(Flow()), denoisers.karras(sigma_data), sigma_data)
         self.networks = {"denoiser": network}
         self.shape, self.dtype = shape, dtype
-        self.weight, self.law = objectives.edm(sigma_data), objectives.logit_normal(*time)
+        self.weight, self.law = objectives.edm(sigma_data), laws.LogitNormal(*time)
         self.times = grids.log_snr(self.denoiser.schedule, evaluations, sigma_min)
         weights = dict(network.named_parameters())
         self.optimizer = Optimizer(weights, optimizer, lr, (0.9, 0.99), weight_decay=0.0)
@@ -67,7 +68,7 @@ class Diffusion:
     def step(self, real: Real, factor: float) -> dict[str, float]:
         """One step at `factor` times the peak rate; returns the loss."""
         x = real()
-        t = self.law(torch.rand(len(x)))
+        t, _ = self.law.draw(torch.rand(len(x)))
         with self.autocast():
             loss = denoising_loss(self.denoiser, x, t, torch.randn_like(x), self.weight).mean()
         self.denoiser.network.zero_grad()

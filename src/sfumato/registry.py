@@ -11,8 +11,9 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
-from sfumato.diffusion import denoisers, exponential, grids, objectives, reverse, schedules, solvers
+from sfumato.diffusion import denoisers, exponential, grids, laws, objectives, reverse, schedules, solvers
 from sfumato.diffusion.fresh_noise import churn
+from sfumato.diffusion.importance import Importance
 from sfumato.diffusion.learned_schedule import LearnedSchedule
 from sfumato.errors import unknown
 from sfumato.networks.dit import DiT
@@ -45,11 +46,12 @@ WEIGHTS: dict[str, Callable[[float], objectives.Weight]] = {
     "edm": objectives.edm,
 }
 
-TIME_LAWS: dict[str, Callable[[schedules.Schedule, float, float], objectives.TimeLaw]] = {
-    "uniform": lambda schedule, mean, std: objectives.uniform,
-    "logit_normal": lambda schedule, mean, std: objectives.logit_normal(mean, std),
-    "log_normal": objectives.log_normal,
-    "importance": lambda schedule, mean, std: objectives.uniform,  # on held-out data; in training its memory decides
+# (schedule, mean, standard deviation, steps of the chain) -> law of the training times
+TIME_LAWS: dict[str, Callable[[schedules.Schedule, float, float, int], laws.Law]] = {
+    "uniform": lambda schedule, mean, std, chain: laws.Uniform(),
+    "logit_normal": lambda schedule, mean, std, chain: laws.LogitNormal(mean, std),
+    "log_normal": lambda schedule, mean, std, chain: laws.LogNormal(schedule, mean, std),
+    "importance": lambda schedule, mean, std, chain: Importance.fresh(chain),
 }
 
 # (weight, steps of the chain, share of the bound, whether the variance is learned) -> loss per example

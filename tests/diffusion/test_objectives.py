@@ -5,7 +5,18 @@ import math
 import pytest
 import torch
 
-from sfumato.diffusion import Flow, Gaussian, Karras, denoisers, denoising_loss, from_x, like, linear_beta, objectives
+from sfumato.diffusion import (
+    Flow,
+    Gaussian,
+    Karras,
+    denoisers,
+    denoising_loss,
+    from_x,
+    laws,
+    like,
+    linear_beta,
+    objectives,
+)
 
 SIGMA_DATA = 0.5
 U = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000  # a stratified sample of (0, 1)
@@ -60,22 +71,23 @@ def test_min_snr_caps_the_simple_weight_at_gamma():
 
 
 def test_the_uniform_law_is_uniform():
-    t = objectives.uniform(U)
+    t, weights = laws.Uniform().draw(U)
+    assert (weights == 1).all()
     assert abs(t.mean() - 0.5) < 1e-6 and abs(t.var() - 1 / 12) < 1e-5
 
 
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.8, 0.6)])
 def test_the_logit_normal_law_has_a_normal_logit(mean, std):
-    logit = torch.logit(objectives.logit_normal(mean, std)(U))
+    logit = torch.logit(laws.LogitNormal(mean, std).draw(U)[0])
     assert abs(logit.mean() - mean) < 1e-4 and abs(logit.std() - std) < 1e-3
 
-    quantile = objectives.logit_normal(mean, std)(torch.tensor([0.5, 0.8413447461]))
+    quantile, _ = laws.LogitNormal(mean, std).draw(torch.tensor([0.5, 0.8413447461]))
     torch.testing.assert_close(quantile, torch.sigmoid(torch.tensor([mean, mean + std])))
 
 
 @pytest.mark.parametrize("base", [Karras(), Flow(), linear_beta()], ids=str)
 def test_the_law_of_edm_has_a_normal_log_noise_on_any_schedule(base):
-    log_noise = -base.log_snr(objectives.log_normal(base, -1.2, 1.2)(U)) / 2
+    log_noise = -base.log_snr(laws.LogNormal(base, -1.2, 1.2).draw(U)[0]) / 2
     # the linear chain interpolates below its first node, log 0.01 = -4.6, so that no tail is lost to its ends
     assert abs(log_noise.mean() + 1.2) < 2e-3 and abs(log_noise.std() - 1.2) < 2e-3
 
@@ -83,8 +95,8 @@ def test_the_law_of_edm_has_a_normal_log_noise_on_any_schedule(base):
 @pytest.mark.parametrize("weight", WEIGHTS.values(), ids=WEIGHTS.keys())
 def test_the_extreme_random_numbers_give_finite_weights(schedule, weight):
     ends = torch.tensor([0.0, 1.0])
-    for law in (objectives.uniform, objectives.logit_normal(), objectives.log_normal(schedule)):
-        t = law(ends)
+    for law in (laws.Uniform(), laws.LogitNormal(), laws.LogNormal(schedule)):
+        t, _ = law.draw(ends)
         assert ((t >= 0) & (t <= 1)).all()
         assert weight(*schedule(t)).isfinite().all()
 
@@ -95,7 +107,7 @@ def test_the_posterior_mean_minimises_every_weighted_loss(schedule, mixture, wei
     n = 100_000
     x_0 = exact.draw(n, generator)[:, None]
     noise = torch.randn(n, 1, generator=generator, dtype=torch.float64)
-    t = objectives.logit_normal()(torch.rand(n, generator=generator, dtype=torch.float64))
+    t, _ = laws.LogitNormal().draw(torch.rand(n, generator=generator, dtype=torch.float64))
 
     def losses(change):
         denoiser = Changed(exact, change)

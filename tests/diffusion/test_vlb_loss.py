@@ -6,7 +6,7 @@ from torch import nn
 
 from sfumato.diffusion import Denoiser, Gaussian, cosine, denoisers, grids, objectives
 from sfumato.diffusion.bound import density, discrete_bound
-from sfumato.diffusion.importance import ImportanceTimes
+from sfumato.diffusion.importance import Importance
 from sfumato.diffusion.learned_schedule import LearnedSchedule
 from sfumato.diffusion.reverse import large
 
@@ -117,24 +117,24 @@ T = 20
 SIZES = torch.linspace(0.1, 4, T, dtype=torch.float64) ** 2  # of the losses at each step
 
 
-def seen(memory: int = 10) -> ImportanceTimes:
+def seen(memory: int = 10) -> Importance:
     """A law that has seen losses of the sizes at every step, `memory` times and three more."""
-    law = ImportanceTimes.fresh(T, memory)
+    law = Importance.fresh(T, memory)
     t = (torch.arange(T) + 0.5) / T
     for k in range(memory + 3):
-        law = law.updated(t, SIZES * (1000 if k < 3 else 1))  # the first three are forgotten
+        law = law.seen(t, SIZES * (1000 if k < 3 else 1))  # the first three are forgotten
     return law
 
 
 def test_times_are_uniform_until_every_step_has_ten_losses():
-    law = ImportanceTimes.fresh(T)
+    law = Importance.fresh(T)
     even = torch.full((T,), 1 / T, dtype=torch.float64)
     t = (torch.arange(T) + 0.5) / T
     for _ in range(9):
-        law = law.updated(t, SIZES)
-    law = law.updated(t[1:], SIZES[1:])
+        law = law.seen(t, SIZES)
+    law = law.seen(t[1:], SIZES[1:])
     assert torch.equal(law.probabilities(), even)
-    assert not torch.equal(law.updated(t[:1], SIZES[:1]).probabilities(), even)
+    assert not torch.equal(law.seen(t[:1], SIZES[:1]).probabilities(), even)
 
 
 def test_then_they_are_as_frequent_as_the_root_mean_square_of_the_last_ten_losses():
@@ -156,11 +156,11 @@ def test_drawn_times_have_these_frequencies_and_the_weighted_mean_is_that_of_uni
 
 def test_a_law_that_was_restored_from_its_tensors_is_the_same_and_an_update_leaves_the_old_one():
     law = seen()
-    again = ImportanceTimes(law.history.clone(), law.count.clone())
+    again = Importance.fresh(T).restored({name: tensor.clone() for name, tensor in law.state().items()})
     u = torch.rand(64, generator=torch.Generator().manual_seed(0))
     t, _ = law.draw(u)
 
-    updated = law.updated(t, torch.full((64,), 7.0))
+    updated = law.seen(t, torch.full((64,), 7.0))
     assert torch.equal(law.probabilities(), again.probabilities())
     assert not torch.equal(updated.probabilities(), law.probabilities())
-    torch.testing.assert_close(updated.probabilities(), again.updated(t, torch.full((64,), 7.0)).probabilities())
+    torch.testing.assert_close(updated.probabilities(), again.seen(t, torch.full((64,), 7.0)).probabilities())

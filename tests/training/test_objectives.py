@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from sfumato.diffusion.importance import Importance
 from sfumato.diffusion.learned_schedule import LearnedSchedule
 from sfumato.errors import UserError
 from sfumato.model import Model
@@ -69,12 +70,29 @@ def test_the_hybrid_loss_trains_the_mean_and_the_variance(trainer):
 
 def test_importance_remembers_every_loss_and_turns_to_where_they_are_large(trainer):
     run = trainer(*KINDS["importance"])
-    while run.importance.count.min() < 10:
+    while isinstance(run.law, Importance) and run.law.count.min() < 10:
         run.train_step()
-    p = run.importance.probabilities()
+    assert isinstance(run.law, Importance)
+    p = run.law.probabilities()
 
-    assert run.importance.count.sum() == run.step * 8  # two micro-batches of four
+    assert run.law.count.sum() == run.step * 8  # two micro-batches of four
     assert p.max() > 1.5 * p.min()
+
+
+def test_validation_losses_compare_although_the_law_of_training_moves(trainer):
+    run = trainer(*KINDS["importance"])
+    before = run.validate()
+    for _ in range(10):
+        run.law = run.law.seen(torch.tensor([0.1, 0.4, 0.6, 0.9]), torch.tensor([1.0, 2.0, 3.0, 40.0]))
+    assert run.law.draw(torch.linspace(0.1, 0.9, 9))[1].std() > 0.1, "the law has not moved"
+    assert run.validate() == before
+
+
+def test_a_checkpoint_without_the_memory_of_its_law_is_refused(trainer):
+    run = trainer(*KINDS["importance"])
+    parts = {part: dict(tensors) for part, tensors in run.parts().items() if part != "law"}
+    with pytest.raises(UserError, match="the checkpoint's law"):
+        run.restore(0, parts)
 
 
 def test_a_learned_schedule_moves_and_is_part_of_the_saved_model(trainer, tmp_path):

@@ -3,17 +3,18 @@
 Needs only torch, and SciPy where an ODE is solved.
 
 Parameterizations, weights, time laws and grids share short names (`karras`, `uniform`), so they are reached by their
-module: `denoisers.karras(0.5)`, `grids.karras(schedule, 20)`.
+module: `denoisers.karras(0.5)`, `grids.karras(schedule, 20)`, `laws.Uniform()`.
 """
 
-from . import denoisers, exponential, grids, guidance, objectives, processes, schedules, solvers
+from . import denoisers, exponential, grids, guidance, laws, objectives, processes, schedules, solvers
 from .clipping import Clipped
 from .denoisers import Denoiser, Parameterization, PosteriorMean, convert, from_x, noise_level, to_x
 from .exponential import adams, deis, dpm_solver_pp_2m, dpm_solver_pp_3m, sa_solver, sde_dpm_solver_pp_2m, uni_pc
 from .fresh_noise import churn
 from .guidance import Guided
 from .inversion import invert
-from .objectives import TimeLaw, Weight, denoising_loss
+from .laws import Law
+from .objectives import Weight, denoising_loss
 from .processes import Gaussian
 from .schedules import Discrete, Flow, Karras, Schedule, Shifted, cosine, from_betas, like, linear_beta
 from .solvers import Seen, Solver, State, Step, ancestral, ddim, dpm_solver_pp_2s, heun, sample
@@ -26,6 +27,7 @@ __all__ = [
     "Gaussian",
     "Guided",
     "Karras",
+    "Law",
     "Parameterization",
     "PosteriorMean",
     "Schedule",
@@ -34,7 +36,6 @@ __all__ = [
     "Solver",
     "State",
     "Step",
-    "TimeLaw",
     "Weight",
     "adams",
     "ancestral",
@@ -55,6 +56,7 @@ __all__ = [
     "guidance",
     "heun",
     "invert",
+    "laws",
     "like",
     "linear_beta",
     "noise_level",

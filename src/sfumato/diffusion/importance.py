@@ -6,17 +6,20 @@ has the least noise. E[L_i^2] is the mean over the last ten losses that were see
 times are uniform. A thousandth of all draws stays uniform, so that no step is forgotten, as in the authors' code.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from .laws import Law
+
 UNIFORM = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
-class ImportanceTimes:
-    """The law of times with its memory: two tensors, which a checkpoint can hold.
+class Importance(Law):
+    """The law of times with its memory, two tensors.
 
     Args:
         history: (T, memory) the last losses at each step of the chain, float64.
@@ -27,7 +30,7 @@ class ImportanceTimes:
     count: Tensor
 
     @classmethod
-    def fresh(cls, T: int = 1000, memory: int = 10) -> "ImportanceTimes":
+    def fresh(cls, T: int = 1000, memory: int = 10) -> "Importance":
         """The uniform law of a chain of `T` steps, which will remember `memory` losses a step."""
         return cls(torch.zeros(T, memory, dtype=torch.float64), torch.zeros(T, dtype=torch.int64))
 
@@ -46,12 +49,17 @@ class ImportanceTimes:
         step = torch.searchsorted(p.cumsum(0), u.to(p)).clamp(max=T - 1)
         return ((step + 0.5) / T).to(u), (1 / (T * p[step])).to(u)
 
-    def updated(self, t: Tensor, losses: Tensor) -> "ImportanceTimes":
-        """Return the law that has also seen `losses` (B,), unweighted, at the times `t` (B,) of `draw`."""
+    def seen(self, t: Tensor, losses: Tensor) -> "Importance":
         T, memory = self.history.shape
         history, count = self.history.clone(), self.count.clone()
         steps = (t.to(history) * T).long().clamp(0, T - 1)
         for step, loss in zip(steps.tolist(), losses.detach().to(history), strict=True):
             history[step, count[step] % memory] = loss
             count[step] += 1
-        return ImportanceTimes(history, count)
+        return Importance(history, count)
+
+    def state(self) -> dict[str, Tensor]:
+        return {"history": self.history, "count": self.count}
+
+    def restored(self, state: Mapping[str, Tensor]) -> "Importance":
+        return Importance(state["history"], state["count"])

@@ -1,12 +1,10 @@
-"""Objectives: what a denoiser is trained for, in three separate parts.
+"""Objectives: what a denoiser is trained for, apart from the times at which it is trained (see `laws`).
 
     loss = E_t E_{x_0, eps} [ w(t) |D(alpha_t x_0 + sigma_t eps, t) - x_0|^2 ]
 
 The minimiser is the posterior mean for every positive weight w and every law of t; the two only decide where a
 network of finite size spends its effort. A weight is a function (alpha, sigma) -> w. A mean squared error on another
-target is the same loss: an error of F is an error of x_0 divided by c_out, so that its weight is 1 / c_out^2. A time
-law is a function that takes uniform numbers u in (0, 1) to times, so that the caller owns the randomness (and may
-stratify it).
+target is the same loss: an error of F is an error of x_0 divided by c_out, so that its weight is 1 / c_out^2.
 
 A network with a learned variance is trained for the variational bound, too, whose terms (see `bound`) belong to the
 steps i / T of a chain:
@@ -15,7 +13,7 @@ steps i / T of a chain:
     L_hybrid = L_simple + 0.001 L_vlb                   in which L_vlb teaches the variance alone
 
 References: Ho et al. 2020, eq. 14; Hang et al. 2023 (min-SNR), arXiv:2303.09556; Karras et al. 2022, table 1;
-Esser et al. 2024 (logit-normal), arXiv:2403.03206, eq. 19; Nichol & Dhariwal 2021 (hybrid), arXiv:2102.09672, eq. 16.
+Nichol & Dhariwal 2021 (hybrid), arXiv:2102.09672, eq. 16.
 """
 
 from collections.abc import Callable
@@ -26,10 +24,8 @@ from torch import Tensor
 from .bound import Decoder, discretized, prior_kl, term
 from .denoisers import PosteriorMean
 from .reverse import Variance, learned, predict
-from .schedules import Schedule
 
 Weight = Callable[[Tensor, Tensor], Tensor]
-TimeLaw = Callable[[Tensor], Tensor]
 Loss = Callable[..., Tensor]  # (denoiser, x_0, t, noise, **cond) -> (B,)
 
 
@@ -71,29 +67,6 @@ def edm(sigma_data: float = 0.5) -> Weight:
     return weight
 
 
-def uniform(u: Tensor) -> Tensor:
-    """Times as uniform as `u` (B,), kept 1e-5 from both ends: at t = 0 the SNR is infinite, and so are most weights."""
-    return u.clamp(1e-5, 1 - 1e-5)
-
-
-def logit_normal(mean: float = 0.0, std: float = 1.0) -> TimeLaw:
-    """Times whose logit is normal: the middle of the path more often than its ends. A higher `mean` is more noise."""
-
-    def law(u: Tensor) -> Tensor:
-        return torch.sigmoid(mean + std * torch.special.ndtri(uniform(u)))
-
-    return law
-
-
-def log_normal(schedule: Schedule, mean: float = -1.2, std: float = 1.2) -> TimeLaw:
-    """The law of EDM: log(sigma / alpha) is normal, whatever the schedule; what falls beyond its ends stays at them."""
-
-    def law(u: Tensor) -> Tensor:
-        return schedule.time_of(-2 * (mean + std * torch.special.ndtri(uniform(u))))
-
-    return law
-
-
 def denoising_loss(
     denoiser: PosteriorMean, x_0: Tensor, t: Tensor, noise: Tensor, weight: Weight, **cond: Tensor | None
 ) -> Tensor:
@@ -133,7 +106,7 @@ def vlb_loss(
 ) -> Tensor:
     """Return an estimate of the variational bound from one of its terms, in bits per dimension: one an example (B,).
 
-    For uniform `t` its mean is the bound; for times drawn by `importance`, its mean weighted by their weights is. It is
+    For uniform `t` its mean is the bound; for times drawn by importance, its mean weighted by their weights is. It is
     differentiable in the schedule, too, where that is learned.
 
     Args:

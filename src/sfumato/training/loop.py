@@ -20,7 +20,7 @@ from sfumato.conditioning.conditioners import Condition
 from sfumato.config import Config
 from sfumato.data.dataset import Dataset
 from sfumato.diffusion.denoisers import Denoiser
-from sfumato.diffusion.importance import ImportanceTimes
+from sfumato.diffusion.laws import Law
 from sfumato.errors import UserError
 from sfumato.keyed import Draw, Order, draw, key
 from sfumato.material import conditions_of
@@ -121,6 +121,7 @@ class Trainer:
     parameters: dict[str, nn.Parameter] = field(init=False)
     ema: EMA = field(init=False)
     optimizer: Optimizer = field(init=False)
+    law: Law = field(init=False)
 
     def __post_init__(self) -> None:
         config, model = self.config, self.model
@@ -131,7 +132,8 @@ class Trainer:
         self.order = Order(torch.as_tensor(self.train_indices), config.training.seed)
         schedule = model.denoiser.process.schedule
         law = registry.resolve("objective.time_law", registry.TIME_LAWS, config.objective.time_law)
-        self.time_law = law(schedule, config.objective.time_mean, config.objective.time_std)
+        self.law = law(schedule, config.objective.time_mean, config.objective.time_std, config.objective.chain)
+        self.validation_law = self.law  # as it is before it has seen a loss, so that validation losses compare
         weight = registry.resolve("objective.weight", registry.WEIGHTS, config.objective.weight)
         objective = registry.resolve("objective.kind", registry.OBJECTIVES, config.objective.kind)
         self.objective = objective(
@@ -140,9 +142,6 @@ class Trainer:
             config.objective.vlb_share,
             config.network.learned_variance,
         )
-        self.importance = None
-        if config.objective.time_law == "importance":
-            self.importance = ImportanceTimes.fresh(config.objective.chain)
         self.dtype = precision_of(config.training.precision, model.device)
         if config.training.activation_checkpointing:
             checkpoint_activations(model.denoiser.network)
@@ -158,12 +157,10 @@ class Trainer:
             return self.objective(self.network, batch.x_0, t, batch.noise, **condition)
 
     def training_loss(self, batch: Batch) -> Tensor:
-        """Loss per example (B,) at random times; where losses decide the times, this one is remembered."""
-        if self.importance is None:
-            return self.loss(batch, self.time_law(batch.u))
-        t, weights = self.importance.draw(batch.u)
+        """Loss per example (B,) at the times that the law draws, as the law weights it; the law may learn from it."""
+        t, weights = self.law.draw(batch.u)
         losses = self.loss(batch, t)
-        self.importance = self.importance.updated(t, losses)
+        self.law = self.law.seen(t, losses.detach())
         return weights * losses
 
     def train_step(self) -> dict[str, float]:
@@ -245,7 +242,8 @@ class Trainer:
                     batch = assemble(config, self.model, self.data, chosen, draws).to(self.model.device)
                     # Stratified over the draws of a picture: one time in each quarter of the law.
                     batch.u = (batch.u + repeat) / VALIDATION_DRAWS
-                    total += self.loss(batch, self.time_law(batch.u)).sum().item()
+                    t, weights = self.validation_law.draw(batch.u)
+                    total += (weights * self.loss(batch, t)).sum().item()
         return total / (len(indices) * VALIDATION_DRAWS) if indices else math.nan
 
     # --- checkpoints -------------------------------------------------------------------------------------------
@@ -253,25 +251,25 @@ class Trainer:
     def parts(self) -> dict[str, dict[str, Tensor]]:
         """All tensors of the run's state, by file."""
         averages = {f"ema-{i}": track for i, track in enumerate(self.ema.tracks)}
-        law = {"importance": dataclasses.asdict(self.importance)} if self.importance else {}
+        law = {"law": state} if (state := self.law.state()) else {}
         return {"weights": dict(self.parameters), "optimizer": self.optimizer.state(), **averages, **law}
 
     @torch.no_grad()
     def restore(self, step: int, parts: dict[str, dict[str, Tensor]]) -> None:
         """Takes back what ``parts`` gave at ``step``."""
         self.step = step
-        tracks = {f"ema-{i}": track for i, track in enumerate(self.ema.tracks)}
-        for part, own in {"weights": self.parameters, **tracks}.items():
-            if own.keys() != parts.get(part, {}).keys():
+        own = {"weights": self.parameters, **{f"ema-{i}": track for i, track in enumerate(self.ema.tracks)}}
+        for part, tensors in {**own, "law": self.law.state()}.items():
+            if tensors.keys() != parts.get(part, {}).keys():
                 raise UserError(
                     f"the checkpoint's {part} do not fit this model",
                     fix="resume with the settings of the run folder's config.yaml, or choose another --out",
                 )
-            for name, value in own.items():
+        for part, tensors in own.items():
+            for name, value in tensors.items():
                 value.copy_(parts[part][name])
         self.optimizer.load_state(parts["optimizer"])
-        if self.importance:
-            self.importance = ImportanceTimes(**parts["importance"])
+        self.law = self.law.restored(parts.get("law", {}))
 
 
 def run(
