@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from sfumato.cli import main as cli
 from sfumato.cli.generate import slug, write
 from sfumato.cli.progress import Terminal, duration, half_blocks, remaining
 from sfumato.cli.train import settings
-from sfumato.errors import ENCODER_PACKAGE, UserError, nearest, pip_install
+from sfumato.errors import ENCODER_PACKAGE, Told, UserError, nearest, pip_install
 
 
 def run(capsys, *arguments: str) -> tuple[int, str, str]:
@@ -100,6 +101,18 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr("sfumato.config.recipes", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         cli.main(["recipes"])
+
+
+def test_what_a_person_should_know_is_one_line_and_warnings_of_others_keep_their_place(capsys, monkeypatch):
+    def verb(*arguments):
+        warnings.warn("the prompt is cut", Told, 2)
+        warnings.warn("of another program", UserWarning, 2)
+
+    monkeypatch.setattr(cli, "build", lambda: lambda *arguments, **options: verb())
+    _, _, err = run(capsys, "doctor")
+    first, second, *_ = err.splitlines()
+    assert first == "warning: the prompt is cut"
+    assert "UserWarning: of another program" in second and ".py:" in second
 
 
 def test_a_missing_optional_package_is_told_with_the_command_that_installs_it(capsys, monkeypatch):

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from sfumato import registry
 from sfumato.codecs.pixels import Pixels
-from sfumato.conditioning.conditioners import Condition, Conditioner, Unconditional
+from sfumato.conditioning.conditioners import Condition, Conditioner, Unconditional, warn_of_cut
 from sfumato.config import Config, Sampling, validate
 from sfumato.diffusion.clipping import Clipped
 from sfumato.diffusion.denoisers import Denoiser, PosteriorMean
 from sfumato.diffusion.guidance import Guided
 from sfumato.diffusion.solvers import Step, sample
 from sfumato.errors import UserError, unknown
+from sfumato.keyed import seeded
 from sfumato.networks import UNet
 from sfumato.networks.reuse import Reuse
 from sfumato.request import Request
@@ -40,7 +41,7 @@ class SeededNoise:
     """
 
     def __init__(self, seeds: Sequence[int]) -> None:
-        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.generators = [seeded(seed) for seed in seeds]
 
     def draw(self, shape: Sequence[int]) -> Tensor:
         """(B, *shape) on the CPU."""
@@ -94,6 +95,9 @@ class Draws:
 
         Raises:
             UserError: a condition, a setting or a size that this model does not have; names field, value and fix.
+
+        Warns:
+            Told: a prompt is longer than the encoder reads.
         """
         settings = self.sampling(**request.settings)
         for prompt in request.prompts:
@@ -129,6 +133,8 @@ class Draws:
                 f"size: this model draws {own} pixels or other multiples of {multiple}, not {request.size}",
                 fix=f"choose size {near} or {near + multiple}",
             )
+        warn_of_cut(self.conditioner, "prompt", request.prompts)
+        warn_of_cut(self.conditioner, "negative", [request.negative])
         return settings
 
     @property

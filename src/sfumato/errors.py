@@ -52,6 +52,10 @@ class ConfigError(UserError):
     """A setting that does not exist, or a value that it cannot have."""
 
 
+class Told(UserWarning):
+    """Something that a person should know and that stops nothing; the command line prints it in one line."""
+
+
 class MissingPackage(UserError):
     """An optional package is not installed; `fix` is the exact command."""
 

@@ -3,6 +3,9 @@
 Training has no random state to save. The order of an epoch is keyed by (seed, epoch); the time, the noise, the
 flip, the caption and the dropped condition of a sample by (seed, its number); dropout by (seed, step). So the batch
 size, the number of workers and a kill in the middle of an epoch change nothing of what is drawn.
+
+PyTorch's CPU generator (the Mersenne Twister MT19937) is seeded by 32 bits: of 200,000 keys some five pairs would share
+all that they draw. So its whole state, 624 words, is filled from the key by SHAKE-256 (FIPS 202).
 """
 
 import hashlib
@@ -10,6 +13,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+SMALL_SEEDS = 2**32  # seeds below have the state that ``manual_seed`` gives them
+WORDS, FIRST_WORD = 624, 3  # of the twister's state, and where they stand among the 64-bit words of PyTorch's
 
 
 def key(*parts: int | str) -> int:
@@ -19,8 +25,30 @@ def key(*parts: int | str) -> int:
 
 
 def generator(*parts: int | str) -> torch.Generator:
-    """A CPU generator seeded by ``key(*parts)``."""
-    return torch.Generator().manual_seed(key(*parts))
+    """A CPU generator whose state is made from the parts."""
+    return torch.Generator().set_state(_state(*parts))
+
+
+def seeded(seed: int) -> torch.Generator:
+    """A CPU generator for a seed of any size: PyTorch's own below 2^32, where PyTorch tells seeds apart."""
+    return torch.Generator().manual_seed(seed) if seed < SMALL_SEEDS else generator("seed", seed)
+
+
+def seed_process(*parts: int | str) -> None:
+    """Seeds the generators of this process, on all devices, e.g. for dropout."""
+    torch.manual_seed(key(*parts))
+    torch.default_generator.set_state(_state(*parts))
+
+
+def _state(*parts: int | str) -> Tensor:
+    """The state of a CPU generator, as ``set_state`` takes it, that has drawn nothing yet."""
+    digest = hashlib.shake_256("/".join(map(str, parts)).encode()).digest(4 * WORDS)
+    state = _FRESH.clone()
+    state.view(torch.int64)[FIRST_WORD : FIRST_WORD + WORDS] = torch.frombuffer(bytearray(digest), dtype=torch.uint32)
+    return state
+
+
+_FRESH = torch.Generator().manual_seed(0).get_state()
 
 
 @dataclass(frozen=True)

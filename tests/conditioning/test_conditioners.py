@@ -47,14 +47,25 @@ def test_every_class_and_the_null_condition_have_a_vector_of_their_own(classes):
         ("APPLE", "Apple"),
         ("apple", "Apple"),
         (" Brown Dog ", "brown dog"),
-        ("0", "Apple"),
-        ("2", "cat"),
-        ("7", "7"),  # a name before an index
-        ("3", "7"),
+        ("7", "7"),
     ],
 )
-def test_a_class_is_named_in_any_case_or_by_its_index(classes, written, meant):
+def test_a_class_is_named_in_any_case(classes, written, meant):
     assert classes.normalize(written) == meant
+
+
+@pytest.mark.parametrize(("written", "meant"), [("0", "Apple"), ("2", "cat"), ("3", "7")])
+def test_the_place_of_a_class_is_no_name_of_it(classes, written, meant):
+    with pytest.raises(UserError) as caught:
+        classes.normalize(written)
+    assert caught.value.fix == f"did you mean {meant!r}? Classes go by name."
+
+
+def test_a_folder_of_numbers_is_drawn_by_its_name():
+    conditioner = ClassConditioner(("1", "5", "10"), 2)
+    assert [conditioner.normalize(name) for name in ("1", "5", "10")] == ["1", "5", "10"]
+    with pytest.raises(UserError, match="'2' is not one of"):
+        conditioner.normalize("2")
 
 
 def test_names_that_differ_only_in_case_stay_apart():

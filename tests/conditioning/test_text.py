@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from sfumato.conditioning import text
+from sfumato.conditioning.conditioners import warn_of_cut
 from sfumato.conditioning.text import (
     PAD,
     START,
@@ -21,7 +22,7 @@ from sfumato.conditioning.text import (
     tokenize,
     train_tokenizer,
 )
-from sfumato.errors import ENCODER_PACKAGE, UserError, pip_install
+from sfumato.errors import ENCODER_PACKAGE, Told, UserError, pip_install
 
 CAPTIONS = ["A red apple", "a brown dog", "a cat on a red house", "flag of Japan", "the house of the brown cat"]
 SENTENCES = ["a red apple", "the brown dogs", "a cat", "a blue house of Japan", "green", "flag of the reddish cat"]
@@ -136,6 +137,30 @@ def test_a_prompt_beyond_the_longest_is_cut(trained):
     cut = trained([long])
     assert cut["context_mask"].all()
     assert torch.equal(cut["vector"], trained([f"{long} of Japan and much more"])["vector"])
+
+
+LONG = ["a red apple " * 9, "Éa​ CAT　a ｒｅｄ house of the ÀB " * 3, "犬の" * 40, "ﷺ" * 4, "\ufb03" * 9]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("text", [*LONG, "a cat", "", "ﷺ"])
+@pytest.mark.parametrize("kind", ["trained", "frozen"])
+def test_what_is_seen_of_a_prompt_gives_the_same_tensors_and_less_does_not(text, kind, trained, bert):
+    conditioner = trained if kind == "trained" else SentenceConditioner(str(bert), width=32)
+    (seen,) = conditioner.seen([text])
+    assert text.startswith(seen)
+    if text not in LONG:
+        assert seen == text
+    for name, value in conditioner([text or None]).items():
+        assert torch.equal(conditioner([seen or None])[name], value)
+    if seen != text:
+        assert conditioner.seen([seen]) == [seen], "it is whole"
+
+
+def test_a_cut_prompt_is_told_with_what_is_read_of_it(trained):
+    with pytest.warns(Told, match="prompt: this model reads 25 of 107 characters, and draws") as told:
+        warn_of_cut(trained, "prompt", ["a cat", None, ("a red apple " * 9).strip()])
+    assert len(told) == 1
 
 
 def test_the_encoder_learns(trained):

@@ -1,11 +1,13 @@
 """What a sample sees is a function of the seed and its number, and of nothing else."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from sfumato.keyed import Order, draw, generator, key
+from sfumato.keyed import Order, _state, draw, generator, key, seed_process, seeded
 
 
 def test_a_draw_does_not_depend_on_the_order_of_asking() -> None:
@@ -63,6 +65,43 @@ def test_neighbouring_draws_are_independent_standard_normal() -> None:
     assert uniforms.min() >= 0 and uniforms.max() < 1
     assert (uniforms.mean(0) - 0.5).abs().max() < 5 * (1 / 12 / 2000) ** 0.5
     assert torch.corrcoef(uniforms.T).fill_diagonal_(0).abs().max() < 5 / 2000**0.5
+
+
+def test_no_two_of_200000_training_keys_begin_alike() -> None:
+    first = {_state(0, "train", n).numpy()[24:40].tobytes() for n in range(200_000)}  # two words of the twister's state
+    assert len(first) == 200_000
+    shared = {key(0, "train", n) % 2**32 for n in range(200_000)}
+    assert len(shared) < 200_000, "32 bits, which PyTorch's own seeding takes, are too few"
+
+
+def test_a_generator_is_the_mersenne_twister_with_a_state_of_its_key() -> None:
+    words = np.frombuffer(hashlib.shake_256(b"7/train/3").digest(4 * 624), "<u4")
+    twister = np.random.MT19937()
+    twister.state = {"bit_generator": "MT19937", "state": {"key": words, "pos": 624}}
+    drawn = torch.empty(2000, dtype=torch.int64).random_(2**31, generator=generator(7, "train", 3))
+    assert drawn.tolist() == (twister.random_raw(4000)[1::2] % 2**31).tolist()  # of 64 bits the lower
+
+
+def test_seeds_of_32_bits_draw_as_pytorch_does_and_larger_ones_draw_something_else() -> None:
+    def first(g: torch.Generator) -> list[float]:
+        return torch.randn(20, generator=g).tolist()
+
+    for seed in (0, 7, 2**31, 2**32 - 1):
+        assert first(seeded(seed)) == first(torch.Generator().manual_seed(seed))
+    large = [2**32, 2**32 + 7, 2**33 + 7, 2**63 - 1]
+    found = [first(seeded(seed)) for seed in (*large, *(seed % 2**32 for seed in large))]
+    assert len({tuple(numbers) for numbers in found}) == len({*large, *(seed % 2**32 for seed in large)})
+
+
+def test_dropout_repeats_with_its_key_and_with_no_other() -> None:
+    def mask(*parts: int | str) -> torch.Tensor:
+        seed_process(*parts)
+        return torch.nn.functional.dropout(torch.ones(4096), 0.5)
+
+    with torch.random.fork_rng(devices=[]):
+        first, again, other = mask(0, "dropout", 1), mask(0, "dropout", 1), mask(0, "dropout", 2)
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert abs(first.mean().item() - 1) < 5 / 4096**0.5  # each is 0 or 2
 
 
 def test_a_generator_depends_on_every_part_of_its_key() -> None:

@@ -8,13 +8,14 @@ fix, and exit with 2; faults of ours keep their traceback; Ctrl-C exits with 130
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError, Parameter
 
 from sfumato import __version__
 from sfumato.cli import streams
-from sfumato.errors import EXTRAS, MissingPackage, UserError, module_of, of_memory, of_system
+from sfumato.errors import EXTRAS, MissingPackage, Told, UserError, module_of, of_memory, of_system
 
 EXAMPLES = """\
   sfumato generate "a red heart"     draw a picture from a prompt
@@ -128,8 +129,16 @@ def build() -> App:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command (`sys.argv` by default) and return its exit code."""
-    with streams.prepared():
+    with streams.prepared(), warnings.catch_warnings():
+        warnings.showwarning = show_warning
         return run(arguments)
+
+
+def show_warning(message: Warning | str, category: type[Warning], file: str, line: int, *_: object) -> None:
+    """Print what a person should know in one line; a warning of another program keeps its place in the code."""
+    ours = issubclass(category, Told)
+    told = f"warning: {message}" if ours else warnings.formatwarning(message, category, file, line).rstrip()
+    print(told, file=sys.stderr)
 
 
 def run(arguments: Sequence[str] | None) -> int:

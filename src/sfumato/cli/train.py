@@ -53,8 +53,15 @@ def train(
             print(estimate(config, terminal))
             return
         model = start(config, out, terminal, command=shlex.join(["sfumato", *sys.argv[1:]]))
-    asked = "" if model.config.condition.kind == "none" else '"a prompt" '
-    print(f"draw with it: sfumato generate {asked}--model {shlex.quote(str(out / 'model'))}")
+    print(f"draw with it: {command_to_draw(model.record['example'], out / 'model')}")
+
+
+def command_to_draw(prompt: str | None, model: Path) -> str:
+    """A command that draws with a model, from a prompt or class name that it knows, or without one."""
+    words = ["sfumato", "generate", "--model", str(model)]
+    if prompt is not None:
+        words += ["--", prompt] if prompt.startswith("-") else [prompt]
+    return shlex.join(words)
 
 
 def settings(path: str | None, recipe: str | None, out: Path | None, changes: tuple[str, ...]) -> tuple[Config, Path]:

@@ -5,13 +5,14 @@ reads: the widths ``vector_dim`` and ``context_dim`` that the network needs, and
 one condition from outside and returns its canonical form.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from sfumato.errors import UserError, nearest
+from sfumato.errors import Told, UserError, nearest
 from sfumato.transfer import moved
 
 Condition = str | None
@@ -42,16 +43,30 @@ class Conditioner(nn.Module):
         """
         return condition if condition and not condition.isspace() else None
 
+    def seen(self, texts: Sequence[str]) -> list[str]:
+        """The beginning of each text that is read: all of it, but where it is longer than the encoder can read."""
+        return list(texts)
+
     def prepare(
         self, conditions: Sequence[str], progress: Progress = lambda done, total: None, cache: Path | None = None
     ) -> None:
-        """Told of all conditions that training will use, before it starts: a place to encode them once.
+        """Takes all conditions that training will use, before it starts: a place to encode them once.
 
         Args:
             conditions: repetitions are welcome.
             progress: told how many of how many are done.
             cache: a file that keeps the work for the next start.
         """
+
+
+def warn_of_cut(conditioner: Conditioner, field: str, texts: Sequence[Condition]) -> None:
+    """A warning for each text of which the encoder reads only the beginning; it shows what is read."""
+    whole = [text for text in texts if text]
+    for text, seen in zip(whole, conditioner.seen(whole), strict=True):
+        if seen != text:
+            warnings.warn(
+                f"{field}: this model reads {len(seen)} of {len(text)} characters, and draws {seen!r}", Told, 3
+            )
 
 
 class Unconditional(Conditioner):
@@ -83,15 +98,11 @@ class ClassConditioner(Conditioner):
         self.vector_dim = width
         self.index = {name: i for i, name in enumerate(self.classes)}
         self.embedding = nn.Embedding(len(self.classes) + 1, width)
-        # What a person may write: an index, a name in any case, a name; the later wins where two are the same.
-        self.spellings = {
-            **{str(i): name for name, i in self.index.items()},
-            **{name.casefold(): name for name in self.classes},
-            **{name: name for name in self.classes},
-        }
+        # A person may write a name in any case; a name as it is comes first.
+        self.spellings = {name.casefold(): name for name in self.classes} | {name: name for name in self.classes}
 
     def normalize(self, condition: Condition, field: str = "prompt") -> Condition:
-        """Accepts a class name in any case, or a class index written as a number."""
+        """Accepts a class name in any case. A number is a class only where a class has that name."""
         written = super().normalize(condition, field)
         if written is None:
             return None
@@ -99,9 +110,11 @@ class ClassConditioner(Conditioner):
             if spelling in self.spellings:
                 return self.spellings[spelling]
         named = ", ".join(self.classes[:MOST_NAMED]) + (", ..." if len(self.classes) > MOST_NAMED else "")
+        place = int(written) if written.strip().isdecimal() and len(written) < 10 else len(self.classes)
+        near = self.classes[place] if place < len(self.classes) else nearest(written, self.classes)
         raise UserError(
             f"{field}: {written!r} is not one of this model's {len(self.classes)} classes: {named}",
-            fix=f"did you mean {nearest(written, self.classes)!r}?",
+            fix=f"did you mean {near!r}?" + (" Classes go by name." if place < len(self.classes) else ""),
         )
 
     def forward(self, conditions: Sequence[Condition]) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ the user's disk; it understands words that the captions never used, and costs no
 import hashlib
 import importlib.util
 import json
+import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,6 +74,14 @@ def tokenize(tokenizer: Tokenizer, texts: Sequence[str], length: int) -> tuple[T
     return ids, mask
 
 
+def beyond(text: str, tokens: int) -> bool:
+    """Whether a text may be longer than so many tokens; quick, and True rather too often than too rarely.
+
+    Every token stands for a character or more, of the text as normalisers leave it: never longer than its NFKD form.
+    """
+    return len(text) > tokens or len(unicodedata.normalize("NFKD", text)) > tokens
+
+
 def mean_over(tokens: Tensor, mask: Tensor) -> Tensor:
     """The mean of the real tokens: (B, L, D), (B, L) -> (B, D)."""
     weight = mask[..., None].to(tokens.dtype)
@@ -95,6 +104,14 @@ class TextConditioner(Conditioner):
         self.tokenizer, self.max_length = tokenizer, max_length
         self.vector_dim = self.context_dim = width
         self.transformer = TextTransformer(tokenizer.get_vocab_size(), width, depth, heads, max_length)
+
+    def seen(self, texts: Sequence[str]) -> list[str]:
+        seen, start = list(texts), f"{START} "
+        long = [i for i, text in enumerate(texts) if beyond(text, self.max_length - 1)]
+        for i, encoding in zip(long, self.tokenizer.encode_batch([start + texts[i] for i in long]), strict=True):
+            if len(encoding.ids) > self.max_length:
+                seen[i] = texts[i][: encoding.offsets[self.max_length - 1][1] - len(start)]
+        return seen
 
     def forward(self, conditions: Sequence[Condition]) -> dict[str, Tensor]:
         texts = [f"{START} {c or ''}" for c in conditions]
@@ -213,6 +230,15 @@ class SentenceConditioner(Conditioner):
 
     def _length(self, text: str) -> int:
         return len(self._encoder()[0].encode(text).ids)
+
+    def seen(self, texts: Sequence[str]) -> list[str]:
+        seen, tokenizer = list(texts), self._encoder()[0]
+        marks = tokenizer.num_special_tokens_to_add(False)
+        long = [i for i, text in enumerate(texts) if beyond(text, tokenizer.truncation["max_length"] - marks)]
+        for i, encoding in zip(long, tokenizer.encode_batch([texts[i] for i in long]), strict=True):
+            if encoding.overflowing:  # beside what is read, the rest
+                seen[i] = texts[i][: max(end for _, end in encoding.offsets)]
+        return seen
 
     def prepare(
         self, conditions: Sequence[str], progress: Progress = lambda done, total: None, cache: Path | None = None

@@ -22,6 +22,7 @@ from sfumato.explain.pictures import row, sharpness
 from sfumato.explain.plane import mosaic, panel, paths
 from sfumato.explain.toy import Mixture, two_moons
 from sfumato.explain.trajectory import walk
+from sfumato.keyed import seeded
 from sfumato.model import Model
 from sfumato.page import Figure, Section, code, formula, number, png, table
 from sfumato.plots import BLUE, GREEN, RED, Curve, plot
@@ -45,7 +46,7 @@ def near_share(x: Tensor, data: Mixture) -> float:
 def on_points(seed: int) -> list[str | Figure]:
     """The experiment in the plane: the same noise, one step or many."""
     data = two_moons(Gaussian(cosine()))
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     x = data.process.prior(torch.randn(POINTS, 2, generator=generator, dtype=torch.float64))
     end = torch.zeros((), dtype=torch.float64)
 

@@ -12,6 +12,7 @@ from sfumato.diffusion.schedules import cosine
 from sfumato.diffusion.solvers import Solver, ancestral, ddim, sample
 from sfumato.explain.pictures import FRAMES, film, spread
 from sfumato.explain.toy import Mixture, two_moons
+from sfumato.keyed import seeded
 from sfumato.page import Figure, Section, code, formula, png
 from sfumato.report import Report
 
@@ -102,7 +103,7 @@ def mosaic(rows: Sequence[Sequence[Image.Image]], gap: int = 6) -> Image.Image:
 def section(steps: int, seed: int, report: Report) -> Section:
     """The film and the still picture of `steps` steps, from the same noise for both solvers."""
     data = two_moons(Gaussian(cosine()))
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     x = data.process.prior(torch.randn(PATHS, 2, generator=generator, dtype=torch.float64))
     solvers = {"ODE (DDIM)": ddim(), "ancestral": ancestral()}
     ways = {name: paths(data, x, steps, solver, generator) for name, solver in solvers.items()}

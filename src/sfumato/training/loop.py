@@ -22,7 +22,7 @@ from sfumato.data.dataset import Dataset
 from sfumato.diffusion.denoisers import Denoiser
 from sfumato.diffusion.laws import Law
 from sfumato.errors import UserError
-from sfumato.keyed import Draw, Order, draw, key
+from sfumato.keyed import Draw, Order, draw, seed_process
 from sfumato.material import conditions_of
 from sfumato.model import Model
 from sfumato.networks.recompute import checkpoint_activations
@@ -166,7 +166,7 @@ class Trainer:
     def train_step(self) -> dict[str, float]:
         """One optimizer step; returns its numbers. The picture of algorithm 1, with gradient accumulation."""
         training, optimizer = self.config.training, self.config.optimizer
-        torch.manual_seed(key(training.seed, "dropout", self.step))
+        seed_process(training.seed, "dropout", self.step)
         self.optimizer.set_rate(rate_factor(self.step, training.steps, optimizer.warmup, optimizer.decay))
         self.model.denoiser.train()
         self.model.conditioner.train()

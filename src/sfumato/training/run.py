@@ -72,7 +72,22 @@ def prepare_run(config: Config, out: Path, report: Report) -> Prepared:
             lambda done, total: report.progress("encoding captions", done, total),
             out / "captions.safetensors",
         )
+    tell_of_cuts(prepared.model, sorted(set(captions)), report)
     return prepared
+
+
+def tell_of_cuts(model: Model, captions: list[str], report: Report) -> None:
+    """Says how many captions are longer than the encoder can read, and what it reads of the first."""
+    if model.config.condition.kind not in ("text", "sentence"):
+        return
+    cut = [(text, seen) for text, seen in zip(captions, model.conditioner.seen(captions), strict=True) if seen != text]
+    if cut:
+        text, seen = cut[0]
+        more = "; condition.max_length sets how much" if model.config.condition.kind == "text" else ""
+        report.say(
+            f"{len(cut):,} of {len(captions):,} captions are longer than this model reads{more}; "
+            f"of {text[:200]!r} it reads {seen[:200]!r}"
+        )
 
 
 def build(config: Config, data: Dataset, captions: list[str], pictures: int) -> Prepared:
@@ -296,6 +311,7 @@ def finish(trainer: Trainer, progress: Progress, out: Path, command: str, report
         "environment": json.loads((out / "environment.json").read_text()),
         "command": command,
         **({"schedules": progress.schedules} if len(progress.schedules) > 1 else {}),
+        "example": next(filter(None, sheet_conditions(trainer)[0]), None),
         **best.record(),
     }
     folder = out / "model"
