@@ -170,8 +170,13 @@ def load_encoder(name: str, width: int) -> tuple[Tokenizer, TextTransformer]:
             fix="use an encoder of MiniLM-L6's width",
         )
     tokenizer.no_padding()
-    tokenizer.enable_truncation(min(LONGEST_SENTENCE, transformer.positions.num_embeddings))
+    tokenizer.enable_truncation(longest(transformer))
     return tokenizer, transformer.requires_grad_(False)
+
+
+def longest(transformer: TextTransformer) -> int:
+    """How many tokens of a sentence a frozen encoder reads."""
+    return min(LONGEST_SENTENCE, transformer.positions.num_embeddings)
 
 
 def fingerprint(folder: Path, texts: Sequence[str]) -> str:
@@ -232,9 +237,9 @@ class SentenceConditioner(Conditioner):
         return len(self._encoder()[0].encode(text).ids)
 
     def seen(self, texts: Sequence[str]) -> list[str]:
-        seen, tokenizer = list(texts), self._encoder()[0]
-        marks = tokenizer.num_special_tokens_to_add(False)
-        long = [i for i, text in enumerate(texts) if beyond(text, tokenizer.truncation["max_length"] - marks)]
+        seen, (tokenizer, transformer) = list(texts), self._encoder()
+        most = longest(transformer) - tokenizer.num_special_tokens_to_add(False)
+        long = [i for i, text in enumerate(texts) if beyond(text, most)]
         for i, encoding in zip(long, tokenizer.encode_batch([texts[i] for i in long]), strict=True):
             if encoding.overflowing:  # beside what is read, the rest
                 seen[i] = texts[i][: max(end for _, end in encoding.offsets)]
