@@ -29,7 +29,7 @@ def test_a_flat_folder(tmp_path, folder):
 
 def test_class_folders_and_numbers_in_their_order(tmp_path, folder):
     source = open_source(folder(tmp_path, ["cat/1.png", "dog/1.png", "dog/deep/2.png"]))
-    assert source.describe() == "class folders: 2 classes, 3 pictures"
+    assert source.describe() == "class folders: 2 classes (cat, dog), 3 pictures"
     assert source.classes == ("cat", "dog")
     assert by_name(source)["dog/deep/2.png"] == ((), "dog")
 
@@ -37,15 +37,12 @@ def test_class_folders_and_numbers_in_their_order(tmp_path, folder):
     assert digits.classes == ("1", "2", "10")
 
 
-def test_pictures_beside_folders_are_no_classes(tmp_path, folder):
+def test_many_pictures_beside_folders_mean_that_the_folders_are_no_classes_and_it_is_told(tmp_path, folder):
     source = open_source(folder(tmp_path, ["top.png", "cat/1.png", "dog/1.png"]))
-    assert source.classes == () and source.describe() == "flat folder: 3 pictures"
-
-
-def test_a_train_folder_beside_a_test_folder_is_what_is_trained_on(tmp_path, folder):
-    source = open_source(folder(tmp_path, ["train/cat/1.png", "train/dog/1.png", "test/cat/9.png"]))
-    assert source.classes == ("cat", "dog") and len(source.records) == 2
-    assert "left aside: test" in source.describe()
+    assert source.classes == () and source.faults == ()
+    assert source.describe() == (
+        "flat folder: 3 pictures, the folders cat, dog are no classes, for 1 of 3 pictures lie beside them"
+    )
 
 
 def test_caption_files(tmp_path, folder):
@@ -76,7 +73,8 @@ def test_metadata_jsonl(tmp_path, folder):
     (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     source = open_source(tmp_path)
     assert source.describe() == (
-        "metadata.jsonl: 1 class, 3 pictures, 2 without a class, all with captions, 1.3 captions a picture"
+        "metadata.jsonl: 1 class (7), 3 pictures, 2 without a class, all with captions, 1.3 captions a picture, "
+        "columns not read: unknown"
     )
     assert by_name(source) == {
         "a.png": (("one",), None),
@@ -103,14 +101,18 @@ def test_webdataset_shards(tmp_path, encoded):
                 )
                 writer.write(sample | {"cls": index})
     source = open_source(tmp_path)
-    assert source.describe() == "WebDataset (2 shards): 3 classes, 6 pictures, all with captions"
+    assert source.describe() == "WebDataset (2 shards): 3 classes (0, 1, 2), 6 pictures, all with captions"
     assert by_name(source)["000000.tar/0001.png"] == (("picture 0 1",), "1")
     assert source.records[-1].licence == "MIT" and source.records[-1].captions == ("told",)
     assert source.records[4].open() == encoded(11)
 
     dataset = prepare(source, 8, cache_dir=tmp_path / "ready")
     assert dataset.labels == [0, 1, 2, 0, 1, 2]
-    assert open_source(tmp_path / "000001.tar").describe().startswith("WebDataset (1 shard): 3 classes, 3 pictures")
+    assert (
+        open_source(tmp_path / "000001.tar")
+        .describe()
+        .startswith("WebDataset (1 shard): 3 classes (0, 1, 2), 3 pictures")
+    )
 
 
 def test_a_hugging_face_dataset_on_disk(tmp_path, picture, encoded):
@@ -126,7 +128,7 @@ def test_a_hugging_face_dataset_on_disk(tmp_path, picture, encoded):
 
     for name in ("plain", "parts"):
         source = open_source(tmp_path / name)
-        assert source.describe().startswith("Hugging Face dataset: 2 classes, 4 pictures, all with captions")
+        assert source.describe().startswith("Hugging Face dataset: 2 classes (cat, dog), 4 pictures, all with captions")
         assert [(r.captions, r.label) for r in source.records][:2] == [(("a",), "cat"), (("b",), "dog")]
         dataset = prepare(source, 32, cache_dir=tmp_path / f"{name}-ready")
         assert dataset.labels == [0, 1, 1, 0]
@@ -153,7 +155,7 @@ def test_idx_files(tmp_path, suffix):
         write_idx(tmp_path / f"{part}-labels-idx1-ubyte{suffix}", np.array([0, 2, 1, 0, 2, 1], np.uint8)[:count])
     (tmp_path / "classes.json").write_text(json.dumps(["Shirt", "Bag", "Boot"]))
     source = open_source(tmp_path)
-    assert source.describe().startswith("IDX: 3 classes, 6 pictures, train-images")
+    assert source.describe().startswith("IDX: 3 classes (Shirt, Bag, Boot), 6 pictures, train-images")
     dataset = prepare(source, 8, 1, tmp_path / "ready")
     assert dataset.classes == ("Shirt", "Bag", "Boot") and dataset.labels == [0, 2, 1, 0, 2, 1]
     assert np.array_equal(dataset.pictures[..., 0], pictures)
@@ -247,7 +249,7 @@ def test_captions_that_all_miss_their_pictures_are_found_and_a_stray_note_is_not
     folder(tmp_path / "stray", names)
     (tmp_path / "stray" / "shopping.txt").write_text("milk")
     source = open_source(tmp_path / "stray")
-    assert source.faults == () and source.describe() == "flat folder: 3 pictures, 1 other file ignored"
+    assert source.faults == () and source.describe() == "flat folder: 3 pictures, ignored: 1 .txt"
 
 
 def test_lines_of_metadata_without_picture_and_pictures_without_line_are_named(tmp_path, folder):

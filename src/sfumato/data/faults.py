@@ -16,11 +16,13 @@ LAYOUTS = """\
 Sfumato reads any of these layouts:
   flat folder      pictures/cat_1.png  pictures/cat_2.jpg  ...
   class folders    pictures/cat/1.png  pictures/dog/1.png  ...     (the folder's name is the class)
-  caption files    pictures/cat_1.png  pictures/cat_1.txt  ...     (same stem; the text is the caption)
+  caption files    pictures/cat_1.png  pictures/cat_1.txt  ...     (same stem; .txt, .caption or .json)
   metadata.jsonl   pictures/metadata.jsonl, a line a picture: {"file_name": "cat_1.png", "text": "a grey cat"}
+  metadata.csv     pictures/metadata.csv with the head file_name,text (or file_name,label)
   WebDataset       shards/000000.tar  shards/000001.tar ...        (members 0001.png, 0001.txt or 0001.json or 0001.cls)
   Hugging Face     a folder written by datasets.save_to_disk
-  IDX              train-images-idx3-ubyte(.gz) and train-labels-idx1-ubyte(.gz)"""
+  IDX              train-images-idx3-ubyte(.gz) and train-labels-idx1-ubyte(.gz)
+train beside test or val: train is read. A folder around all of this changes nothing."""
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from sfumato.data import names
 from sfumato.data.faults import LAYOUTS, DataError, Fault, listing, printable, tally
-from sfumato.data.folders import MARKER
+from sfumato.data.listing import MARKER
 from sfumato.data.records import Source, count
 from sfumato.durable import write_durably
 
@@ -54,9 +55,7 @@ def quarantine(source: Source, faults: list[Fault], folder: Path) -> None:
         if not _loose(source.root, fault.path):
             continue
         path = source.root / fault.path
-        caption = path.with_suffix(".txt")
-        together = [path] + ([caption] if caption != path and _loose(source.root, str(_below(source, caption))) else [])
-        for each in together:  # a picture and its caption file stay together
+        for each in [path, *_captions_of(source, path)]:  # a picture and its caption files stay together
             target = folder / _below(source, each)
             target.parent.mkdir(parents=True, exist_ok=True)
             while target.exists() or target.is_symlink():  # from an earlier run: keep both
@@ -68,6 +67,24 @@ def quarantine(source: Source, faults: list[Fault], folder: Path) -> None:
         lines = b"".join(json.dumps(entry, sort_keys=True).encode("ascii") + b"\n" for entry in moved)
         with (folder / "quarantine.jsonl").open("ab") as log:
             log.write(lines)
+
+
+def _captions_of(source: Source, path: Path) -> list[Path]:
+    """The caption files of a picture that belong to no other picture."""
+    if not names.is_picture(path.name):
+        return []
+    stem = names.stem(names.key(path.name))
+    beside = [each for each in path.parent.iterdir() if each != path]
+    if any(names.is_picture(each.name) and names.stem(names.key(each.name)) == stem for each in beside):
+        return []
+    endings = (*names.CAPTIONS, names.DETAILS)
+    return [
+        each
+        for each in beside
+        if names.extension(each.name) in endings
+        and names.stem(names.key(each.name)) in (stem, names.key(path.name))
+        and _loose(source.root, str(_below(source, each)))
+    ]
 
 
 def _below(source: Source, path: Path) -> Path:

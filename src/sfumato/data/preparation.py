@@ -26,7 +26,7 @@ import numpy as np
 from sfumato.data import manifest
 from sfumato.data.dataset import FAULTS, INDEX, PICTURES, Dataset
 from sfumato.data.faults import DataError, Fault, listing, tally
-from sfumato.data.folders import MARKER
+from sfumato.data.listing import MARKER
 from sfumato.data.policies import POLICIES, check_enough, enforce, quarantine
 from sfumato.data.readers import LIMITS, Picture, Unusable, read
 from sfumato.data.records import Record, Source

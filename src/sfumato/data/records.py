@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sfumato.data.faults import DataError, Fault
+from sfumato.data.faults import DataError, Fault, printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,7 @@ class Record:
     source: str | None = None
     size: int | None = None  # bytes, where known without reading
     stamp: tuple[int, ...] = ()  # changes when the file does: size, modification time in ns
+    group: str | None = None  # pictures of one group stay together when some are held out
 
     def open(self) -> bytes:
         """The bytes of the picture's file."""
@@ -32,7 +33,11 @@ class Record:
 
 @dataclass(frozen=True)
 class Source:
-    """A list of pictures. `classes` are the labels in order of their index; `faults` were found while listing."""
+    """A list of pictures.
+
+    `classes` are the labels in order of their index; `faults` were found while listing; `columns` are the names of all
+    that tables, samples or rows say.
+    """
 
     root: Path
     layout: str
@@ -40,12 +45,14 @@ class Source:
     classes: tuple[str, ...] = ()
     faults: tuple[Fault, ...] = ()
     remarks: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
 
     def describe(self) -> str:
-        """For people: "class folders: 10 classes, 60,000 pictures, none with captions"."""
+        """For people: "class folders: 2 classes (cat, dog), 60,000 pictures, all with captions"."""
         captioned = sum(bool(record.captions) for record in self.records)
         many = sum(len(record.captions) > 1 for record in self.records)
-        parts = [count(len(self.classes), "class", "classes")] if self.classes else []
+        names = f" ({shortened(self.classes)})"
+        parts = [count(len(self.classes), "class", "classes") + names] if self.classes else []
         parts.append(count(len(self.records), "picture"))
         unlabelled = sum(record.label is None for record in self.records)
         if self.classes and unlabelled:
@@ -55,6 +62,8 @@ class Source:
         if many:
             total = sum(len(record.captions) for record in self.records)
             parts.append(f"{total / max(captioned, 1):.1f} captions a picture")
+        if groups := len({record.group for record in self.records} - {None}):
+            parts.append(count(groups, "group"))
         if self.faults:
             parts.append(f"{count(len(self.faults), 'fault')} in the listing")
         return f"{self.layout}: {', '.join((*parts, *self.remarks))}"
@@ -65,10 +74,20 @@ def count(number: int, singular: str, plural: str | None = None) -> str:
     return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
 
 
-def clean_captions(texts: Iterable[str]) -> tuple[str, ...]:
-    """Captions with white space collapsed, empty ones dropped and lone surrogates (which no encoder takes) replaced."""
-    tidy = (" ".join(text.encode("utf-8", "replace").decode("utf-8").split()) for text in texts)
-    return tuple(text for text in tidy if text)
+def shortened(words: Sequence[str], most: int = 8) -> str:
+    """The first words with commas between them, and how many more there are; each at most 40 characters."""
+    shown = [printable(word if len(word) <= 40 else f"{word[:37]}...") for word in words[:most]]
+    return ", ".join(shown) + (f" and {len(words) - most:,} more" if len(words) > most else "")
+
+
+def others(ignored: Mapping[str, int], columns: Iterable[str] = ()) -> tuple[str, ...]:
+    """The remarks about kinds of files that were passed by, with their counts, and about columns that were not read."""
+    kinds = sorted(ignored, key=lambda kind: (-ignored[kind], kind))
+    unread = sorted(columns)
+    return (
+        *([f"ignored: {shortened([f'{ignored[kind]:,} {kind}' for kind in kinds])}"] if kinds else []),
+        *([f"columns not read: {shortened(unread)}"] if unread else []),
+    )
 
 
 def order_classes(labels: Iterable[str | None]) -> tuple[str, ...]:

@@ -13,21 +13,30 @@ from dataclasses import replace
 from pathlib import Path
 
 from sfumato.data.catalogue import CATALOGUE, catalogued
-from sfumato.data.containers import is_idx, read_hugging_face, read_idx, read_shards
 from sfumato.data.faults import LAYOUTS, DataError
-from sfumato.data.folders import read_folder
+from sfumato.data.folders import read_pictures
+from sfumato.data.groups import column_of, grouped
+from sfumato.data.hugging_face import read_hugging_face
+from sfumato.data.idx import is_idx, read_idx
+from sfumato.data.layout import layout_of
+from sfumato.data.listing import Listing, list_folder
 from sfumato.data.readers import EXTENSIONS
-from sfumato.data.records import Record, Source, count
+from sfumato.data.records import Record, Source, count, others
+from sfumato.data.shards import read_shards
 
 __all__ = ["Record", "Source", "open_source"]
 
 
-def open_source(path: str | Path) -> Source:
+def open_source(path: str | Path, group: str = "") -> Source:
     """The `Source` at `path`: a folder in any of the layouts of `LAYOUTS`, a .tar shard or an IDX file.
 
-    Raises `DataError` when there is nothing there to train on, showing the layouts and the nearest fix.
+    Args:
+        group: which pictures belong together (see `sfumato.data.groups`).
+
+    Raises:
+        DataError: there is nothing to train on, with the layouts and the nearest fix; no picture has the group.
     """
-    source = _recognise(path)
+    source = grouped(_recognise(path, group), group)
     entry = catalogued(source.root)
     if entry is None:
         return source
@@ -38,59 +47,55 @@ def open_source(path: str | Path) -> Source:
     return replace(source, records=records)
 
 
-def _recognise(path: str | Path) -> Source:
-    root = Path(path).expanduser()
+def _recognise(path: str | Path, group: str) -> Source:
+    root, column = Path(path).expanduser(), column_of(group)
     if not root.exists():
         raise DataError(f"{root} does not exist", _nearest(root, str(path)))
     if root.is_file():
-        root = root.resolve()  # the user named it, wherever it leads
-        if root.suffix == ".tar":
-            return read_shards(root.parent, [root])
-        if is_idx(root):
-            return read_idx(root)
-        if root.suffix.lower() in EXTENSIONS:
-            raise DataError(f"{root} is one picture", f"give the folder that holds it, with more beside it.\n{LAYOUTS}")
-        if root.suffix.lower() in (".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"):
-            raise DataError(f"{root} is a packed archive", f"unpack it into a folder and give that.\n{LAYOUTS}")
-        raise DataError(f"{root} is a file of no known layout", f"give a folder.\n{LAYOUTS}")
-
+        return _file(root.resolve(), column)  # the user named it, wherever it leads
     if any((root / name).is_file() for name in ("dataset_dict.json", "state.json")):
-        return read_hugging_face(root)
+        return read_hugging_face(root, column)
 
-    names = sorted(os.listdir(root))
-    shards = [p for p in (root / name for name in names if name.endswith(".tar")) if p.suffix and p.is_file()]
-    idx = [p for p in (root / name for name in names if "idx3" in name) if is_idx(p)]
+    idx = [path for path in (root / name for name in sorted(os.listdir(root)) if "idx3" in name) if is_idx(path)]
     if idx:
         # The part to train on; the other is for measuring, and is opened by its file name.
-        return read_idx(next((p for p in idx if "train" in p.name), idx[0]))
-    train, others = _parts(root)
-    if train is not None and not shards:
-        source = read_folder(train)
-        return replace(
-            source, remarks=(*source.remarks, f"from {train.name}, left aside: {', '.join(others) or 'none'}")
-        )
-    source = read_folder(root, expect_pictures=not shards)
-    if not shards:
-        return source
-    if source.records:
+        return read_idx(next((path for path in idx if "train" in path.name), idx[0]))
+    found = list_folder(root)
+    if found.shards:
+        return _shards(root, found, column)
+    return read_pictures(root, found, column)
+
+
+def _file(path: Path, column: str) -> Source:
+    """The `Source` of a single file."""
+    if path.suffix == ".tar":
+        return read_shards(path.parent, [path.name], column=column)
+    if is_idx(path):
+        return read_idx(path)
+    if path.suffix.lower() in EXTENSIONS:
+        raise DataError(f"{path} is one picture", f"give the folder that holds it, with more beside it.\n{LAYOUTS}")
+    if path.suffix.lower() in (".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"):
+        raise DataError(f"{path} is a packed archive", f"unpack it into a folder and give that.\n{LAYOUTS}")
+    raise DataError(f"{path} is a file of no known layout", f"give a folder.\n{LAYOUTS}")
+
+
+def _shards(root: Path, found: Listing, column: str) -> Source:
+    """The `Source` of a folder of shards, of which those of other parts (test, val) are left aside."""
+    if found.pictures:
         raise DataError(
-            f"{root} holds both {count(len(shards), '.tar shard')} and {count(len(source.records), 'loose picture')}",
+            f"{root} holds both {count(len(found.shards), '.tar shard')} and "
+            f"{count(len(found.pictures), 'loose picture')}",
             "move one kind into a folder of its own",
         )
-    return read_shards(root, shards)
-
-
-def _parts(root: Path) -> tuple[Path | None, list[str]]:
-    """(the train folder, names of the other parts) where `root` holds nothing but train, test, val folders."""
-    with os.scandir(root) as found:
-        entries = [entry for entry in found if not entry.name.startswith(".")]
-    folders = {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)}
-    if "train" not in folders or not folders <= {"train", "test", "val", "valid", "validation"}:
-        return None, []
-    extensions = {os.path.splitext(entry.name)[1] for entry in entries}
-    if ".jsonl" in extensions or any(extension.lower() in EXTENSIONS for extension in extensions):
-        return None, []
-    return root / "train", sorted(folders - {"train"})
+    if found.tables:
+        raise DataError(
+            f"{root} holds both {count(len(found.shards), '.tar shard')} and {found.tables[0]}, which is not read then",
+            "write the captions into the shards, or move the table away",
+        )
+    layout = layout_of(root, found.shards)
+    source = read_shards(root, [name for name in found.shards if layout.uses(name)], found.faults, column)
+    remarks = layout.remarks if layout.aside else ()
+    return replace(source, remarks=(*remarks, *others(found.kinds()), *source.remarks))
 
 
 def _nearest(path: Path, said: str) -> str:

@@ -12,7 +12,7 @@ from sfumato.data import manifest
 from sfumato.data.dataset import FAULTS, INDEX, PICTURES, Dataset
 from sfumato.data.duplicates import Duplicates, find_duplicates
 from sfumato.data.faults import DataError
-from sfumato.data.folders import MARKER
+from sfumato.data.listing import MARKER
 from sfumato.data.preparation import put_in_place, writing_aside
 from sfumato.data.records import count
 from sfumato.durable import write_array, write_durably

@@ -19,7 +19,7 @@ import torch
 from sfumato.allocator import keep_freed_memory
 from sfumato.config import Config
 from sfumato.data.dataset import Dataset
-from sfumato.data.folders import MARKER
+from sfumato.data.listing import MARKER
 from sfumato.data.preparation import prepare
 from sfumato.data.sources import open_source
 from sfumato.data.unique import unique

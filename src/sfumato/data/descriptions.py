@@ -1,0 +1,69 @@
+"""What is said of a picture (captions, class, licence, source, group), put together from all that say it.
+
+Several files may speak of one picture: a caption file, a line of metadata.jsonl, the JSON beside it. Captions add up,
+and one that is there already is not added again. Two different classes for one picture are a contradiction, and a
+fault.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from sfumato.data.records import Record
+from sfumato.data.texts import clean_captions
+
+CAPTION_KEYS = ("text", "caption", "captions", "prompt")
+_ONCE = {"label": "label", "licence": "licence", "license": "licence", "source": "source"}  # key -> field of a record
+KEYS = (*CAPTION_KEYS, *_ONCE)
+
+
+class Contradiction(ValueError):
+    """Two different values of what a picture has once."""
+
+
+def with_captions(record: Record, texts: Iterable[str]) -> Record:
+    """`record` with the captions that it has not yet."""
+    captions = clean_captions(texts)
+    if not record.captions:
+        return replace(record, captions=captions)
+    return replace(record, captions=record.captions + tuple(c for c in captions if c not in record.captions))
+
+
+def with_row(record: Record, row: Mapping[str, Any], column: str = "") -> Record:
+    """`record` with what `row` says of the picture; the value of `column` becomes its group.
+
+    Raises:
+        Contradiction: the row gives another class, licence, source or group than was said before.
+        ValueError: a value of a type that it cannot have.
+    """
+    said: dict[str, str] = {}
+    texts = [text for key in CAPTION_KEYS if key in row for text in _texts(key, row[key])]
+    fields = {**_ONCE, column: "group"} if column else _ONCE
+    for key, field in fields.items():
+        value = _word(key, row.get(key))
+        before = said.get(field, getattr(record, field))
+        if value is None:
+            continue
+        if before is not None and before != value:
+            raise Contradiction(f"it has two values of {field}: {before!r} and {value!r}")
+        said[field] = value
+    if said:
+        record = replace(record, **said)
+    return with_captions(record, texts) if texts else record
+
+
+def _texts(key: str, value: Any) -> list[str]:
+    texts = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(f'"{key}" is {value!r}, a string or a list of strings is expected')
+    return texts
+
+
+def _word(key: str, value: Any) -> str | None:
+    if value is None or value == "":
+        return None
+    if not isinstance(value, (str, int, float)):
+        raise ValueError(f'"{key}" is {value!r}, a word or a number is expected')
+    return str(value).encode("utf-8", "replace").decode("utf-8")
