@@ -1,5 +1,6 @@
 """Settings: what is written is what runs, and what cannot run is named with its range and its fix."""
 
+import json
 import re
 
 import pytest
@@ -344,3 +345,12 @@ def test_words_and_numbers_are_read_as_a_person_means_them(text, value):
     read = settings_yaml.load(text, "test")
     assert read == value
     assert type(read) is type(value)
+
+
+@given(st.text(st.characters(exclude_categories=()), max_size=20))
+def test_what_json_writes_is_read_as_the_same_text_and_dumped_so(text):
+    """Lone surrogates too: so Python gives a byte of a file's name that is no UTF-8."""
+    meant = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+    assert settings_yaml.load(json.dumps(text), "x") == meant
+    dumped = settings_yaml.dump({"path": meant})
+    assert settings_yaml.load(dumped.encode().decode(), "x") == {"path": meant}

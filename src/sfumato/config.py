@@ -19,13 +19,14 @@ import copy
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sfumato import settings_yaml
 from sfumato.config_errors import explain
@@ -66,6 +67,22 @@ class About(Settings):
     notes: str = word("", "for the model card: intended use, limits, attribution")
 
 
+def checked_group(group: str) -> str:
+    """`group`, unless it is a pattern (it has a parenthesis) that cannot be used.
+
+    Raises:
+        ValueError: no regular expression, or not exactly one group in it.
+    """
+    if "(" in group:
+        try:
+            found = re.compile(group).groups
+        except re.error as error:
+            raise ValueError(f"group = {group!r} is no regular expression ({error}): write e.g. (.+)_[0-9]+") from None
+        if found != 1:
+            raise ValueError(f"group = {group!r} has {found} groups: put one pair of ( ) around what is the same")
+    return group
+
+
 class Data(Settings):
     """The pictures and how they are fitted to the network."""
 
@@ -73,6 +90,12 @@ class Data(Settings):
     size: int = within(32, 0, LARGEST_SIZE, "side of the square pictures in pixels; 0: from the data and the machine")
     channels: Literal[1, 3] = word(3, "1: grey, 3: colour")
     validation: float = within(0.02, 0, 0.5, "fraction of the pictures held out")
+    group: str = Field(
+        "",
+        max_length=200,
+        description="pictures that stay together when some are held out: folder, a column of the metadata, or a "
+        "pattern of the name with one group, e.g. (.+)_[0-9]+; empty: none",
+    )
     flip: bool = word(False, "mirror half of the pictures, where left and right mean the same")
     policy: Literal["stop", "skip", "quarantine"] = word("stop", "what to do about unusable files")
     duplicates: Literal["keep", "drop"] = word(
@@ -80,6 +103,11 @@ class Data(Settings):
         "near-duplicates (`sfumato data scan --duplicates`); drop: the first of each stays, of which the model "
         "then learns less by heart",
     )
+
+    @field_validator("group")
+    @classmethod
+    def _group(cls, group: str) -> str:
+        return checked_group(group)
 
     @model_validator(mode="after")
     def _size(self) -> Data:

@@ -66,6 +66,12 @@ def _fault(fault: Any, schema: Schema) -> tuple[str, str]:
         message, _, fix = str(fault["ctx"]["error"]).partition(": ")
         return (f"{name}.{message}" if name else message), fix
 
+    if kind == "string_unicode":  # as Python gives a byte of a file's name that is no UTF-8
+        return (
+            f"{name} = {value!r} is not possible: it holds bytes that are no UTF-8",
+            "rename the file or folder, or give a link to it that has a plain name",
+        )
+
     allowed = _allowed(_at(path, schema), schema)
     line = f"{name} = {value!r} is not possible: it must be {allowed}"
     if kind == "literal_error" and isinstance(value, str):

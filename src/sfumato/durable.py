@@ -111,4 +111,5 @@ def sync_folder(folder: Path) -> None:
 def _encoded(content: bytes | str | dict[str, Any]) -> bytes:
     if isinstance(content, dict):
         content = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=True)
-    return content if isinstance(content, bytes) else content.encode("utf-8")
+    # Names of files may hold bytes that are no UTF-8: they must not keep a finished run from its card.
+    return content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace")

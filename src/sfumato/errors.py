@@ -12,6 +12,7 @@ import errno
 import importlib.util
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterable
 from difflib import SequenceMatcher
@@ -118,6 +119,22 @@ def pip_install(*arguments: str) -> str:
         words = [sys.executable, "-m", "pip", "install", *arguments]
 
     return " ".join(f"'{word}'" if set(word) & set(" []<>") else word for word in words)
+
+
+def shell_line(words: Iterable[str]) -> str:
+    """The words as a shell takes them; a name with bytes that are no UTF-8 is written as $'caf\\xe9', in letters."""
+    return " ".join(shlex.quote(word) if is_text(word) else _escaped(word) for word in words)
+
+
+def is_text(word: str) -> bool:
+    """Whether UTF-8 can write it: a name of a file may hold bytes that are none."""
+    return not any(0xD800 <= ord(c) <= 0xDFFF for c in word)
+
+
+def _escaped(word: str) -> str:
+    plain = set(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+=: ")
+    raw = word.encode("utf-8", "surrogateescape")
+    return "$'" + "".join(chr(byte) if byte in plain else f"\\x{byte:02x}" for byte in raw) + "'"
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

@@ -2,7 +2,7 @@
 
 `1e-4` is a number (YAML 1.1 wants `1.0e-4`), `no` and `on` are words (YAML 1.1: booleans), `12:30` and `010` too
 (YAML 1.1: 750 and 8), and a key given twice is an error instead of a setting silently lost. Aliases are refused:
-settings need none, and nested ones make an endless document of a small file.
+settings need none, and nested ones make an endless document of a small file. What JSON writes reads as the same text.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ CORE = {
 }
 
 
+_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+
+
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: ClassVar = {
         first: [rule for rule in rules if rule[0].rpartition(":")[2] in ("null", "merge")]
@@ -43,6 +46,13 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(None, None, f"{key.value!r} is given twice", key.start_mark)
             seen.add(str(key.value))
         return super().construct_mapping(node, deep)
+
+    def construct_scalar(self, node: Any) -> Any:
+        """A character beyond U+FFFF that JSON has written as two surrogates becomes one."""
+        value = super().construct_scalar(node)
+        if isinstance(value, str) and _PAIR.search(value):
+            return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+        return value
 
 
 class _Dumper(yaml.SafeDumper):

@@ -62,3 +62,15 @@ def test_impossible_sheets_are_refused(source, tmp_path):
     empty = type(source)(source.root, "flat folder", [])
     with pytest.raises(DataError, match="nothing to show"):
         contact_sheet(empty)
+
+
+def test_with_a_size_the_sheet_shows_the_pixels_that_a_model_would_see(source, tmp_path):
+    """The sheet of a folder at a size is that of the data set prepared at it."""
+    dataset = prepare(source, 8, cache_dir=tmp_path / "ready")
+    top = MARGIN + len(source.describe().splitlines()) * (LINE + 4) + GAP
+    sheet = np.asarray(contact_sheet(source, 20, 1, 32, size=8))[top : top + 32]
+    for index in range(20):
+        left = MARGIN + index * (32 + GAP)
+        enlarged = np.asarray(dataset.pictures[index]).repeat(4, 0).repeat(4, 1)
+        assert np.array_equal(sheet[:, left : left + 32], enlarged)
+    assert not np.array_equal(np.asarray(contact_sheet(source, 20, 1, 32))[top : top + 32], sheet)

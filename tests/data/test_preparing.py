@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from sfumato.data import DataError, Dataset, open_source, prepare, scan
+from sfumato.data.cropping import crop_loss
 from sfumato.data.faults import LAYOUTS
 from sfumato.data.preparation import Report
 
@@ -110,6 +111,8 @@ def test_what_is_converted_is_counted(tmp_path, picture, encoded):
     assert dataset.describe().splitlines() == [
         "flat folder: 6 pictures",
         "converted: alpha 1, enlarged 6, grey to RGB 1, palette 1, wrong extension 1",
+        "cut to the centre: 6 of 6 pictures lose 10% of their area or more (half of these 20% or more, the most 20%); "
+        "see them with `sfumato data show`",
         "duplicates: 1 picture the same as another",
         "ready: 6 pictures of 36 x 36 x 3",
     ]
@@ -375,3 +378,24 @@ def test_two_threads_of_preparation_do_not_disturb_each_other(source, tmp_path):
         make = partial(prepare, source, 8)
         made = [pool.submit(make, cache_dir=tmp_path / name) for name in ("a", "b")]
     assert made[0].result().manifest_hash == made[1].result().manifest_hash
+
+
+# ---- what a crop loses
+
+
+def test_what_a_centre_crop_loses_is_told_by_scan_and_by_training(tmp_path, encoded, picture):
+    root = tmp_path / "p"
+    root.mkdir()
+    for n, (width, height) in enumerate([(32, 32), (34, 32), (64, 32), (32, 128)]):
+        (root / f"{n}.png").write_bytes(encoded(picture=picture(n, width, height)))
+    words = (
+        "cut to the centre: 2 of 4 pictures lose 10% of their area or more (half of these 62% or more, the most 75%)"
+    )
+    assert words in str(scan(open_source(root)))
+    assert words in prepare(open_source(root), 8, cache_dir=tmp_path / "ready").describe()
+
+    for n in (2, 3):  # negative control
+        (root / f"{n}.png").write_bytes(encoded(n))
+    assert "cut to the centre" in str(scan(open_source(root)))  # 40 x 32: 20 %
+    assert crop_loss([(32, 32), (34, 32)]) == "" and crop_loss([]) == ""
+    assert crop_loss([(48, 32)], 3, 2) == "" and "67%" in crop_loss([(32, 96)], 32, 32)

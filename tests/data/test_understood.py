@@ -273,3 +273,24 @@ def test_utf_16_with_its_mark_is_read(tmp_path, folder):
     folder(tmp_path, ["a.png"])
     (tmp_path / "metadata.csv").write_bytes("file_name,text\na.png,grün\n".encode("utf-16"))
     assert open_source(tmp_path).records[0].captions == ("grün",)
+
+
+# ---- quarantine
+
+
+def test_quarantine_takes_the_caption_files_of_a_picture_along_and_no_others(tmp_path, folder):
+    root = folder(
+        tmp_path / "p", [f"{n}.png" for n in range(4)] + [WRITINGS["NFC"]("é.png"), "shared.png", "shared.jpg"]
+    )
+    captions = ["0.txt", "1.caption", "2.png.txt", "3.json", WRITINGS["NFD"]("é.txt"), "shared.txt"]
+    for name in captions:
+        (root / name).write_text('{"text": "x"}')
+    for name in ("0.png", "1.png", "2.png", "3.png", WRITINGS["NFC"]("é.png"), "shared.png"):
+        (root / name).write_text("no picture")
+    folder(root, ["5.png", "6.png"])
+    for n in (5, 6):
+        (root / f"{n}.txt").write_text("x")
+    prepare(open_source(root), 8, cache_dir=tmp_path / "run" / "data", policy="quarantine")
+    left = {path.name for path in root.iterdir()}
+    assert left == {"5.png", "5.txt", "6.png", "6.txt", "shared.jpg", "shared.txt"}
+    assert open_source(root).faults == ()

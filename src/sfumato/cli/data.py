@@ -56,8 +56,16 @@ def get(name: str | None = None, /) -> None:
     print(f"{folder}\nlicence: {entries[name].licence}\nlook at it: sfumato data show {name}")
 
 
-@app.command(help_prologue="Examples:\n  sfumato data show ./my-pictures --out sheet.png\n")
-def show(path: str, /, *, out: Path = Path("sheet.png"), columns: int = 8, rows: int = 6) -> None:
+@app.command(
+    help_prologue="""\
+Examples:
+  sfumato data show ./my-pictures --out sheet.png
+  sfumato data show ./my-pictures --size 32          as a model of 32 pixels sees them
+"""
+)
+def show(
+    path: str, /, *, out: Path = Path("sheet.png"), columns: int = 8, rows: int = 6, size: int | None = None
+) -> None:
     """Write a contact sheet: samples of a data set with their captions.
 
     Parameters
@@ -70,7 +78,13 @@ def show(path: str, /, *, out: Path = Path("sheet.png"), columns: int = 8, rows:
         Samples side by side, 1 to 64.
     rows
         Samples below each other, 1 to 64.
+    size
+        Side in pixels at which a model would see the pictures, 4 to 1024: they are cut and scaled to it, and shown so.
     """
+    from sfumato.config import LARGEST_SIZE
+
+    if size is not None and not 4 <= size <= LARGEST_SIZE:
+        raise UserError(f"data show: size = {size} is not possible", f"set --size to a number from 4 to {LARGEST_SIZE}")
     for name, value in (("columns", columns), ("rows", rows)):
         if not 1 <= value <= 64:
             raise UserError(f"data show: {name} = {value} is not possible", f"set --{name} to a number from 1 to 64")
@@ -82,7 +96,9 @@ def show(path: str, /, *, out: Path = Path("sheet.png"), columns: int = 8, rows:
     source = _open(path)
     print(source.describe())
     out.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(source, columns=columns, rows=rows).save(out)
+    # the smallest tile of 96 pixels or more that shows every pixel as a square of one size
+    tile = 96 if size is None else size * -(-96 // size)
+    contact_sheet(source, columns=columns, rows=rows, tile=tile, size=size).save(out)
     print(out)
 
 

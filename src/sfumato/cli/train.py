@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import sys
 import unicodedata
 from pathlib import Path
@@ -14,7 +13,7 @@ from cyclopts import Parameter
 
 from sfumato.cli.progress import Terminal
 from sfumato.config import Config, load_recipe
-from sfumato.errors import UserError
+from sfumato.errors import UserError, shell_line
 
 LONGEST_NAME = 48  # letters; of four bytes each they still make a folder's name
 
@@ -52,7 +51,7 @@ def train(
         if dry_run:
             print(estimate(config, terminal))
             return
-        model = start(config, out, terminal, command=shlex.join(["sfumato", *sys.argv[1:]]))
+        model = start(config, out, terminal, command=shell_line(["sfumato", *sys.argv[1:]]))
     print(f"draw with it: {command_to_draw(model.record['example'], out / 'model')}")
 
 
@@ -61,7 +60,7 @@ def command_to_draw(prompt: str | None, model: Path) -> str:
     words = ["sfumato", "generate", "--model", str(model)]
     if prompt is not None:
         words += ["--", prompt] if prompt.startswith("-") else [prompt]
-    return shlex.join(words)
+    return shell_line(words)
 
 
 def settings(path: str | None, recipe: str | None, out: Path | None, changes: tuple[str, ...]) -> tuple[Config, Path]:
@@ -72,9 +71,9 @@ def settings(path: str | None, recipe: str | None, out: Path | None, changes: tu
             "`sfumato train ./my-pictures` for your own pictures, `sfumato recipes` for what else there is",
         )
     if path is not None:
-        changes = (f"data.path={json.dumps(path, ensure_ascii=False)}", *changes)
+        changes = (f"data.path={json.dumps(path)}", *changes)
     if path is not None and recipe is None:
-        changes = (f"name={json.dumps(name_of(Path(path)), ensure_ascii=False)}", *changes)
+        changes = (f"name={json.dumps(name_of(Path(path)))}", *changes)
     config = load_recipe(recipe or "folder", changes)
 
     from sfumato.training.claim import run_folder

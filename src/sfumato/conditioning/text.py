@@ -9,6 +9,7 @@ the user's disk; it understands words that the captions never used, and costs no
 import hashlib
 import importlib.util
 import json
+import os
 import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
@@ -139,14 +140,15 @@ def find_encoder(name: str) -> Path:
         if spec is None or not spec.submodule_search_locations:
             raise UserError(f"condition.encoder: the frozen sentence encoder {name!r} is not installed", fix=install)
         return Path(spec.submodule_search_locations[0]) / folder
-    missing = [file for file in ENCODER_FILES if not (Path(name) / file).is_file()]
+    own = Path(os.path.expanduser(name))
+    missing = [file for file in ENCODER_FILES if not (own / file).is_file()]
     if missing:
         raise UserError(
             f"condition.encoder: {name!r} is neither a known encoder ({', '.join(ENCODERS)}) nor a folder with "
             f"{', '.join(ENCODER_FILES)} (missing: {', '.join(missing)})",
             fix=f"set condition.encoder to minilm, after {install}",
         )
-    return Path(name)
+    return own
 
 
 def load_encoder(name: str, width: int) -> tuple[Tokenizer, TextTransformer]:

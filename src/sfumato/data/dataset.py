@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sfumato.data import manifest
+from sfumato.data import groups, manifest
 from sfumato.data.faults import DataError
 from sfumato.data.records import count
 
@@ -25,6 +25,7 @@ class Dataset:
         captions: a tuple of captions a picture, possibly empty.
         labels: a class index a picture, or None when not every picture has one.
         classes: names of the classes, by index.
+        groups: the name of a group a picture, or None when the pictures are in none.
         manifest_hash: SHA-256 of manifest.jsonl, which names the data.
         index: what `prepare` recorded: layout, size, channels, counts, signature.
         folder: where all of it lies.
@@ -43,11 +44,14 @@ class Dataset:
         self.captions: list[tuple[str, ...]] = []
         labels: list[int | None] = []
         hashes: list[str] = []
+        names: list[str | None] = []
         for values in manifest.read(self.folder / manifest.NAME):
             self.captions.append(tuple(values.get("captions", ())))
             labels.append(numbers.get(values.get("label")))
             hashes.append(values["sha256"])
+            names.append(values.get("group"))
         self.labels = None if not labels or None in labels else [n for n in labels if n is not None]
+        self.groups = None if not names or None in names else [name for name in names if name is not None]
         # 52 bits of each hash: exact in a double, and even over [0, 1).
         self._places = np.array([int(digest[:13], 16) / 16**13 for digest in hashes])
 
@@ -74,10 +78,14 @@ class Dataset:
 
         A picture's side depends on the hash of its own file: adding files moves none, and identical files land on one
         side, whatever their names. About `validation` (in [0, 1)) of the pictures are held out; above 0, it is at least
-        one, and one always remains to train on.
+        one, and one always remains to train on. Where the pictures are in groups, each group is on one side as a whole
+        (see `sfumato.data.groups`).
         """
         if not 0 <= validation < 1:
             raise ValueError(f"validation = {validation} must be in [0, 1): the fraction of pictures held out")
+        if self.groups is not None:
+            held_out = groups.held_out(self.groups, validation)
+            return np.flatnonzero(~held_out), np.flatnonzero(held_out)
         held_out = self._places < validation
         if validation > 0 and not held_out.any():
             held_out = self._places == self._places.min()
@@ -93,6 +101,8 @@ class Dataset:
             lines.append(f"left out: {sum(self.index['faults'].values()):,} ({kinds}); see {self.folder / FAULTS}")
         if self.index["notes"]:
             lines.append("converted: " + ", ".join(f"{kind} {n:,}" for kind, n in self.index["notes"].items()))
+        if self.index.get("cropped"):
+            lines.append(self.index["cropped"])
         if self.index["duplicates"]:
             lines.append(f"duplicates: {count(self.index['duplicates'], 'picture')} the same as another")
         lines.append(f"ready: {len(self):,} pictures of {self.size} x {self.size} x {self.channels}")

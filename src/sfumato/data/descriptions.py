@@ -25,10 +25,14 @@ class Contradiction(ValueError):
 
 def with_captions(record: Record, texts: Iterable[str]) -> Record:
     """`record` with the captions that it has not yet."""
+    return replace(record, captions=_together(record, texts))
+
+
+def _together(record: Record, texts: Iterable[str]) -> tuple[str, ...]:
     captions = clean_captions(texts)
     if not record.captions:
-        return replace(record, captions=captions)
-    return replace(record, captions=record.captions + tuple(c for c in captions if c not in record.captions))
+        return captions
+    return record.captions + tuple(caption for caption in captions if caption not in record.captions)
 
 
 def with_row(record: Record, row: Mapping[str, Any], column: str = "") -> Record:
@@ -38,20 +42,27 @@ def with_row(record: Record, row: Mapping[str, Any], column: str = "") -> Record
         Contradiction: the row gives another class, licence, source or group than was said before.
         ValueError: a value of a type that it cannot have.
     """
-    said: dict[str, str] = {}
-    texts = [text for key in CAPTION_KEYS if key in row for text in _texts(key, row[key])]
-    fields = {**_ONCE, column: "group"} if column else _ONCE
-    for key, field in fields.items():
-        value = _word(key, row.get(key))
-        before = said.get(field, getattr(record, field))
-        if value is None:
-            continue
-        if before is not None and before != value:
-            raise Contradiction(f"it has two values of {field}: {before!r} and {value!r}")
-        said[field] = value
-    if said:
-        record = replace(record, **said)
-    return with_captions(record, texts) if texts else record
+    said: dict[str, Any] = {}
+    texts: list[str] = []
+    for key, value in row.items():
+        if key in CAPTION_KEYS:
+            texts += _texts(key, value)
+        if key in _ONCE:
+            _say(said, record, _ONCE[key], _word(key, value))
+        if key == column:
+            _say(said, record, "group", _word(key, value))
+    if texts:
+        said["captions"] = _together(record, texts)
+    return replace(record, **said) if said else record
+
+
+def _say(said: dict[str, Any], record: Record, field: str, value: str | None) -> None:
+    before = said.get(field, getattr(record, field))
+    if value is None:
+        return
+    if before is not None and before != value:
+        raise Contradiction(f"it has two values of {field}: {before!r} and {value!r}")
+    said[field] = value
 
 
 def _texts(key: str, value: Any) -> list[str]:

@@ -15,10 +15,10 @@ from pathlib import Path, PurePosixPath
 from sfumato.data import names
 from sfumato.data.captions import Pairs, read_captions
 from sfumato.data.faults import LAYOUTS, DataError, Fault
+from sfumato.data.formats import EXTENSIONS
 from sfumato.data.layout import Layout, layout_of
 from sfumato.data.listing import Listing, kinds
 from sfumato.data.metadata import read_tables, table_names, unread
-from sfumato.data.readers import EXTENSIONS
 from sfumato.data.records import Record, Source, count, order_classes, others, shortened
 
 _TABLE_FIX = "Make it metadata.jsonl or metadata.csv with file_name and text (see the layouts), or move it away"

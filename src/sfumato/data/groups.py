@@ -11,11 +11,15 @@ held-out pictures says nothing of new ones. So a group is held out whole, or not
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 
+import numpy as np
+
+from sfumato.config import checked_group
 from sfumato.data import names
 from sfumato.data.faults import DataError, Fault
 from sfumato.data.records import Record, Source
@@ -24,27 +28,13 @@ from sfumato.errors import unknown
 FOLDER = "folder"
 
 
+class NoGroup(DataError):
+    """The data have nothing by which they could be grouped as asked."""
+
+
 def is_pattern(group: str) -> bool:
     """Whether `group` is a regular expression: a column has no parenthesis in its name."""
     return "(" in group
-
-
-def check(group: str) -> str:
-    """`group`, if it is one of the four.
-
-    Raises:
-        ValueError: a pattern that is none, or without exactly one group.
-    """
-    if is_pattern(group):
-        try:
-            found = re.compile(group).groups
-        except re.error as error:
-            raise ValueError(f"group = {group!r} is no regular expression: {error}") from None
-        if found != 1:
-            raise ValueError(
-                f"group = {group!r} has {found} groups: put one pair of parentheses around what is the same"
-            )
-    return group
 
 
 def column_of(group: str) -> str:
@@ -56,11 +46,12 @@ def grouped(source: Source, group: str) -> Source:
     """`source` with the group of every picture; a picture without one is a fault.
 
     Raises:
-        DataError: no picture has a group.
+        NoGroup: no picture has a group.
+        ValueError: a pattern that is none, or without exactly one group.
     """
     if not group:
         return source
-    of = _law(group)
+    of = _law(checked_group(group))
     records = [replace(record, group=of(record)) for record in source.records]
     lost = [record.locator for record in records if not record.group]
     if len(lost) == len(records) and records:
@@ -70,6 +61,42 @@ def grouped(source: Source, group: str) -> Source:
     fix = "Add it to its line" if column else "Rename it, or change data.group"
     faults = tuple(Fault(name, "no group", reason, fix) for name in lost)
     return replace(source, records=records, faults=(*source.faults, *faults))
+
+
+def held_out(groups: Sequence[str], fraction: float) -> np.ndarray:
+    """Which of N pictures, (N,) bool, are held out so that no group is on both sides.
+
+    Groups are taken in an order that the hashes of their names decide, each where it brings the number of pictures
+    nearer to `fraction` N. What is held out is then off by half of the largest group at most. Above 0, it is at least
+    one group, the smallest where all are too large.
+
+    Raises:
+        DataError: all pictures are of one group.
+    """
+    numbers: dict[str, int] = {}
+    codes = np.fromiter((numbers.setdefault(group, len(numbers)) for group in groups), np.int64, len(groups))
+    sizes, taken = np.bincount(codes, minlength=len(numbers)), np.zeros(len(numbers), bool)
+    if fraction > 0 and len(numbers) < 2:
+        name = next(iter(numbers), "")
+        raise DataError(
+            f"data.group: all {len(groups):,} pictures are of one group, {name!r}, and none can be held out",
+            "choose another data.group, or set data.validation to 0",
+        )
+    wanted, total = fraction * len(groups), 0
+    for code in sorted(numbers.values(), key=_places(numbers)):
+        if abs(total + sizes[code] - wanted) < abs(total - wanted):
+            taken[code], total = True, total + sizes[code]
+    if fraction > 0 and not taken.any():
+        taken[np.argmin(sizes)] = True
+    if len(taken) and taken.all():
+        taken[np.argmax(sizes)] = False
+    return taken[codes]
+
+
+def _places(numbers: dict[str, int]) -> Callable[[int], bytes]:
+    """Group number -> its place in the order: the hash of its name."""
+    places = [hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest() for name in numbers]
+    return places.__getitem__
 
 
 def _law(group: str) -> Callable[[Record], str | None]:
@@ -95,17 +122,17 @@ def _folder_of(name: str) -> str:
     return path.parent.as_posix()
 
 
-def _nothing(source: Source, group: str) -> DataError:
+def _nothing(source: Source, group: str) -> NoGroup:
     if is_pattern(group):
         example = source.records[0].locator
-        return DataError(
+        return NoGroup(
             f"data.group: no name in {source.root} matches {group!r}, e.g. {example!r} does not",
             "write a pattern with one group in parentheses, e.g. '(.+)_[0-9]+' for film_01.png, film_02.png",
         )
     if source.columns:
         error = unknown("column", group, [*source.columns, FOLDER])
-        return DataError(f"data.group: {error.message}", error.fix)
-    return DataError(
+        return NoGroup(f"data.group: {error.message}", error.fix)
+    return NoGroup(
         f"data.group: {group!r} is asked for, and {source.root} has no table with columns",
         "use 'folder', a pattern of the names, or write metadata.csv with that column",
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sfumato.data import names
 from sfumato.data.faults import DataError, Fault
-from sfumato.data.readers import EXTENSIONS
+from sfumato.data.formats import EXTENSIONS
 from sfumato.data.records import Record
 
 MARKER = ".sfumato"  # a folder that holds this file was written by Sfumato (runs, caches) and is no data

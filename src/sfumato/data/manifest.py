@@ -1,7 +1,7 @@
 """The manifest: what a data set was made of, a JSON line a picture, and the SHA-256 that names it.
 
 A row: path, sha256 (of the file), bytes, size [width, height], mode, and where known label, captions, licence, source,
-notes (conversions made). The lines are canonical (sorted keys, ASCII), so that equal data have equal hashes.
+group, notes (conversions made). The lines are canonical (sorted keys, ASCII), so that equal data have equal hashes.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ def row(record: Record, digest: str, size: int, picture: Picture) -> dict[str, A
         "captions": list(record.captions),
         "licence": record.licence,
         "source": record.source,
+        "group": record.group,
         "notes": list(picture.notes),
     }
     return {key: value for key, value in values.items() if value not in (None, [])}

@@ -59,22 +59,36 @@ def read_tables(
         DataError: a table is damaged, or says nothing of use.
     """
     found, refused = Tables(), set(refused)
-    by_key: dict[str, str | None] = {}
-    for name in pictures:
-        key = names.key(name)
-        by_key[key] = name if key not in by_key else None  # None: one name in two writings
+    by_key = _ByKey(pictures)
     for table in tables:
         check_inside(root, root / table)
-        _read(root, table, pictures, by_key, refused, column, found)
-    _hint(found, [name for name in pictures if name not in found.described])
+        _read(root, table, by_key, refused, column, found)
+    if found.orphans:
+        _hint(found, [name for name in pictures if name not in found.described])
     return found
+
+
+class _ByKey:
+    """Pictures by the keys of their names; the keys are made when the first name is not a picture's as it stands."""
+
+    def __init__(self, pictures: Mapping[str, Record]) -> None:
+        self.pictures = pictures
+        self._names: dict[str, str | None] | None = None
+
+    def get(self, key: str) -> str | None:
+        """The name of the picture of this key; "" if there is none, None if there are two."""
+        if self._names is None:
+            self._names = {}
+            for name in self.pictures:
+                each = names.key(name)
+                self._names[each] = name if each not in self._names else None
+        return self._names.get(key, "")
 
 
 def _read(
     root: Path,
     table: str,
-    pictures: Mapping[str, Record],
-    by_key: Mapping[str, str | None],
+    by_key: _ByKey,
     refused: set[str],
     column: str,
     found: Tables,
@@ -83,31 +97,40 @@ def _read(
     columns: set[str] = set()
     for number, given, row in _rows(root / table):
         columns.update(row)
-        where = f"line {number} of {table}"
-        path = _inside(given, folder, bases)
-        name = given if not folder and given in pictures else by_key.get(path or "", "")
-        if path is None:
-            found.faults.append(Fault(given, "link", f"{where} points outside the folder", "Copy the picture in"))
-        elif name is None:
-            fix = "Rename one of the files"
-            found.faults.append(Fault(given, "ambiguous", f"{where} names two pictures, alike but for accents", fix))
-        elif name:
-            record = found.described.get(name, pictures[name])
-            try:
-                found.described[name] = with_row(record, row, column)
-            except Contradiction as error:
-                found.described[name] = record
-                found.faults.append(Fault(name, "ambiguous", f"{where}: {error}", "Delete the wrong line"))
-            except ValueError as error:
-                raise DataError(f"{table}, line {number}: {error}", "correct the line") from None
-        elif path not in refused and given not in refused:
-            found.orphans.append((given, where))
+        if not folder and given in by_key.pictures:  # the usual case, a million times
+            path = name = given
+        else:
+            path = _inside(given, folder, bases)
+            name = by_key.get(path or "")
+        if not path or not name:
+            _astray(given, path, name, f"line {number} of {table}", refused, found)
+            continue
+        record = found.described.get(name) or by_key.pictures[name]
+        try:
+            found.described[name] = with_row(record, row, column)
+        except Contradiction as error:
+            found.described[name] = record
+            fault = Fault(name, "ambiguous", f"line {number} of {table}: {error}", "Delete the wrong line")
+            found.faults.append(fault)
+        except ValueError as error:
+            raise DataError(f"{table}, line {number}: {error}", "correct the line") from None
     if not columns & {*CAPTION_KEYS, "label", *([column] if column else [])}:
         raise DataError(
             f'{root / table}: no line has "text" (or "label"); found {", ".join(sorted(columns)) or "no lines at all"}',
             f"{EXAMPLE}.\n{LAYOUTS}",
         )
     found.columns |= columns - set(NAME_KEYS)
+
+
+def _astray(given: str, path: str | None, name: str | None, where: str, refused: set[str], found: Tables) -> None:
+    """Takes down a row that names no single picture inside the folder."""
+    if path is None:
+        found.faults.append(Fault(given, "link", f"{where} points outside the folder", "Copy the picture in"))
+    elif name is None:
+        words = f"{where} names two pictures, alike but for the writing of accents"
+        found.faults.append(Fault(given, "ambiguous", words, "Rename one of the files"))
+    elif path not in refused and given not in refused:
+        found.orphans.append((given, where))
 
 
 def unread(columns: Iterable[str], column: str) -> set[str]:

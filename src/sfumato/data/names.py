@@ -7,7 +7,7 @@ import re
 import unicodedata
 from pathlib import PurePosixPath
 
-from sfumato.data.readers import EXTENSIONS
+from sfumato.data.formats import EXTENSIONS
 
 MADE = "dataset.json"  # written by `sfumato.data.catalogue`
 TABLES = ("metadata.jsonl", "metadata.csv", "metadata.tsv")

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from sfumato.data import manifest
+from sfumato.data.cropping import crop_loss
 from sfumato.data.dataset import FAULTS, INDEX, PICTURES, Dataset
 from sfumato.data.faults import DataError, Fault, listing, tally
 from sfumato.data.listing import MARKER
@@ -49,6 +50,7 @@ class Report:
     notes: dict[str, int]
     duplicates: int
     bytes: int
+    cropped: str = ""  # what the crop loses, in words
 
     def __str__(self) -> str:
         lines = [self.found, f"usable pictures: {self.pictures:,}; faults: {len(self.faults):,}"]
@@ -57,6 +59,8 @@ class Report:
             lines.append(listing(self.faults))
         if self.notes:
             lines.append("to be converted: " + ", ".join(f"{kind} {n:,}" for kind, n in self.notes.items()))
+        if self.cropped:
+            lines.append(self.cropped)
         if self.duplicates:
             lines.append(f"duplicates: {self.duplicates:,}")
         return "\n".join(lines)
@@ -88,6 +92,7 @@ def scan(
         notes=_notes(rows, size, channels),
         duplicates=len(rows) - len({row["sha256"] for row in rows}),
         bytes=len(rows) * size * size * channels,
+        cropped=crop_loss([row["size"] for row in rows]),
     )
 
 
@@ -166,6 +171,7 @@ def prepare(
             "faults": dict(Counter(fault.kind for fault in faults)),
             "notes": _notes(rows, size, channels),
             "duplicates": len(rows) - len({row["sha256"] for row in rows}),
+            "cropped": crop_loss([row["size"] for row in rows]),
         }
         write_durably(aside / INDEX, index)
         put_in_place(aside, cache)
@@ -240,11 +246,17 @@ def _signature(source: Source, size: int, channels: int) -> str:
     said = hashlib.sha256(repr((FORMAT, size, channels, source.layout, source.classes)).encode())
     for r in source.records:
         said.update(
-            repr((r.locator, r.stamp, r.captions, r.label, r.licence, r.source)).encode("utf-8", "surrogatepass")
+            repr((r.locator, r.stamp, r.captions, r.label, r.licence, r.source, *_group(r))).encode(
+                "utf-8", "surrogatepass"
+            )
         )
     for fault in source.faults:
         said.update(repr(fault).encode("utf-8", "surrogatepass"))
     return said.hexdigest()
+
+
+def _group(record: Record) -> tuple[str, ...]:
+    return () if record.group is None else (record.group,)
 
 
 def _reuse(cache: Path, signature: str) -> Dataset | None:

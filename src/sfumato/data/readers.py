@@ -19,13 +19,7 @@ import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 from sfumato.data.faults import Fault
-
-# Formats by content. Nothing that runs an interpreter (EPS) or reads other files is in the list.
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
-EXTENSIONS = {
-    ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".gif": "GIF", ".bmp": "BMP",
-    ".tif": "TIFF", ".tiff": "TIFF", ".ppm": "PPM", ".pgm": "PPM", ".avif": "AVIF",
-}  # fmt: skip
+from sfumato.data.formats import EXTENSIONS, formats_of, missing_plugin
 
 # At most two large pictures are decoded at a time, however many workers there are: 64 megapixels take some 0.8 GB.
 _LARGE_PIXELS = 8 * 2**20
@@ -86,7 +80,7 @@ def read(data: bytes, name: str, size: int, channels: int, limits: Limits = LIMI
     _check_header(data, limits, notes)
 
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=formats_of(data, name)) as image:
             _check_shape(*image.size, limits)
             _check_frames(image, notes)
             _check_name(image.format or "", name, notes)
@@ -270,6 +264,8 @@ def _animated(what: str) -> Unusable:
 
 
 def _unknown(data: bytes) -> Unusable:
+    if missing := missing_plugin(data):
+        return Unusable("plug-in missing", *missing)
     fix = f"Delete it, or replace it by a picture ({', '.join(sorted(EXTENSIONS))})"
     head = data[:512]
     if head.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")):

@@ -14,13 +14,13 @@ MARGIN, GAP, LINE = 12, 8, 12
 
 
 def contact_sheet(
-    data: Dataset | Source, columns: int = 8, rows: int = 6, tile: int = 96, seed: int = 0
+    data: Dataset | Source, columns: int = 8, rows: int = 6, tile: int = 96, seed: int = 0, size: int | None = None
 ) -> Image.Image:
     """A picture of `columns` x `rows` samples spread over the data, each above its caption or class.
 
     Width: 2 MARGIN + columns (tile + GAP) - GAP pixels. Height: a heading line for each line of `describe()`, then
     `rows` rows of tile + 2 LINE + GAP. The same data and seed give the same sheet. Unusable pictures are red tiles with
-    the reason.
+    the reason. With `size`, pictures are cut and scaled to size x size pixels as a model sees them, and shown so.
     """
     if min(columns, rows) < 1 or tile < 16:
         raise ValueError(
@@ -37,18 +37,18 @@ def contact_sheet(
     chosen = ((np.arange(cells) + offsets) * total / cells).astype(int)
 
     top = MARGIN + len(heading) * (LINE + 4) + GAP
-    size = (2 * MARGIN + columns * (tile + GAP) - GAP, top + rows * (tile + 2 * LINE + GAP) + MARGIN - GAP)
-    sheet = Image.new("RGB", size, "#f4f4f2")
+    whole = (2 * MARGIN + columns * (tile + GAP) - GAP, top + rows * (tile + 2 * LINE + GAP) + MARGIN - GAP)
+    sheet = Image.new("RGB", whole, "#f4f4f2")
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(11)
     for number, line in enumerate(heading):
-        text = shorten(printable(line), size[0] - 2 * MARGIN, font)
+        text = shorten(printable(line), whole[0] - 2 * MARGIN, font)
         draw.text((MARGIN, MARGIN + number * (LINE + 4)), text, fill="#222222", font=font)
 
     for cell, index in enumerate(chosen):
         x = MARGIN + cell % columns * (tile + GAP)
         y = top + cell // columns * (tile + 2 * LINE + GAP)
-        picture, words = _sample(data, int(index), tile)
+        picture, words = _sample(data, int(index), tile, size)
         if picture is None:
             draw.rectangle((x, y, x + tile - 1, y + tile - 1), fill="#b3261e")
         else:
@@ -58,25 +58,32 @@ def contact_sheet(
     return sheet
 
 
-def _sample(data: Dataset | Source, index: int, tile: int) -> tuple[Image.Image | None, str]:
+def _sample(data: Dataset | Source, index: int, tile: int, size: int | None) -> tuple[Image.Image | None, str]:
     if isinstance(data, Dataset):
         pixels = data.pictures[index]
         picture = Image.fromarray(np.array(pixels[..., 0] if data.channels == 1 else pixels)).convert("RGB")
         words = data.captions[index][0] if data.captions[index] else ""
         if not words and data.labels is not None:
             words = data.classes[data.labels[index]]
-        # Pixels shown as they are, enlarged by whole numbers where that fits.
-        smooth = tile % data.size != 0
-        return picture.resize((tile, tile), Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST), words
+        return _enlarged(picture, tile), words
 
     record = data.records[index]
     try:
-        pixels = read(record.open(), record.locator, tile, 3).pixels
+        pixels = read(record.open(), record.locator, size or tile, 3).pixels
     except Unusable as error:
         return None, f"{error.kind}: {record.locator}"
     except OSError as error:
         return None, f"{error.strerror or error}: {record.locator}"
-    return Image.fromarray(pixels), record.captions[0] if record.captions else record.label or record.locator
+    words = record.captions[0] if record.captions else record.label or record.locator
+    return _enlarged(Image.fromarray(pixels), tile), words
+
+
+def _enlarged(picture: Image.Image, tile: int) -> Image.Image:
+    """The picture at tile x tile pixels: its own pixels, enlarged by a whole number where that fits."""
+    if picture.size == (tile, tile):
+        return picture
+    smooth = tile % picture.width != 0
+    return picture.resize((tile, tile), Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST)
 
 
 def shorten(text: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:

@@ -15,12 +15,12 @@ from pathlib import Path
 from sfumato.data.catalogue import CATALOGUE, catalogued
 from sfumato.data.faults import LAYOUTS, DataError
 from sfumato.data.folders import read_pictures
+from sfumato.data.formats import EXTENSIONS
 from sfumato.data.groups import column_of, grouped
 from sfumato.data.hugging_face import read_hugging_face
 from sfumato.data.idx import is_idx, read_idx
 from sfumato.data.layout import layout_of
 from sfumato.data.listing import Listing, list_folder
-from sfumato.data.readers import EXTENSIONS
 from sfumato.data.records import Record, Source, count, others
 from sfumato.data.shards import read_shards
 
@@ -48,7 +48,7 @@ def open_source(path: str | Path, group: str = "") -> Source:
 
 
 def _recognise(path: str | Path, group: str) -> Source:
-    root, column = Path(path).expanduser(), column_of(group)
+    root, column = Path(os.path.expanduser(path)), column_of(group)
     if not root.exists():
         raise DataError(f"{root} does not exist", _nearest(root, str(path)))
     if root.is_file():

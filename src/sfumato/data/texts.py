@@ -44,7 +44,8 @@ def check(text: str) -> str:
 
 def clean_captions(texts: Iterable[str]) -> tuple[str, ...]:
     """Captions with white space collapsed, empty ones dropped and lone surrogates (which no encoder takes) replaced."""
-    tidy = (" ".join(text.encode("utf-8", "replace").decode("utf-8").split()) for text in texts)
+    encodable = (text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8") for text in texts)
+    tidy = [" ".join(text.split()) for text in encodable]
     return tuple(text for text in tidy if text)
 
 

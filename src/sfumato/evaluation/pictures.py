@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sfumato.data.groups import NoGroup
 from sfumato.errors import UserError
 from sfumato.material import Material, Pictures, asked_of, chosen
 from sfumato.model import Model
@@ -19,7 +20,11 @@ def material_for(model: Model, path: str, cache: Path, report: Report) -> Materi
     Raises:
         UserError: no such data.
     """
-    data = prepared_data(adjusted(model.config, f"data.path={json.dumps(path)}"), cache, report)
+    config = adjusted(model.config, f"data.path={json.dumps(path)}")
+    try:
+        data = prepared_data(config, cache, report)
+    except NoGroup:  # other data, which have no such column or names: nothing of them was seen
+        data = prepared_data(adjusted(config, 'data.group=""'), cache, report)
     if data.manifest_hash != model.record.get("manifest_sha256"):
         return Material(data, np.arange(0), np.arange(len(data)))
     return Material(data, *data.split(model.config.data.validation))

@@ -132,6 +132,8 @@ def evaluate(
         "sampling": of_picture(settings),
         "seed": seed,
     }
+    if material.trained_on and model.config.data.group:
+        about["data"]["held_out_by"] = f"whole groups: {model.config.data.group}"
     found = Evaluation(about, [], {}, [])
 
     def attempt(measure: Callable[[], Sequence[Part]]) -> None:

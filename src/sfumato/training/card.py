@@ -78,6 +78,7 @@ def model_card(config: Config, data: Dataset, record: dict) -> str:
         "Data manifest": f"SHA-256 `{record['manifest_sha256']}`",
         "Reproduce": f"`{record['command']}`",
     }
+    whole = f", in whole groups (`data.group: {config.data.group}`)" if config.data.group else ""
     table = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     return f"""# Model card: {config.name}
 
@@ -91,7 +92,7 @@ def model_card(config: Config, data: Dataset, record: dict) -> str:
 
 ## Data
 
-{len(data):,} pictures; {record["held_out"]:,} held out for the validation loss.
+{len(data):,} pictures; {record["held_out"]:,} held out for the validation loss{whole}.
 
 | source | licence | pictures |
 |---|---|---|

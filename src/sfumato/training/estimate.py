@@ -62,7 +62,7 @@ def dry_run(config: Config, report: Report) -> Estimate:
         UserError: no picture is usable, or the settings do not fit the data.
     """
     machine_settings(config)
-    source = open_source(locate(config.data.path))
+    source = open_source(locate(config.data.path), config.data.group)
     config = resolve_size(config, lambda: short_sides(source.records))
     found = scan(
         source,
@@ -75,7 +75,9 @@ def dry_run(config: Config, report: Report) -> Estimate:
     if not usable:
         raise UserError(f"data: none of the {len(source.records)} files is usable\n{found}", fix="mend the files named")
     with tempfile.TemporaryDirectory() as folder:
-        trial = dataclasses.replace(source, records=usable[:: -(-len(usable) // TRIAL)], faults=())
+        # without groups, of which so few pictures may be one
+        few = [dataclasses.replace(record, group=None) for record in usable[:: -(-len(usable) // TRIAL)]]
+        trial = dataclasses.replace(source, records=few, faults=())
         data = prepare(trial, config.data.size, config.data.channels, Path(folder) / "data")
         captions = [caption for record in usable for caption in record.captions]
         prepared = build(config, data, captions, len(usable))

@@ -10,6 +10,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from sfumato.errors import is_text
+
 
 class Log:
     """``loss.jsonl`` and TensorBoard files of one run.
@@ -35,7 +37,7 @@ class Log:
         with self.path.open("r+b") as file:
             file.truncate(len(content))
         self.file = self.path.open("ab")
-        self.board = _tensorboard(run / "tensorboard", step)
+        self.board = _tensorboard(run / "tensorboard", step, say)
 
     def write(self, step: int, **numbers: float) -> None:
         """Appends one line."""
@@ -59,7 +61,10 @@ class Log:
             self.board.close()
 
 
-def _tensorboard(folder: Path, step: int):
+def _tensorboard(folder: Path, step: int, say: Callable[[str], None]):
+    if not is_text(str(folder)):
+        say("TensorBoard cannot write to a folder whose name is no UTF-8: its files are left out")
+        return None
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:  # the extra [track] is not installed; `sfumato doctor` says so

@@ -9,6 +9,7 @@ The rules are few and written down, so that a person can predict and override ea
 """
 
 import io
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from PIL import Image
 
 from sfumato.config import Config, change, validate
 from sfumato.data import catalogue
-from sfumato.data.readers import FORMATS
+from sfumato.data.formats import formats_of
 from sfumato.data.records import Record
 from sfumato.errors import UserError
 from sfumato.user_cache import user_cache
@@ -29,8 +30,9 @@ SIZES = {"cpu": (32,), "accelerator": (32, 64, 128)}
 
 def locate(path: str) -> Path:
     """The folder of ``data.path``: on the disk, or a named data set from the local cache."""
-    if Path(path).exists():
-        return Path(path)
+    folder = Path(os.path.expanduser(path))  # unchanged where there is no home
+    if folder.exists():
+        return folder
     if path in catalogue.CATALOGUE:
         cached = user_cache("data") / path
         if not (cached / catalogue.DONE).is_file():
@@ -56,7 +58,8 @@ def short_sides(records: Sequence[Record], at_most: int = 200) -> list[int]:
     sides = []
     for record in records[:: max(1, -(-len(records) // at_most))]:
         try:
-            with Image.open(io.BytesIO(record.open()), formats=FORMATS) as picture:
+            data = record.open()
+            with Image.open(io.BytesIO(data), formats=formats_of(data, record.locator)) as picture:
                 sides.append(min(picture.size))
         except (OSError, ValueError, Image.DecompressionBombError):
             continue  # preparing the data will name the file and its reason

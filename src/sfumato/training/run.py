@@ -118,7 +118,7 @@ def prepared_data(
         report: where progress goes.
         accept: see ``prepare``.
     """
-    source = open_source(locate(config.data.path))
+    source = open_source(locate(config.data.path), config.data.group)
     config = resolve_size(config, lambda: short_sides(source.records))
     data = prepare(
         source,
@@ -317,7 +317,7 @@ def finish(trainer: Trainer, progress: Progress, out: Path, command: str, report
     folder = out / "model"
     draw_sheet(model.eval(), *sheet_conditions(trainer), folder / "samples.png")
     files = {
-        "README.md": model_card(config, data, model.record).encode(),
+        "README.md": model_card(config, data, model.record).encode("utf-8", "backslashreplace"),
         "samples.png": (folder / "samples.png").read_bytes(),
         "loss.svg": loss_curve(training, validation).encode(),
     }
