@@ -42,6 +42,13 @@ def test_members_that_are_no_data_are_passed_over(tmp_path, plain, extra):
     assert source.describe() == "WebDataset (1 shard): 4 pictures, all with captions"
 
 
+def test_pictures_of_licence_plates_are_read(tmp_path, encoded):
+    """Their names begin as those of files about the data do."""
+    members = [("license_plate.png", encoded(0)), ("license_plate.txt", b"words"), ("dataset.png", encoded(1))]
+    source = open_source(shard(tmp_path / "0.tar", members))
+    assert [r.captions for r in source.records] == [("words",), ()] and source.faults == ()
+
+
 def test_other_members_are_named_with_their_counts(tmp_path, plain):
     path = shard(tmp_path / "0.tar", [*plain, *((f"{n}.npy", b"x") for n in range(3))])
     assert open_source(path).describe().endswith("ignored: 3 .npy")

@@ -153,6 +153,16 @@ def test_what_is_passed_by_is_named_with_its_counts(tmp_path, folder):
     assert source.describe() == "flat folder: 2 pictures, ignored: 2 .mov, 1 .md, 1 .psd, 1 without an ending"
 
 
+def test_pictures_of_licence_plates_keep_their_captions(tmp_path, folder):
+    """Their names begin as those of files about the data do."""
+    folder(tmp_path, ["license_plate_1.png", "notice.png"])
+    for name in ("license_plate_1.txt", "notice.txt", "LICENSE.txt", "NOTICE-2"):
+        (tmp_path / name).write_text("words")
+    source = open_source(tmp_path)
+    assert [r.captions for r in source.records] == [("words",), ("words",)] and source.faults == ()
+    assert "ignored" not in source.describe()
+
+
 def test_no_two_files_are_told_to_become_the_same(tmp_path, folder):
     folder(tmp_path, ["cat_1.png", "cat_2.png", "dog.png"])
     (tmp_path / "dog.txt").write_text("a dog")

@@ -66,7 +66,7 @@ def read_captions(files: Mapping[str, Path], pictures: Mapping[str, Record], pai
         if paired:
             for picture in paired:
                 _add(picture, name, files[name], pictures, column, found)
-        else:
+        elif not names.is_about(name):
             orphans.append(name)
 
     captions = [name for name in orphans if names.extension(name) in names.CAPTIONS]

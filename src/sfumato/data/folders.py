@@ -138,6 +138,8 @@ def _unread(files: list[str], pairs: Pairs) -> tuple[list[str], list[Fault]]:
     for name in files:
         kind = names.extension(name)
         paired = pairs.of(name)
+        if names.is_about(name) and not paired:
+            continue
         if _is_like_picture(name):
             if not paired:
                 faults.append(Fault(name, "not read", f"pictures of the kind {kind} are not read", "Convert it to PNG"))

@@ -29,7 +29,7 @@ class Listing:
         texts: caption files and JSON: name -> path of the file itself.
         tables: names of metadata.jsonl and metadata.csv, in any folder.
         shards: names of .tar files.
-        others: names of all other files, but hidden ones and those about the data.
+        others: names of all other files, but hidden ones.
         faults: links that lead out, pipes, what cannot be asked for.
     """
 
@@ -41,8 +41,8 @@ class Listing:
     faults: list[Fault] = field(default_factory=list)
 
     def kinds(self) -> Counter[str]:
-        """The endings of all files but pictures, with their numbers."""
-        return kinds([*self.others, *self.texts, *self.tables])
+        """The endings of all files but pictures and those about the data, with their numbers."""
+        return kinds([name for name in (*self.others, *self.texts, *self.tables) if not names.is_about(name)])
 
 
 def kinds(files: list[str]) -> Counter[str]:
@@ -62,8 +62,6 @@ def list_folder(root: Path) -> Listing:
         extension = names.extension(name)
         picture = extension in EXTENSIONS
         if not picture:
-            if names.is_about(name):
-                continue
             if name.rpartition("/")[2] in names.TABLES:
                 found.tables.append(name)
                 continue

@@ -80,12 +80,12 @@ def _read(shard: Path, name: str, found: _Found) -> None:
     for sample in samples.values():
         if sample.picture is not None:
             _add(shard, stamp, sample, found)
-    for key in sorted(key for key, sample in samples.items() if sample.picture is None):
+    for key in sorted(key for key, sample in samples.items() if _is_orphan(key, sample)):
         found.faults.append(Fault(f"{name}/{key}", "caption orphaned", "no picture in the shard has this key", AGAIN))
 
 
 def _members(tar: tarfile.TarFile, shard: str, end: list[int], found: _Found) -> Iterator[tarfile.TarInfo]:
-    """The plain files of a shard but hidden ones and those about the data; `end[0]` becomes where the last one ends."""
+    """The plain files of a shard but hidden ones; `end[0]` becomes where the last one ends."""
     for member in tar:
         end[0] = member.offset_data + -(-member.size // 512) * 512 if member.isreg() else member.offset_data
         where, path = f"{shard}/{member.name}", PurePosixPath(member.name)
@@ -93,7 +93,7 @@ def _members(tar: tarfile.TarFile, shard: str, end: list[int], found: _Found) ->
             continue
         if path.is_absolute() or ".." in path.parts:
             found.faults.append(Fault(where, "link", "the member's name leads out of the archive", AGAIN))
-        elif names.is_hidden(path.as_posix()) or names.is_about(path.name) or path.name == _INDEX:
+        elif names.is_hidden(path.as_posix()) or path.name == _INDEX:
             continue
         elif not member.isreg() or member.issparse():
             found.faults.append(Fault(where, "link", "the member is a link or device, not a file", AGAIN))
@@ -120,8 +120,14 @@ def _sort_in(
             found.faults.append(Fault(where, "ambiguous", f"a second .{extension} of the key {key}", AGAIN))
         elif stream := tar.extractfile(member):
             said[extension] = stream.read(_LIMITS.get(extension, texts.CAPTION_BYTES) + 1)
-    else:
+    elif not names.is_about(path.name):
         found.ignored[names.extension(path.name) or names.NO_ENDING] += 1
+
+
+def _is_orphan(key: str, sample: _Sample) -> bool:
+    """Whether texts lack their picture; those about the data, README.txt and the like, need none."""
+    about = any(names.is_about(f"{key}.{extension}") for extension in sample.said)
+    return sample.picture is None and not about
 
 
 def _add(shard: Path, stamp: tuple[int, int], sample: _Sample, found: _Found) -> None:
