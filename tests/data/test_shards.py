@@ -33,7 +33,7 @@ APPLE = b"\0\5\x16\7\0\2\0\0Mac OS X" + bytes(100)
 @pytest.mark.parametrize(
     "extra",
     [["./._0.png", "._1.txt"], ["__MACOSX/._0.png", "__MACOSX/._1.png"], [".DS_Store"], ["__index__.json"],
-     ["README.txt"], ["LICENSE"], ["dataset.json"]],
+     ["README.txt"], ["LICENSE"]],
 )  # fmt: skip
 def test_members_that_are_no_data_are_passed_over(tmp_path, plain, extra):
     path = shard(tmp_path / "0.tar", [*((name, APPLE) for name in extra), *plain])

@@ -133,7 +133,7 @@ def test_json_that_says_nothing_of_use_is_counted(tmp_path, folder):
     [("a.xml", "pairs with a.png"), ("a.prompt", "pairs with a.png"), ("c.psd", ".psd are not read"),
      ("c.CR2", ".cr2 are not read"), ("captions.json", "looks like captions"), ("train.csv", "looks like captions"),
      ("labels.txt", "looks like captions"), ("sub/annotations.xml", "looks like captions"),
-     ("data.parquet", "looks like captions")],
+     ("data.parquet", "looks like captions"), ("dataset.json", "looks like captions")],
 )  # fmt: skip
 def test_what_should_have_been_read_and_is_not_is_a_fault(tmp_path, folder, name, words):
     folder(tmp_path, ["a.png", "b.png", "sub/d.png"])

@@ -9,7 +9,6 @@ from pathlib import PurePosixPath
 
 from sfumato.data.formats import EXTENSIONS
 
-MADE = "dataset.json"  # written by `sfumato.data.catalogue`
 TABLES = ("metadata.jsonl", "metadata.csv", "metadata.tsv")
 CAPTIONS = (".txt", ".caption", ".text")  # a line is a caption
 DETAILS = ".json"
@@ -29,10 +28,8 @@ BESIDE = frozenset((
 ))  # fmt: skip
 _TABLE_ENDINGS = frozenset((".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".xlsx", ".xls"))
 _TEXT_ENDINGS = frozenset((*CAPTIONS, DETAILS, ".xml", ".yaml", ".yml"))
-_LIKE_CAPTIONS = re.compile(
-    r"(?i)(caption|label|annotation|metadata|prompt|tag|class)(e?s)?([-_. ].*)?|.*[-_. ](captions|labels|annotations)"
-)
-
+_WORDS = r"(caption|label|annotation|metadata|dataset|prompt|tag|class)(e?s)?"
+_LIKE_CAPTIONS = re.compile(rf"(?i){_WORDS}([-_. ].*)?|.*[-_. ](captions|labels|annotations)")
 TRAIN, REST = "train", "rest"
 _PART = {
     TRAIN: re.compile(r"train(ing)?(set|data|images|pictures|split)?\d*"),
@@ -74,9 +71,9 @@ def is_hidden(name: str) -> bool:
 
 
 def is_about(name: str) -> bool:
-    """Whether a file tells of the whole data set: a licence, a readme, Sfumato's own mark."""
+    """Whether a file tells of the whole data set: a licence, a readme."""
     base = PurePosixPath(name).name.lower()
-    return re.split(r"[-_. ]", base)[0] in _ABOUT_THE_DATA or base == MADE
+    return re.split(r"[-_. ]", base)[0] in _ABOUT_THE_DATA
 
 
 def part(folder: str) -> str | None:

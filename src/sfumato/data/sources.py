@@ -12,7 +12,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from sfumato.data.catalogue import CATALOGUE, catalogued
+from sfumato.data.catalogue import CATALOGUE, DONE, catalogued
 from sfumato.data.faults import LAYOUTS, DataError
 from sfumato.data.folders import read_pictures
 from sfumato.data.formats import EXTENSIONS
@@ -61,6 +61,8 @@ def _recognise(path: str | Path, group: str) -> Source:
         # The part to train on; the other is for measuring, and is opened by its file name.
         return read_idx(next((path for path in idx if "train" in path.name), idx[0]))
     found = list_folder(root)
+    if catalogued(root):
+        found.texts.pop(DONE, None)
     if found.shards:
         return _shards(root, found, column)
     return read_pictures(root, found, column)
