@@ -186,7 +186,7 @@ def draw(model: Model, pictures: int, seed: int) -> np.ndarray:
     process, parts = model.denoiser.process, []
     times = registry.GRIDS["karras"](process.schedule, EVALUATIONS)
     for start in range(0, pictures, BATCH):
-        noise = SeededNoise(range(1000 * seed + start, 1000 * seed + min(start + BATCH, pictures)))
+        noise = SeededNoise(range(1000 * seed + start, 1000 * seed + min(start + BATCH, pictures)), process)
         x = process.prior(noise.draw(model.codec.shape).to(memory_format=torch.channels_last))
         *_, last = sample(model.denoiser, x, times, registry.SOLVERS["dpm++2m"](), noise)
         parts.append(model.codec.decode(last.x.nan_to_num()).numpy())

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from sfumato.config import Config
-from sfumato.diffusion import Clipped
+from sfumato.diffusion import Categorical, Clipped, Flow, Gaussian
 from sfumato.drawing import SeededNoise
 from sfumato.errors import ConfigError, UserError
 from sfumato.generation.recipe import of_picture
@@ -263,10 +263,15 @@ def test_settings_are_checked_like_those_of_a_recipe(models):
 
 def test_noise_is_standard_normal_and_knows_its_seed_alone():
     x = torch.empty(3, 3, 64, 64)
-    noise = SeededNoise([5, 6, 5])(x)
+    noise = SeededNoise([5, 6, 5], Gaussian(Flow()))(x)
     assert torch.equal(noise[0], noise[2]) and not torch.equal(noise[0], noise[1])
-    assert torch.equal(SeededNoise([6])(x[:1])[0], noise[1])
+    assert torch.equal(SeededNoise([6], Gaussian(Flow()))(x[:1])[0], noise[1])
     assert abs(noise[:2].mean()) < 0.03 and abs(noise[:2].std() - 1) < 0.03  # 24,576 numbers: 4 sigma are 0.026
+
+
+def test_noise_for_tokens_is_that_of_their_process_and_not_rounded_to_whole_numbers():
+    noise = SeededNoise([5, 6], Categorical(Flow(), 3))(torch.zeros(2, 100, dtype=torch.int64))
+    assert noise.is_floating_point() and 0 <= noise.min() < 0.1 and 0.9 < noise.max() < 1
 
 
 # --- guidance --------------------------------------------------------------------------------------------------------

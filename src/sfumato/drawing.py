@@ -18,6 +18,7 @@ from sfumato.config import Config, Sampling, validate
 from sfumato.diffusion.clipping import Clipped
 from sfumato.diffusion.denoisers import Denoiser, PosteriorMean
 from sfumato.diffusion.guidance import Guided
+from sfumato.diffusion.processes import Process
 from sfumato.diffusion.solvers import Step, sample
 from sfumato.errors import UserError, unknown
 from sfumato.keyed import seeded
@@ -34,21 +35,23 @@ def unseen(places: range, total: int, step: Step) -> None:
 
 
 class SeededNoise:
-    """Standard normal noise with a generator per picture, so that a picture's noise knows nothing of its neighbours.
+    """Noise of a process with a generator per picture, so that a picture's noise knows nothing of its neighbours.
 
     Args:
         seeds: one integer a picture.
+        process: what draws the noise.
     """
 
-    def __init__(self, seeds: Sequence[int]) -> None:
+    def __init__(self, seeds: Sequence[int], process: Process) -> None:
+        self.process = process
         self.generators = [seeded(seed) for seed in seeds]
 
     def draw(self, shape: Sequence[int]) -> Tensor:
         """(B, *shape) on the CPU."""
-        return torch.stack([torch.randn(tuple(shape), generator=g) for g in self.generators])
+        return torch.stack([self.process.noise(shape, g) for g in self.generators])
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self.draw(x.shape[1:]).to(x)
+        return self.draw(x.shape[1:]).to(x.device, x.dtype if x.is_floating_point() else None)
 
 
 def demand_finite(x: Tensor) -> Tensor:
@@ -172,8 +175,8 @@ class Draws:
         conditions, seeds = [*conditions, *[conditions[-1]] * spare], [*seeds, *[seeds[-1]] * spare]
         denoiser, condition = self.guided(conditions, settings, negative)
         times = self.times(settings)
-        solver = registry.resolve("sampling.solver", registry.SOLVERS, settings.solver)()
-        noise = SeededNoise(seeds)
+        solver = registry.solver_for(settings.solver, self.denoiser.process)
+        noise = SeededNoise(seeds, self.denoiser.process)
         for step in sample(denoiser, self.start(noise, size), times, solver, noise, **condition):
             yield replace(step, x=step.x[:wanted], mean=step.mean[:wanted])
 

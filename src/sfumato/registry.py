@@ -12,10 +12,11 @@ from typing import TypeVar
 from torch import Tensor, nn
 
 from sfumato.diffusion import denoisers, exponential, grids, laws, objectives, reverse, schedules, solvers
-from sfumato.diffusion.fresh_noise import churn
+from sfumato.diffusion.fresh_noise import Churn
 from sfumato.diffusion.importance import Importance
 from sfumato.diffusion.learned_schedule import LearnedSchedule
-from sfumato.errors import unknown
+from sfumato.diffusion.processes import Process
+from sfumato.errors import UserError, unknown
 from sfumato.networks.dit import DiT
 from sfumato.networks.unet import UNet
 
@@ -66,16 +67,16 @@ OBJECTIVES: dict[str, Callable[[objectives.Weight, int, float, bool], objectives
 }
 
 SOLVERS: dict[str, Callable[[], solvers.Solver]] = {
-    "ddpm": solvers.ancestral,
-    "ddim": solvers.ddim,
-    "heun": lambda: solvers.heun,
-    "edm": lambda: churn(solvers.heun, gamma=0.15, between=(0.05, 50.0), noise_scale=1.003),
+    "ddpm": solvers.Ancestral,
+    "ddim": solvers.DDIM,
+    "heun": solvers.Heun,
+    "edm": lambda: Churn(solvers.Heun(), gamma=0.15, between=(0.05, 50.0), noise_scale=1.003),
     "dpm++2s": lambda: solvers.dpm_solver_pp_2s,
     "dpm++2m": lambda: exponential.dpm_solver_pp_2m,
     "dpm++3m": lambda: exponential.dpm_solver_pp_3m,
     "dpm++2m-sde": lambda: exponential.sde_dpm_solver_pp_2m,
     "unipc": exponential.uni_pc,
-    "deis": exponential.deis,
+    "deis": exponential.DEIS,
     "sa": exponential.sa_solver,
 }
 
@@ -98,3 +99,22 @@ def resolve(field: str, registry: Mapping[str, Entry], name: str) -> Entry:
     if name not in registry:
         raise unknown(field, name, registry)
     return registry[name]
+
+
+def solver_for(name: str, process: Process) -> solvers.Solver:
+    """The solver ``name``, which must walk the kind of ``process``.
+
+    Raises:
+        UserError: there is none of this name, or it does not go with the process; names those that do.
+    """
+    solver = resolve("sampling.solver", SOLVERS, name)()
+    try:
+        solvers.check(solver, process)
+    except ValueError:
+        kinds = {known: getattr(make(), "processes", ()) for known, make in SOLVERS.items()}
+        walks = ", ".join(known for known, kind in kinds.items() if isinstance(process, kind))
+        raise UserError(
+            f"sampling.solver = {name} does not go with a {type(process).__name__.lower()} process, {process}",
+            fix=f"use one of {walks}",
+        ) from None
+    return solver

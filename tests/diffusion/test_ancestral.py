@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sfumato.diffusion import Gaussian, Guided, ancestral, cosine, like, linear_beta, sample
+from sfumato.diffusion import Ancestral, Gaussian, Guided, cosine, like, linear_beta, sample
 from sfumato.diffusion.reverse import log_variances
 
 V = 0.3  # variance of the data, N(0.5, V)
@@ -43,7 +43,7 @@ def variance_after(denoiser, count: int = 200_000) -> tuple[float, float]:
     torch.manual_seed(0)
     alpha, sigma = denoiser.process.schedule(TIMES)
     start = alpha[0] * 0.5 + (alpha[0] ** 2 * V + sigma[0] ** 2).sqrt() * torch.randn(count, 1, dtype=torch.float64)
-    *_, last = sample(denoiser, start, TIMES, ancestral())
+    *_, last = sample(denoiser, start, TIMES, Ancestral())
     return last.x.var().item(), (alpha[-1] ** 2 * V + sigma[-1] ** 2).item()
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from sfumato.diffusion import Clipped, Denoiser, Gaussian, Guided, ddim, denoisers, linear_beta, sample
+from sfumato.diffusion import DDIM, Clipped, Denoiser, Gaussian, Guided, denoisers, linear_beta, sample
 
 T = torch.tensor(0.9, dtype=torch.float64)
 
@@ -68,7 +68,7 @@ def test_a_small_error_in_the_noise_spoils_less_of_what_is_drawn():
     times = torch.linspace(1, 0, 101, dtype=torch.float64)
 
     def imbalance(denoiser) -> float:
-        *_, last = sample(denoiser, x, times, ddim())
+        *_, last = sample(denoiser, x, times, DDIM())
         return ((last.x > 0).double().mean() - 0.5).abs().item()
 
     assert imbalance(nearly()) < 0.02

@@ -24,21 +24,21 @@ from diffusers import (
 )
 
 from sfumato.diffusion import (
+    DDIM,
+    DEIS,
+    Ancestral,
+    Churn,
     Flow,
+    Heun,
     Karras,
     Shifted,
-    ancestral,
-    churn,
     cosine,
-    ddim,
-    deis,
     denoisers,
     dpm_solver_pp_2m,
     dpm_solver_pp_2s,
     dpm_solver_pp_3m,
     from_x,
     grids,
-    heun,
     invert,
     linear_beta,
     sa_solver,
@@ -107,7 +107,7 @@ def test_ancestral_is_the_ddpm_scheduler(chain, n):
     times = times_of(theirs.timesteps)
     if n == 1000:
         assert torch.equal(times, grids.uniform(exact.process.schedule, 1000))
-    assert_same([step.x for step in sample(exact, start(), times, ancestral(), seeded()[1])], way)
+    assert_same([step.x for step in sample(exact, start(), times, Ancestral(), seeded()[1])], way)
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
@@ -121,7 +121,7 @@ def test_ddim_is_the_ddim_scheduler(chain, eta):
         x = theirs.step(network(x, k), k, x, eta=eta, generator=generator).prev_sample
         way.append(x)
 
-    ours = sample(exact, start(), times_of(theirs.timesteps), ddim(eta), seeded()[1])
+    ours = sample(exact, start(), times_of(theirs.timesteps), DDIM(eta), seeded()[1])
     assert_same([step.x for step in ours], way)
 
 
@@ -241,7 +241,7 @@ def test_deis_is_the_deis_scheduler(chain, order):
         way.append(x)
 
     times = times_of([*theirs.timesteps.tolist(), 0])[:-1]
-    assert_same([step.x for step in sample(exact, start().double(), times, deis(order), torch.randn_like)], way)
+    assert_same([step.x for step in sample(exact, start().double(), times, DEIS(order), torch.randn_like)], way)
 
 
 @pytest.mark.parametrize(("tau", "low", "high"), [(1.0, 0, 1000), (0.6, 200, 800)])
@@ -287,7 +287,7 @@ def test_churned_ddim_is_the_edm_euler_scheduler(mixture):
         x = theirs.step(x, k, x, pred_original_sample=exact(x_hat, noisier), **settings).prev_sample
         way.append(x)
 
-    solver = churn(ddim(), gamma, between=(0.05, 50.0), noise_scale=1.003)
+    solver = Churn(DDIM(), gamma, between=(0.05, 50.0), noise_scale=1.003)
     assert_same([step.x for step in sample(exact, 80 * start(), times, solver, seeded()[1])], way)
 
 
@@ -329,7 +329,7 @@ def test_heun_is_the_heun_scheduler(mixture):
         if i % 2 == 1 or i == len(theirs.timesteps) - 1:
             way.append(x * alpha[len(way) + 1].float())
 
-    ours = sample(exact, start(), times, heun, torch.randn_like)
+    ours = sample(exact, start(), times, Heun(), torch.randn_like)
     assert_same([step.x for step in ours], way)
 
 
@@ -349,7 +349,7 @@ def test_ddim_on_flow_is_the_flow_match_euler_scheduler(shift, mixture):
         x = theirs.step(from_x(denoisers.flow, exact(x, t), x, alpha, sigma), k, x).prev_sample
         way.append(x)
 
-    assert_same([step.x for step in sample(exact, start(), times, ddim(), torch.randn_like)], way)
+    assert_same([step.x for step in sample(exact, start(), times, DDIM(), torch.randn_like)], way)
 
 
 def test_heun_on_karras_is_algorithm_1_of_edm(mixture):
@@ -364,5 +364,5 @@ def test_heun_on_karras_is_algorithm_1_of_edm(mixture):
         x = x + (sigmas[i + 1] - sigmas[i]) * (slope + slope_next) / 2
         way.append(x)
 
-    ours = sample(exact, 80 * start().double(), times, heun, torch.randn_like)
+    ours = sample(exact, 80 * start().double(), times, Heun(), torch.randn_like)
     assert_same([step.x for step in ours], way)

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from sfumato.diffusion import Seen, adams, deis, dpm_solver_pp_3m, linear_beta, uni_pc
+from sfumato.diffusion import DEIS, Adams, Seen, dpm_solver_pp_3m, linear_beta, uni_pc
 from sfumato.diffusion.exponential import b1, b2, weights
 
 
@@ -74,13 +74,13 @@ def test_half_of_the_quadratic_term_costs_an_order(solver, order, mixture, slope
     assert abs(slope([32, 64, 128], errors) - order) < 0.15, errors
 
 
-@pytest.mark.parametrize("make", [adams, uni_pc, deis])
+@pytest.mark.parametrize("make", [Adams, uni_pc, DEIS])
 @pytest.mark.parametrize("order", [0, 4])
 def test_an_order_outside_1_to_3_is_refused(make, order):
-    with pytest.raises(ValueError, match=f"order = {order} must be 1, 2 or 3"):
+    with pytest.raises(ValueError, match=f"points = {order} must be 1, 2 or 3"):
         make(order)
 
 
 def test_a_negative_tau_is_refused():
     with pytest.raises(ValueError, match="tau = -1 must be at least 0"):
-        adams(2, tau=-1.0)
+        Adams(2, tau=-1.0)

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from sfumato.diffusion import Flow, Karras, cosine, ddim, grids, sample
+from sfumato.diffusion import DDIM, Flow, Karras, cosine, grids, sample
 from sfumato.diffusion.grid_search import _shortest, search
 
 
@@ -38,7 +38,7 @@ def test_few_steps_on_the_searched_grid_are_nearer_than_on_any_other(schedule, n
     searched = search(exact, start(exact), n, fine=grids.log_snr(schedule, 30))
     others = [grid(schedule, n) for grid in (grids.uniform, grids.log_snr, grids.karras, grids.ays)]
     assert searched.shape == (n + 1,) and searched[0] == 1 and searched[-1] == 0 and (searched.diff() < 0).all()
-    assert error(exact, searched, ddim()) < min(error(exact, grid, ddim()) for grid in others)
+    assert error(exact, searched, DDIM()) < min(error(exact, grid, DDIM()) for grid in others)
 
 
 def test_the_search_asks_the_denoiser_once_a_fine_step(mixture):

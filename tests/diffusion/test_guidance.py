@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sfumato.diffusion import Denoiser, Flow, Gaussian, Guided, ddim, denoisers, from_x, sample
+from sfumato.diffusion import DDIM, Denoiser, Flow, Gaussian, Guided, denoisers, from_x, sample
 
 C, N = torch.tensor([[2.0], [3.0], [-1.0]]), torch.tensor([[0.5]])
 T = torch.tensor(0.5, dtype=torch.float64)
@@ -113,7 +113,7 @@ def test_a_guided_denoiser_is_sampled_like_any_other(x):
 
     denoiser = Denoiser(Network(), Gaussian(Flow()), denoisers.v)
     guided, times = Guided(denoiser, {"vector": N}, 2.0), torch.linspace(1, 0, 5, dtype=torch.float64)
-    *_, step = sample(guided, x, times, ddim(), torch.randn_like, vector=C)
+    *_, step = sample(guided, x, times, DDIM(), torch.randn_like, vector=C)
     assert step.x.shape == x.shape and step.x.isfinite().all()
-    *_, plain = sample(denoiser, x, times, ddim(), torch.randn_like, vector=C)
+    *_, plain = sample(denoiser, x, times, DDIM(), torch.randn_like, vector=C)
     assert not torch.allclose(step.x, plain.x)

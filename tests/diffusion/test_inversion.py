@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sfumato.diffusion import Flow, Karras, cosine, ddim, grids, invert, linear_beta, sample
+from sfumato.diffusion import DDIM, Flow, Karras, cosine, grids, invert, linear_beta, sample
 
 X_0 = torch.linspace(-1.2, 1.2, 25, dtype=torch.float64)
 
@@ -29,7 +29,7 @@ def test_the_round_trip_error_falls_at_the_order_of_the_iterations(schedule, ite
     for n in (32, 64, 128):
         times = even_times(schedule, n)
         noise = last(invert(exact, X_0, times, iterations)).x
-        found.append(rms(last(sample(exact, noise, times, ddim())).x - X_0))
+        found.append(rms(last(sample(exact, noise, times, DDIM())).x - X_0))
     assert abs(slope([32, 64, 128], found) - iterations) < 0.1, found
     assert found[0] < (0.04, 0.005, 0.001)[iterations - 1]  # the same on every schedule
 
@@ -37,7 +37,7 @@ def test_the_round_trip_error_falls_at_the_order_of_the_iterations(schedule, ite
 def test_more_iterations_undo_ddim_exactly(mixture):
     exact, times = mixture(cosine()), even_times(cosine(), 20)
     noise = last(invert(exact, X_0, times, 30)).x
-    torch.testing.assert_close(last(sample(exact, noise, times, ddim())).x, X_0, atol=1e-9, rtol=0)
+    torch.testing.assert_close(last(sample(exact, noise, times, DDIM())).x, X_0, atol=1e-9, rtol=0)
 
 
 @pytest.mark.parametrize("schedule", [linear_beta(), Karras(), Flow()], ids=str)

@@ -6,23 +6,23 @@ import pytest
 import torch
 
 from sfumato.diffusion import (
+    DDIM,
+    DEIS,
+    Adams,
+    Ancestral,
+    Churn,
     Denoiser,
     Flow,
     Gaussian,
+    Heun,
     Karras,
     Seen,
-    adams,
-    ancestral,
-    churn,
     cosine,
-    ddim,
-    deis,
     denoisers,
     dpm_solver_pp_2m,
     dpm_solver_pp_2s,
     dpm_solver_pp_3m,
     grids,
-    heun,
     like,
     sa_solver,
     sample,
@@ -33,10 +33,10 @@ from sfumato.diffusion import linear_beta as linear
 
 ORDER_SCHEDULES = [linear(), Karras(), Flow()]
 SOLVERS = {
-    "ddim": ddim(),
-    "ddim(0.5)": ddim(0.5),
-    "ancestral": ancestral(),
-    "heun": heun,
+    "ddim": DDIM(),
+    "ddim(0.5)": DDIM(0.5),
+    "ancestral": Ancestral(),
+    "heun": Heun(),
     "dpm_solver_pp_2s": dpm_solver_pp_2s,
     "dpm_solver_pp_2m": dpm_solver_pp_2m,
     "dpm_solver_pp_3m": dpm_solver_pp_3m,
@@ -44,15 +44,15 @@ SOLVERS = {
     "uni_pc(2)": uni_pc(2),
     "uni_pc(3)": uni_pc(3),
     "sa_solver": sa_solver(),
-    "deis(2)": deis(2),
-    "deis(3)": deis(3),
-    "churn(heun)": churn(heun, 0.1),
-    "churn(2m)": churn(dpm_solver_pp_2m, 0.1),
+    "deis(2)": DEIS(2),
+    "deis(3)": DEIS(3),
+    "churn(heun)": Churn(Heun(), 0.1),
+    "churn(2m)": Churn(dpm_solver_pp_2m, 0.1),
 }
 # (the solver, its order, the steps of exact past that it is given, the numbers of steps, the largest error at the last)
 ORDERS = {
-    "ddim": (ddim(), 1, 0, [32, 64], 0.02),
-    "heun": (heun, 2, 0, [64, 128], 2e-3),
+    "ddim": (DDIM(), 1, 0, [32, 64], 0.02),
+    "heun": (Heun(), 2, 0, [64, 128], 2e-3),
     "dpm_solver_pp_2s": (dpm_solver_pp_2s, 2, 0, [32, 64], 1e-3),
     "dpm_solver_pp_2m": (dpm_solver_pp_2m, 2, 0, [32, 64], 5e-4),
     "dpm_solver_pp_3m": (dpm_solver_pp_3m, 3, 2, [32, 64], 2e-5),
@@ -60,9 +60,9 @@ ORDERS = {
     "uni_pc(2)": (uni_pc(2), 3, 0, [32, 64], 5e-5),
     "uni_pc(3)": (uni_pc(3), 4, 2, [32, 64], 2e-6),
     "sa_solver(2, tau=0)": (sa_solver(2, tau=0.0), 3, 0, [32, 64], 1e-4),
-    "deis(1)": (deis(1), 1, 0, [32, 64], 0.02),
-    "deis(2)": (deis(2), 2, 0, [32, 64], 1e-3),
-    "deis(3)": (deis(3), 3, 2, [128, 256], 2e-6),
+    "deis(1)": (DEIS(1), 1, 0, [32, 64], 0.02),
+    "deis(2)": (DEIS(2), 2, 0, [32, 64], 1e-3),
+    "deis(3)": (DEIS(3), 3, 2, [128, 256], 2e-6),
 }
 
 
@@ -118,6 +118,7 @@ def errors(solver, exact, times, steps, past=0):
 @pytest.mark.parametrize("name", ORDERS)
 def test_the_order_of_convergence(schedule, name, mixture, slope):
     solver, order, past, steps, limit = ORDERS[name]
+    assert solver.order == order
     found = errors(solver, mixture(schedule), uneven_times, steps, past)
     assert abs(slope(steps, found) - order) < 0.15, found
     assert found[-1] < limit
@@ -174,15 +175,15 @@ def moments(solver, exact, n):
 @pytest.mark.parametrize(
     ("solver", "limit"),
     [
-        (lambda n: ddim(), 0.05),
-        (lambda n: ddim(0.3), 0.05),
-        (lambda n: ddim(0.7), 0.05),
-        (lambda n: ancestral(), 0.05),
+        (lambda n: DDIM(), 0.05),
+        (lambda n: DDIM(0.3), 0.05),
+        (lambda n: DDIM(0.7), 0.05),
+        (lambda n: Ancestral(), 0.05),
         (lambda n: sde_dpm_solver_pp_2m, 0.005),
         (lambda n: sa_solver(2), 0.005),
         (lambda n: sa_solver(3, tau=0.7, between=(0.0, 100.0)), 0.005),
-        (lambda n: churn(heun, 4 / n, between=(0.05, 10.0)), 0.005),
-        (lambda n: churn(dpm_solver_pp_2s, 4 / n), 0.005),
+        (lambda n: Churn(Heun(), 4 / n, between=(0.05, 10.0)), 0.005),
+        (lambda n: Churn(dpm_solver_pp_2s, 4 / n), 0.005),
     ],
 )
 @pytest.mark.parametrize("schedule", ORDER_SCHEDULES, ids=str)
@@ -203,8 +204,8 @@ def test_the_tau_of_1_is_ddpm_and_of_0_ddim(mixture):
     start = torch.linspace(-2, 2, 9, dtype=torch.float64)
     for tau, eta in ((0.0, 0.0), (1.0, 1.0)):
         torch.testing.assert_close(
-            last(sample(exact, start, times, adams(1, tau=tau), seeded())).x,
-            last(sample(exact, start, times, ddim(eta), seeded())).x,
+            last(sample(exact, start, times, Adams(1, tau=tau), seeded())).x,
+            last(sample(exact, start, times, DDIM(eta), seeded())).x,
         )
 
 
@@ -213,7 +214,7 @@ def test_a_drawn_ancestral_sample_has_the_moments_of_the_data(schedule, gaussian
     exact, n = gaussian_data(schedule), 20_000
     noise = seeded()
     start = exact.process.forward(torch.full((n,), 0.3, dtype=torch.float64), torch.ones(()), noise(torch.empty(n)))
-    end = last(sample(exact, start, torch.arange(300, -1, -1) / 300, ancestral(), noise)).x
+    end = last(sample(exact, start, torch.arange(300, -1, -1) / 300, Ancestral(), noise)).x
 
     assert abs(end.mean() - 0.3) < 4 * 0.5 / n**0.5
     assert abs(end.var() / 0.25 - 1) < 4 * (2 / n) ** 0.5 + 0.02  # and the first order of 300 steps
@@ -259,7 +260,7 @@ def test_a_step_leaves_its_inputs_alone(solver, mixture):
 def test_sample_yields_every_state_with_its_time_and_the_mean_on_the_way(mixture):
     exact, times = mixture(Flow()), torch.linspace(1, 0, 6, dtype=torch.float64)
     x = torch.linspace(-1, 1, 7, dtype=torch.float64)
-    steps = list(sample(exact, x, times, ddim(), no_noise))
+    steps = list(sample(exact, x, times, DDIM(), no_noise))
 
     assert [step.index for step in steps] == [1, 2, 3, 4, 5] and {step.total for step in steps} == {5}
     assert [float(step.t) for step in steps] == times[1:].tolist()
@@ -283,7 +284,7 @@ class Counted:
 
 def test_stopping_the_iteration_stops_the_work(mixture):
     counted = Counted(mixture(Flow()))
-    for step in sample(counted, torch.zeros(3, dtype=torch.float64), torch.linspace(1, 0, 11), ddim(), no_noise):
+    for step in sample(counted, torch.zeros(3, dtype=torch.float64), torch.linspace(1, 0, 11), DDIM(), no_noise):
         if step.index == 4:
             break
     assert counted.calls == 4
@@ -291,7 +292,7 @@ def test_stopping_the_iteration_stops_the_work(mixture):
 
 def test_sampling_keeps_no_graph_and_leaves_the_callers_autograd_on(mixture):
     counted = Counted(mixture(Flow()))
-    for step in sample(counted, torch.zeros(3, dtype=torch.float64), torch.linspace(1, 0, 4), heun, no_noise):
+    for step in sample(counted, torch.zeros(3, dtype=torch.float64), torch.linspace(1, 0, 4), Heun(), no_noise):
         assert not step.x.requires_grad and torch.is_grad_enabled()
     assert counted.grad == [False] * 5  # two calls a step, one at the last
 
@@ -350,12 +351,12 @@ def test_a_step_accepts_a_time_per_example(solver, mixture):
 @pytest.mark.parametrize("times", [[0.0, 1.0], [1.0], [1.0, 0.5, 0.5, 0.0]])
 def test_times_that_do_not_decrease_are_refused(times, mixture):
     with pytest.raises(ValueError, match="strictly decreasing"):
-        next(sample(mixture(Flow()), torch.zeros(2), torch.tensor(times), ddim(), no_noise))
+        next(sample(mixture(Flow()), torch.zeros(2), torch.tensor(times), DDIM(), no_noise))
 
 
 def test_an_eta_outside_0_to_1_is_refused():
     with pytest.raises(ValueError, match=r"eta = 1\.2"):
-        ddim(1.2)
+        DDIM(1.2)
 
 
 def test_the_prior_at_time_1_is_as_wide_as_the_marginal(schedule, gaussian_data):

@@ -5,7 +5,7 @@ import torch
 
 from sfumato.diffusion import Flow, Gaussian, Karras, cosine, sample
 from sfumato.diffusion.grids import log_snr
-from sfumato.diffusion.solvers import ancestral, ddim
+from sfumato.diffusion.solvers import DDIM, Ancestral
 from sfumato.explain.jump import near_share, variance_share
 from sfumato.explain.plane import mesh_of, panel, paths
 from sfumato.explain.toy import Mixture, two_moons
@@ -66,7 +66,7 @@ def test_mean_and_covariance_are_those_of_its_draws(generator):
     torch.testing.assert_close(data.covariance, x.T.cov(), atol=0.01, rtol=0)
 
 
-@pytest.mark.parametrize("solver", [ddim(), ancestral()], ids=["ode", "ancestral"])
+@pytest.mark.parametrize("solver", [DDIM(), Ancestral()], ids=["ode", "ancestral"])
 def test_samples_land_on_the_clusters_with_their_weights_mean_and_covariance(solver, generator):
     data = three(cosine())
     x = data.process.prior(torch.randn(4000, 2, generator=generator, dtype=torch.float64))
@@ -85,7 +85,7 @@ def test_samples_land_on_the_clusters_with_their_weights_mean_and_covariance(sol
 def test_one_jump_lands_on_the_mean_and_many_steps_on_the_moons(generator):
     data = two_moons(Gaussian(cosine()))
     x = data.process.prior(torch.randn(500, 2, generator=generator, dtype=torch.float64))
-    jump, way = (paths(data, x, steps, ddim(), generator)[0] for steps in (1, 100))
+    jump, way = (paths(data, x, steps, DDIM(), generator)[0] for steps in (1, 100))
 
     torch.testing.assert_close(jump[-1], data.mean.expand(500, 2), atol=1e-3, rtol=0)
     assert variance_share(jump[-1], data) < 1e-6 and near_share(jump[-1], data) == 0

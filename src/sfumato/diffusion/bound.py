@@ -31,9 +31,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from .denoisers import PosteriorMean
+from .denoisers import PosteriorMean, predict
 from .processes import Gaussian
-from .reverse import Variance, large, log_fresh, log_variances, moments, predict
+from .reverse import Variance, large, log_fresh, log_variances, moments
 from .schedules import like
 
 LOG_2, LOG_2_PI = math.log(2), math.log(2 * math.pi)
@@ -145,7 +145,7 @@ class Entropies:
 
 @torch.no_grad()
 def discrete_bound(
-    denoiser: PosteriorMean,
+    denoiser: PosteriorMean[Gaussian],
     x_0: Tensor,
     times: Tensor,
     noise: Noise,
@@ -226,7 +226,7 @@ class ContinuousBound:
 
 @torch.no_grad()
 def continuous_bound(
-    denoiser: PosteriorMean,
+    denoiser: PosteriorMean[Gaussian],
     x_0: Tensor,
     t_min: Tensor,
     u: Tensor,

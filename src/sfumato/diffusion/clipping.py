@@ -10,26 +10,15 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .denoisers import PosteriorMean
-from .processes import Gaussian
-from .reverse import predict
+from .denoisers import P, predict
+from .wrapping import Wrapped
 
 
 @dataclass(frozen=True, eq=False)
-class Clipped:
+class Clipped(Wrapped[P]):
     """A denoiser, guided or not, with E[x_0 | x_t] clipped to [-limit, limit]."""
 
-    denoiser: PosteriorMean
     limit: float = 1.0
-
-    @property
-    def process(self) -> Gaussian:
-        """The process of the denoiser."""
-        return self.denoiser.process
-
-    def __call__(self, x_t: Tensor, t: Tensor, **cond: Tensor | None) -> Tensor:
-        """Return the clipped E[x_0 | x_t] (B, ...) for the state `x_t` at the time `t`, () or (B,)."""
-        return self.predict(x_t, t, **cond)[0]
 
     def predict(self, x_t: Tensor, t: Tensor, **cond: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return the clipped E[x_0 | x_t] (B, ...) and the raw variance output, if there is one."""

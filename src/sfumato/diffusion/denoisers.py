@@ -17,24 +17,36 @@ so that nothing else in the package asks which one is in use:
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .processes import Gaussian
+from .categorical import Categorical
+from .processes import Gaussian, Process
 from .schedules import Schedule, like, once
 
 Parameterization = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+P = TypeVar("P", bound=Process, covariant=True)
 
 
-class PosteriorMean(Protocol):
-    """What solvers need: a process, and a call that returns E[x_0 | x_t] (B, ...). Guided denoisers are that, too."""
+class PosteriorMean(Protocol[P]):
+    """What solvers need: a process, and a call that returns E[x_0 | x_t] (B, ...), for tokens their probabilities.
+
+    A denoiser with a second answer, the raw variance, gives both by `predict`; see the function of that name.
+    """
 
     @property
-    def process(self) -> Gaussian: ...
+    def process(self) -> P: ...
 
     def __call__(self, x_t: Tensor, t: Tensor, **cond: Tensor | None) -> Tensor: ...
+
+
+def predict(denoiser: PosteriorMean, x_t: Tensor, t: Tensor, **cond: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Return E[x_0 | x_t] and the raw variance output (B, ...) each; None for a denoiser that gives the mean alone."""
+    both = getattr(denoiser, "predict", None)
+    return both(x_t, t, **cond) if both else (denoiser(x_t, t, **cond), None)
 
 
 def epsilon(alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,10 +171,11 @@ class Denoiser(nn.Module):
     def predict(self, x_t: Tensor, t: Tensor, **cond: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return E[x_0 | x_t] (B, C, ...) and the raw variance output (B, C, ...), None unless it is learned."""
         c_in, level, c_skip, c_out = _scales(self.process.schedule, (t,), self.parameterization, self.sigma_data)
-        levels = torch.as_tensor(level, dtype=x_t.dtype, device=x_t.device).expand(len(x_t))
+        dtype = x_t.dtype if x_t.is_floating_point() else torch.float32  # whole numbers would round what follows
+        levels = torch.as_tensor(level, dtype=dtype, device=x_t.device).expand(len(x_t))
 
         # a network under autocast may answer in half precision, which is too coarse to combine with x_t
-        prediction = self.network(like(c_in, x_t) * x_t, levels, **cond).to(x_t.dtype)
+        prediction = self.network(like(c_in, x_t) * x_t, levels, **cond).to(dtype)
 
         variance = None
         if self.learned_variance:
@@ -178,3 +191,37 @@ def _scales(
     alpha, sigma = schedule(times[0])
     c_in = ((alpha * sigma_data) ** 2 + sigma**2).rsqrt()
     return c_in, noise_level(alpha, sigma), *parameterization(alpha, sigma)
+
+
+class TokenDenoiser(nn.Module):
+    """p(x_0 | x_t), the posterior mean of one-hot tokens, from a network that returns logits.
+
+    Under a process that masks, a token that is not masked is that of the data (Sahoo et al. 2024, arXiv:2406.07524,
+    sec. 3.2.3), whatever the network says.
+
+    Args:
+        network: called as network(x_t (B, L) ids, noise level (B,), **cond) -> logits (B, L, K). The level is
+            1000 (1 - a_t), in [0, 1000], and float32.
+        process: the process that made x_t.
+    """
+
+    def __init__(self, network: nn.Module, process: Categorical) -> None:
+        super().__init__()
+        self.network = network
+        self.process = process
+
+    def around(self, network: nn.Module) -> "TokenDenoiser":
+        """The same denoiser around another network."""
+        return TokenDenoiser(network, self.process)
+
+    def forward(self, x_t: Tensor, t: Tensor, **cond: Tensor | None) -> Tensor:
+        """Return the probabilities (B, L, K), float32, for the state `x_t` at the time `t`, () or (B,)."""
+        levels = (1000 * (1 - self.process.kept(t))).to(x_t.device, torch.float32).expand(len(x_t))
+
+        # a network under autocast may answer in half precision, which is too coarse for probabilities
+        found = torch.softmax(self.network(x_t, levels, **cond).float(), -1)
+        if self.process.mask is None:
+            return found
+        masked = x_t == self.process.mask
+        known = F.one_hot(torch.where(masked, 0, x_t), self.process.tokens)
+        return torch.where(masked[..., None], found, known.to(found))

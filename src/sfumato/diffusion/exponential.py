@@ -11,14 +11,14 @@ probability-flow ODE and tau = 1 for the reverse of the process, have the exact 
 4). Only D is unknown. With the polynomial in lambda through its last p values in its place, the integral is a sum of
 these values times `weights`: the predictor. The corrector of UniPC does the last step again, with the polynomial that
 also passes through D at its end; the next step needs that D anyway, so that it costs no call (Zhao et al. 2023,
-arXiv:2302.04867, alg. 1 and 2). One function holds them all:
+arXiv:2302.04867, alg. 1 and 2). One class holds them all:
 
-    adams(1)                             DDIM, which is DPM-Solver++(1S)
-    adams(1, tau=1)                      DDPM's ancestral sampling, which is SDE-DPM-Solver++(1)
-    adams(2), adams(3)                   DPM-Solver++(2M), (3M)
-    adams(2, tau=1)                      SDE-DPM-Solver++(2M)
-    adams(p, corrector=True)             UniPC-p
-    adams(p, corrector=True, tau=tau)    SA-Solver
+    Adams(1)                             DDIM, which is DPM-Solver++(1S)
+    Adams(1, tau=1)                      DDPM's ancestral sampling, which is SDE-DPM-Solver++(1)
+    Adams(2), Adams(3)                   DPM-Solver++(2M), (3M)
+    Adams(2, tau=1)                      SDE-DPM-Solver++(2M)
+    Adams(p, corrector=True)             UniPC-p
+    Adams(p, corrector=True, tau=tau)    SA-Solver
 
 DEIS draws its polynomial through the noise z instead of D, for which c = -1 (Zhang & Chen 2022, arXiv:2204.13902).
 
@@ -28,14 +28,17 @@ and returns the posterior mean.
 
 import operator
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import reduce
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from .denoisers import PosteriorMean
+from .processes import Gaussian, Noise
 from .schedules import Schedule, like, once
-from .solvers import Noise, Seen, Solver, State
+from .solvers import Seen, State
 
 Rule = Callable[[Tensor], Tensor]
 
@@ -75,103 +78,136 @@ def weights(nodes: Sequence[Tensor], h: Tensor, c: Tensor | float, rule: Rule | 
     return torch.where(endless[..., None], (powers == 0).to(h.dtype), solved)
 
 
-def _check(order: int) -> None:
-    if order not in (1, 2, 3):
-        raise ValueError(f"order = {order} must be 1, 2 or 3")
+def _check(points: int) -> None:
+    if points not in (1, 2, 3):
+        raise ValueError(f"points = {points} must be 1, 2 or 3")
 
 
-def adams(
-    order: int,
-    corrector: bool = False,
-    tau: float = 0.0,
-    between: tuple[float, float] = (0.0, float("inf")),
-    rule: Rule | None = b2,
-) -> Solver:
-    """The exponential Adams method through `order` values of D, at one call a step.
+@dataclass(frozen=True)
+class Adams:
+    """The exponential Adams method through `points` values of D, at one call a step.
 
-    On the ODE its order is `order`, or `order` + 1 with the corrector. The first step, with one value, is of order 1
+    On the ODE its order is `points`, or `points` + 1 with the corrector. The first step, with one value, is of order 1
     (2 with the corrector), and its error O(h^2) (O(h^3)) stays; it is small, because D hardly changes where sampling
     begins, in the noise.
 
     Args:
-        order: values of D in the predictor's polynomial, 1 to 3.
+        points: values of D in the predictor's polynomial, 1 to 3.
         corrector: whether each step is done again with D at its end.
         tau: fresh noise, 0 (none) to 1 (as much as DDPM) or more.
         between: the noise-to-signal ratios (low, high) between which a step that starts there adds fresh noise.
         rule: B of UniPC for polynomials through two values; None for the exact integral.
     """
-    _check(order)
-    if not tau >= 0:
-        raise ValueError(f"tau = {tau:g} must be at least 0: 0 adds no noise, 1 as much as DDPM")
 
-    def integral(schedule: Schedule, seen: State, t: Tensor, s: Tensor) -> Tensor:
-        w = _weights(schedule, (t, s, *(one.t for one in seen)), tau, between, rule)
-        return _sum(w, [one.mean for one in seen])
+    processes: ClassVar = (Gaussian,)
+    points: int
+    corrector: bool = False
+    tau: float = 0.0
+    between: tuple[float, float] = (0.0, float("inf"))
+    rule: Rule | None = field(default=b2, repr=False)
 
-    def step(
-        denoiser: PosteriorMean, x: Tensor, t: Tensor, s: Tensor, state: State, noise: Noise, **cond: Tensor | None
+    def __post_init__(self) -> None:
+        _check(self.points)
+        if not self.tau >= 0:
+            raise ValueError(f"tau = {self.tau:g} must be at least 0: 0 adds no noise, 1 as much as DDPM")
+
+    @property
+    def order(self) -> int | None:
+        """The order of convergence."""
+        return None if self.tau else self.points + self.corrector
+
+    def __call__(
+        self,
+        denoiser: PosteriorMean[Gaussian],
+        x: Tensor,
+        t: Tensor,
+        s: Tensor,
+        state: State,
+        noise: Noise,
+        **cond: Tensor | None,
     ) -> tuple[Tensor, State]:
+        """Take one step."""
         schedule = denoiser.process.schedule
-        alpha_t, alpha_s, kept, fresh = _linear(schedule, (t, s), tau, between)
+        alpha_t, alpha_s, kept, fresh = _linear(schedule, (t, s), self.tau, self.between)
 
         seen = Seen(t, x, denoiser(x, t, **cond))
-        if corrector and state:
+        if self.corrector and state:
             before = state[0].t
-            gain = integral(schedule, (seen, *state), before, t) - integral(schedule, state, before, t)
+            gain = self._integral(schedule, (seen, *state), before, t) - self._integral(schedule, state, before, t)
             x = x + like(alpha_t, x) * gain
-        state = (seen, *state)[:order]
+        state = (seen, *state)[: self.points]
 
-        x_s = like(kept, x) * x + like(alpha_s, x) * integral(schedule, state, t, s)
-        if tau > 0:
+        x_s = like(kept, x) * x + like(alpha_s, x) * self._integral(schedule, state, t, s)
+        if self.tau > 0:
             x_s = x_s + like(fresh, x) * noise(x)
         return x_s, state
 
-    return step
+    def _integral(self, schedule: Schedule, seen: State, t: Tensor, s: Tensor) -> Tensor:
+        """The integral of the step from `t` to `s`, of the polynomial through the answers `seen`."""
+        w = _weights(schedule, (t, s, *(one.t for one in seen)), self.tau, self.between, self.rule)
+        return _sum(w, [one.mean for one in seen])
 
 
 #: DPM-Solver++(2M) (Lu et al. 2022, alg. 2).
-dpm_solver_pp_2m = adams(2)
+dpm_solver_pp_2m = Adams(2)
 
 #: DPM-Solver++(3M). The published code takes half of the integral's quadratic term, which makes it a method of order 2;
 #: here the integral is whole and the order 3.
-dpm_solver_pp_3m = adams(3)
+dpm_solver_pp_3m = Adams(3)
 
 #: SDE-DPM-Solver++(2M) (Lu et al. 2022, sec. 6).
-sde_dpm_solver_pp_2m = adams(2, tau=1.0)
+sde_dpm_solver_pp_2m = Adams(2, tau=1.0)
 
 
-def uni_pc(order: int = 2) -> Solver:
-    """UniPC with B_2 (Zhao et al. 2023, alg. 1 and 2): `order` values and the corrector, which makes order + 1."""
-    return adams(order, corrector=True)
+def uni_pc(points: int = 2) -> Adams:
+    """UniPC with B_2 (Zhao et al. 2023, alg. 1 and 2): `points` values and the corrector, which makes order + 1."""
+    return Adams(points, corrector=True)
 
 
-def sa_solver(order: int = 2, tau: float = 1.0, between: tuple[float, float] = (0.57, 5.1)) -> Solver:
+def sa_solver(points: int = 2, tau: float = 1.0, between: tuple[float, float] = (0.57, 5.1)) -> Adams:
     """SA-Solver (Xue et al. 2023, alg. 1): UniPC with fresh noise at the noise-to-signal ratios `between`.
 
     In the middle of the way by default, as the authors' code has it: 0.2 <= t <= 0.8 on the schedule of Stable
     Diffusion.
     """
-    return adams(order, corrector=True, tau=tau, between=between, rule=b1)
+    return Adams(points, corrector=True, tau=tau, between=between, rule=b1)
 
 
-def deis(order: int = 3) -> Solver:
-    """DEIS with polynomials in log(sigma / alpha) through `order` values of z (Zhang & Chen 2022, eq. 14 and 15).
+@dataclass(frozen=True)
+class DEIS:
+    """DEIS with polynomials in log(sigma / alpha) through `points` values of z (Zhang & Chen 2022, eq. 14 and 15).
 
-    The order of the method is `order`; what `adams` says of the first step holds here, too.
+    The order of the method is `points`; what `Adams` says of the first step holds here, too.
     """
-    _check(order)
 
-    def step(
-        denoiser: PosteriorMean, x: Tensor, t: Tensor, s: Tensor, state: State, noise: Noise, **cond: Tensor | None
+    processes: ClassVar = (Gaussian,)
+    points: int = 3
+
+    def __post_init__(self) -> None:
+        _check(self.points)
+
+    @property
+    def order(self) -> int:
+        """The order of convergence."""
+        return self.points
+
+    def __call__(
+        self,
+        denoiser: PosteriorMean[Gaussian],
+        x: Tensor,
+        t: Tensor,
+        s: Tensor,
+        state: State,
+        noise: Noise,
+        **cond: Tensor | None,
     ) -> tuple[Tensor, State]:
+        """Take one step."""
         schedule = denoiser.process.schedule
-        state = (Seen(t, x, denoiser(x, t, **cond)), *state)[:order]
+        state = (Seen(t, x, denoiser(x, t, **cond)), *state)[: self.points]
         z = [_noise(schedule, one) for one in state]
         ddim, _ = denoiser.process.posterior(x, state[0].mean, t, s, eta=0.0)
         sigma_s, *w = _weights_of_noise(schedule, (t, s, *(one.t for one in state)))
         return ddim + like(sigma_s, x) * _sum(w, [value - z[0] for value in z]), state
-
-    return step
 
 
 def _noise(schedule: Schedule, seen: Seen) -> Tensor:

@@ -6,24 +6,26 @@ solver steps down from there. The chain keeps the marginals, so that an exact so
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from .denoisers import PosteriorMean
+from .processes import Gaussian, Noise
 from .schedules import Schedule, once
-from .solvers import Noise, Solver, State
+from .solvers import Solver, State
 
 GAMMA_MAX = math.sqrt(2) - 1
 
 
-def churn(
-    solver: Solver, gamma: float, between: tuple[float, float] = (0.0, math.inf), noise_scale: float = 1.0
-) -> Solver:
+@dataclass(frozen=True)
+class Churn:
     """A solver made of a solver: first noise, then the step.
 
     What the denoiser answered before does not lie on the way that begins with the new noise, and is forgotten: a solver
-    that lives on its past takes steps of first order here. Those that need none are ddim, heun and dpm_solver_pp_2s.
+    that lives on its past takes steps of first order here. Those that need none are DDIM, Heun and Midpoint.
 
     Args:
         solver: takes the step, from the noisier state.
@@ -32,22 +34,39 @@ def churn(
         between: the noise-to-signal ratios (low, high) of t between which noise is added; EDM's S_tmin, S_tmax.
         noise_scale: standard deviation of the noise, 1 unless a network removes slightly too much; EDM's S_noise.
     """
-    if not 0 <= gamma <= GAMMA_MAX:
-        raise ValueError(f"gamma = {gamma:g} is outside [0, {GAMMA_MAX:.4f}]: 0 adds no noise, sqrt(2) - 1 the most")
 
-    def step(
-        denoiser: PosteriorMean, x: Tensor, t: Tensor, s: Tensor, state: State, noise: Noise, **cond: Tensor | None
+    processes: ClassVar = (Gaussian,)
+    order: ClassVar = None
+    solver: Solver
+    gamma: float
+    between: tuple[float, float] = (0.0, math.inf)
+    noise_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.gamma <= GAMMA_MAX:
+            raise ValueError(
+                f"gamma = {self.gamma:g} is outside [0, {GAMMA_MAX:.4f}]: 0 adds no noise, sqrt(2) - 1 the most"
+            )
+
+    def __call__(
+        self,
+        denoiser: PosteriorMean[Gaussian],
+        x: Tensor,
+        t: Tensor,
+        s: Tensor,
+        state: State,
+        noise: Noise,
+        **cond: Tensor | None,
     ) -> tuple[Tensor, State]:
+        """Take one step."""
         process = denoiser.process
-        inside, later = _noisier(process.schedule, (t,), gamma, between)
+        inside, later = _noisier(process.schedule, (t,), self.gamma, self.between)
         if not torch.as_tensor(inside).any():
-            return solver(denoiser, x, t, s, state, noise, **cond)
+            return self.solver(denoiser, x, t, s, state, noise, **cond)
 
         noisier = torch.as_tensor(later, dtype=t.dtype)
-        x = process.step(x, t, noisier, noise_scale * noise(x))
-        return solver(denoiser, x, noisier, s, (), noise, **cond)
-
-    return step
+        x = process.step(x, t, noisier, self.noise_scale * noise(x))
+        return self.solver(denoiser, x, noisier, s, (), noise, **cond)
 
 
 @once

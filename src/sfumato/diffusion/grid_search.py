@@ -19,11 +19,12 @@ from torch import Tensor
 from . import grids
 from .denoisers import PosteriorMean
 from .exponential import dpm_solver_pp_2m
+from .processes import Gaussian
 from .solvers import sample
 
 
 def search(
-    denoiser: PosteriorMean,
+    denoiser: PosteriorMean[Gaussian],
     x: Tensor,
     n: int,
     fine: Tensor | None = None,

@@ -5,9 +5,9 @@ The guided mean extrapolates from the answer to the null condition towards the a
     D = D_null + scale (D_cond - D_null)
 
 (Ho & Salimans 2022, arXiv:2207.12598, eq. 6, where their w is scale - 1; the same in epsilon, x_0 or the score, which
-are affine in each other). A negative prompt is another null condition. Guidance helps in the middle of the trajectory
-and harms at its noisy end, so that it may be limited to an interval of times (Kynkaanniemi et al. 2024,
-arXiv:2404.07724).
+are affine in each other). For tokens the line is one of log probabilities; `Process.blend` knows which. A negative
+prompt is another null condition. Guidance helps in the middle of the trajectory and harms at its noisy end, so that it
+may be limited to an interval of times (Kynkaanniemi et al. 2024, arXiv:2404.07724).
 """
 
 from collections.abc import Mapping
@@ -16,14 +16,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .denoisers import PosteriorMean
-from .processes import Gaussian
-from .reverse import predict
+from .denoisers import P, predict
 from .schedules import like
+from .wrapping import Wrapped
 
 
 @dataclass(frozen=True, eq=False)
-class Guided:
+class Guided(Wrapped[P]):
     """A guided denoiser; both answers come from one call on a doubled batch.
 
     Args:
@@ -34,7 +33,6 @@ class Guided:
         interval: the times (low, high) between which guidance acts; outside them the condition alone is used.
     """
 
-    denoiser: PosteriorMean
     null: Mapping[str, Tensor | None]
     scale: float
     interval: tuple[float, float] = (0.0, 1.0)
@@ -43,15 +41,6 @@ class Guided:
         low, high = self.interval
         if not 0 <= low <= high <= 1:
             raise ValueError(f"interval = ({low:g}, {high:g}) must be two times with 0 <= low <= high <= 1")
-
-    @property
-    def process(self) -> Gaussian:
-        """The process of the denoiser."""
-        return self.denoiser.process
-
-    def __call__(self, x_t: Tensor, t: Tensor, **cond: Tensor | None) -> Tensor:
-        """Return the guided E[x_0 | x_t] (B, ...) for the state `x_t` at the time `t`, () or (B,)."""
-        return self.predict(x_t, t, **cond)[0]
 
     def predict(self, x_t: Tensor, t: Tensor, **cond: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return the guided E[x_0 | x_t] (B, ...) and the raw variance output under the condition, if there is one."""
@@ -66,8 +55,8 @@ class Guided:
         means, raws = predict(self.denoiser, torch.cat([x_t, x_t]), twice, **both)
         mean, mean_null = means.chunk(2)
 
-        scale = like(torch.where(inside, self.scale, 1.0), x_t) if t.ndim else self.scale
-        return mean_null + scale * (mean - mean_null), None if raws is None else raws.chunk(2)[0]
+        scale = like(torch.where(inside, self.scale, 1.0), mean) if t.ndim else self.scale
+        return self.process.blend(mean_null, mean, scale), None if raws is None else raws.chunk(2)[0]
 
 
 def _stack(name: str, cond: Tensor | None, null: Tensor | None, batch: int) -> Tensor | None:

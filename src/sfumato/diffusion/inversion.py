@@ -19,13 +19,14 @@ import torch
 from torch import Tensor
 
 from .denoisers import PosteriorMean
+from .processes import Gaussian
 from .schedules import like
 from .solvers import Step
 
 
 @torch.no_grad()
 def invert(
-    denoiser: PosteriorMean, x: Tensor, times: Tensor, iterations: int = 1, **cond: Tensor | None
+    denoiser: PosteriorMean[Gaussian], x: Tensor, times: Tensor, iterations: int = 1, **cond: Tensor | None
 ) -> Iterator[Step]:
     """Walk from `x` at times[-1] back to times[0] and yield every state; `sample` with `ddim()` comes back.
 

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from .denoisers import PosteriorMean
+from .processes import Gaussian
 
 R_MIN = 1e-3  # an eighth of the step between two values of an 8-bit picture
 TOLERANCE = 1e-5  # relative and absolute
@@ -54,7 +55,7 @@ class Likelihood:
 
 
 def ode_likelihood(
-    denoiser: PosteriorMean,
+    denoiser: PosteriorMean[Gaussian],
     x_0: Tensor,
     probes: Tensor | None,
     r_min: float = R_MIN,

@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 
 from .bound import Decoder, discretized, prior_kl, term
-from .denoisers import PosteriorMean
-from .reverse import Variance, learned, predict
+from .denoisers import PosteriorMean, predict
+from .processes import Gaussian
+from .reverse import Variance, learned
 
 Weight = Callable[[Tensor, Tensor], Tensor]
 Loss = Callable[..., Tensor]  # (denoiser, x_0, t, noise, **cond) -> (B,)
@@ -70,19 +71,21 @@ def edm(sigma_data: float = 0.5) -> Weight:
 def denoising_loss(
     denoiser: PosteriorMean, x_0: Tensor, t: Tensor, noise: Tensor, weight: Weight, **cond: Tensor | None
 ) -> Tensor:
-    """Return the weighted squared error of the denoised data, averaged over pixels: one number per example (B,).
+    """Return the weighted error of the denoised data, averaged over pixels or tokens: one number per example (B,).
+
+    The error is that of the process: squared for numbers, the cross-entropy for tokens.
 
     Args:
         denoiser: returns E[x_0 | x_t].
         x_0: data (B, ...).
         t: times (B,) with sigma_t > 0, drawn by a time law.
-        noise: standard normal, like `x_0`.
+        noise: of the process, like `x_0`.
         weight: the weight of each noise level.
         cond: the condition, passed to the denoiser.
     """
-    x_t = denoiser.process.forward(x_0, t, noise)
-    error = (denoiser(x_t, t, **cond) - x_0).square().flatten(1).mean(1)
-    return weight(*denoiser.process.schedule(t)) * error
+    process = denoiser.process
+    error = process.error(x_0, denoiser(process.forward(x_0, t, noise), t, **cond))
+    return weight(*process.schedule(t)) * error
 
 
 def chain_step(t: Tensor, T: int) -> tuple[Tensor, Tensor]:
@@ -95,7 +98,7 @@ def chain_step(t: Tensor, T: int) -> tuple[Tensor, Tensor]:
 
 
 def vlb_loss(
-    denoiser: PosteriorMean,
+    denoiser: PosteriorMean[Gaussian],
     x_0: Tensor,
     t: Tensor,
     noise: Tensor,
@@ -126,7 +129,7 @@ def vlb_loss(
 
 
 def hybrid_loss(
-    denoiser: PosteriorMean,
+    denoiser: PosteriorMean[Gaussian],
     x_0: Tensor,
     t: Tensor,
     noise: Tensor,
@@ -153,6 +156,6 @@ def hybrid_loss(
     x_t = process.forward(x_0, t, noise)
     mean, raw = predict(denoiser, x_t, t, **cond)
 
-    error = (mean - x_0).square().flatten(1).mean(1)
+    error = process.error(x_0, mean)
     vlb = T * term(process, x_0, x_t, mean.detach(), raw, t, s, learned)
     return weight(*process.schedule(t)) * error + share * vlb

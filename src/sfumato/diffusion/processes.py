@@ -1,4 +1,7 @@
-"""The Gaussian diffusion process: its prior, its marginals, its Markov chain and its posterior.
+"""Processes: how data turns into noise, and one step back when the data, or a mean of it, is known.
+
+A `Process` is all that the sampling loop, guidance and the plain losses need to know of a kind of data. Here is the
+Gaussian one, for real numbers; `categorical.py` has that of tokens.
 
 With x_t = alpha_t x_0 + sigma_t eps, three families of Gaussians follow from the schedule alone, for any two times:
 
@@ -13,13 +16,62 @@ the noise z of x_t and adds none (Song et al. 2020 (DDIM), arXiv:2010.02502, eq.
 alpha_bar and sigma_t^2 = 1 - alpha_bar; here for any schedule).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from .schedules import Schedule, like, once
+
+Noise = Callable[[Tensor], Tensor]  # a state -> noise of its shape, as Process.noise draws it
+
+
+class Process(Protocol):
+    """What turns data into noise. States are (B, ...), times are () or (B,)."""
+
+    @property
+    def schedule(self) -> Schedule: ...
+
+    def noise(
+        self,
+        shape: Sequence[int],
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | None = None,
+    ) -> Tensor:
+        """Return fresh noise of the shape of a state, as `prior`, `forward` and `bridge` take it."""
+        ...
+
+    def prior(self, noise: Tensor) -> Tensor:
+        """Return a draw of x_1, the state that sampling starts from."""
+        ...
+
+    def forward(self, x_0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """Return a draw of q(x_t | x_0)."""
+        ...
+
+    def bridge(self, x_t: Tensor, mean: Tensor, t: Tensor, s: Tensor, noise: Noise, eta: float = 1.0) -> Tensor:
+        """Return a draw of p(x_s | x_t) for s < t: of q(x_s | x_t, x_0), where `mean` is what is known of x_0.
+
+        Args:
+            x_t: the state at time t.
+            mean: E[x_0 | x_t], a denoiser's answer.
+            t: the time of `x_t`.
+            s: the earlier time.
+            noise: asked for noise like `x_t`, where chance has a part in the step.
+            eta: share of fresh noise, 0 to 1 (Bayes' rule for the chain); the marginals are the same for all.
+        """
+        ...
+
+    def error(self, x_0: Tensor, mean: Tensor) -> Tensor:
+        """Return how far `mean` is from the data (B,), averaged over dimensions; E[x_0 | x_t] is the best."""
+        ...
+
+    def blend(self, null: Tensor, mean: Tensor, scale: Tensor | float) -> Tensor:
+        """Return the answer that lies `scale` times as far from `null` as `mean` does, in the direction of `mean`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -27,6 +79,16 @@ class Gaussian:
     """The process of a schedule. States are (B, ...), times are () or (B,), `noise` is standard normal like x."""
 
     schedule: Schedule
+
+    def noise(
+        self,
+        shape: Sequence[int],
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | None = None,
+    ) -> Tensor:
+        """Return standard normal noise of `shape`."""
+        return torch.randn(tuple(shape), generator=generator, dtype=dtype, device=device)
 
     def prior(self, noise: Tensor) -> Tensor:
         """Return a draw of x_1, the state that sampling starts from, as sigma_1 `noise` (B, ...).
@@ -46,6 +108,19 @@ class Gaussian:
         """Return a draw of q(x_s | x_t) for s > t: the Markov chain itself, towards noise (Ho et al. 2020, eq. 2)."""
         a, std = _chain(self.schedule, (t, s))
         return like(a, x_t) * x_t + like(std, x_t) * noise
+
+    def bridge(self, x_t: Tensor, mean: Tensor, t: Tensor, s: Tensor, noise: Noise, eta: float = 1.0) -> Tensor:
+        """Return a draw of q(x_s | x_t, x_0) with `mean` in the place of x_0; at eta = 0 no noise is asked for."""
+        x_s, std = self.posterior(x_t, mean, t, s, eta)
+        return x_s + std * noise(x_t) if eta > 0 else x_s
+
+    def error(self, x_0: Tensor, mean: Tensor) -> Tensor:
+        """Return the mean squared error (B,)."""
+        return (mean - x_0).square().flatten(1).mean(1)
+
+    def blend(self, null: Tensor, mean: Tensor, scale: Tensor | float) -> Tensor:
+        """Return the point of the line through `null` and `mean` (Ho & Salimans 2022, eq. 6, whose w is scale - 1)."""
+        return null + scale * (mean - null)
 
     def posterior(self, x_t: Tensor, x_0: Tensor, t: Tensor, s: Tensor, eta: float = 1.0) -> tuple[Tensor, Tensor]:
         """Return the mean (B, ...) and the standard deviation () or (B, 1, ...) of q(x_s | x_t, x_0) for s < t.

@@ -22,8 +22,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .denoisers import PosteriorMean
-from .processes import Gaussian
+from .denoisers import PosteriorMean, predict
+from .processes import Gaussian, Noise
 from .schedules import like
 
 # (log small, log large, raw output or None) -> log variance
@@ -48,14 +48,13 @@ def learned(log_small: Tensor, log_large: Tensor, raw: Tensor | None) -> Tensor:
     return share * log_large + (1 - share) * log_small
 
 
-def predict(denoiser: PosteriorMean, x_t: Tensor, t: Tensor, **cond: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Return E[x_0 | x_t] and the raw variance output (B, ...) each; None for a denoiser that gives the mean alone."""
-    both = getattr(denoiser, "predict", None)
-    return both(x_t, t, **cond) if both else (denoiser(x_t, t, **cond), None)
-
-
 def reverse(
-    denoiser: PosteriorMean, x_t: Tensor, t: Tensor, s: Tensor, variance: Variance = large, **cond: Tensor | None
+    denoiser: PosteriorMean[Gaussian],
+    x_t: Tensor,
+    t: Tensor,
+    s: Tensor,
+    variance: Variance = large,
+    **cond: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Return mean (B, ...) and log variance (broadcasts to x_t) of p(x_s | x_t).
 
@@ -79,6 +78,15 @@ def moments(
     mean = torch.where(like(s, x_t) == 0, x_0, mean)
     log_small, log_large = (like(v, x_t) for v in log_variances(process, t, s))
     return mean, variance(log_small, log_large, raw)
+
+
+def learned_bridge(
+    process: Gaussian, x_t: Tensor, mean: Tensor, raw: Tensor, t: Tensor, s: Tensor, noise: Noise
+) -> Tensor:
+    """Return a draw of p(x_s | x_t) as `Gaussian.bridge` does, with the learned variance; none at the last step."""
+    x_s, std = process.posterior(x_t, mean, t, s)
+    _, log_variance = moments(process, x_t, mean, raw, t, s, learned)
+    return x_s + torch.where(like(s, x_t) > 0, torch.exp(log_variance / 2), std) * noise(x_t)
 
 
 def log_variances(process: Gaussian, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:

@@ -32,11 +32,12 @@ def like(v: float, x: Tensor) -> float: ...
 def like(v: Tensor | float, x: Tensor) -> Tensor | float:
     """Coefficients `v` of shape () or (B,) in the dtype of `x` (B, ...), shaped to multiply it; a number is itself.
 
-    A scalar keeps its device: a number on the CPU multiplies a tensor on any device without a copy or a wait.
+    Beside integers, token ids, they keep their own dtype: there 0.37 would be 0. A scalar keeps its device: a number on
+    the CPU multiplies a tensor on any device without a copy or a wait.
     """
     if not isinstance(v, Tensor):
         return v
-    v = v.to(x.dtype)
+    v = v.to(x.dtype) if x.is_floating_point() else v
     return v if v.ndim == 0 else v.reshape(v.shape + (1,) * (x.ndim - v.ndim))
 
 

@@ -53,7 +53,7 @@ def search_grid(
         denoiser, condition = model.guided(conditions, settings.model_copy(update={"reuse": 1}))
         found = search(
             denoiser,
-            model.start(SeededNoise(searched_on)),
+            model.start(SeededNoise(searched_on, model.denoiser.process)),
             settings.steps,
             progress=lambda done, total: report.progress("searching", done, total),
             **condition,

@@ -17,7 +17,7 @@ from sfumato.conditioning.conditioners import Condition
 from sfumato.config import Sampling
 from sfumato.diffusion.processes import Gaussian
 from sfumato.diffusion.schedules import cosine
-from sfumato.diffusion.solvers import Step, ddim
+from sfumato.diffusion.solvers import DDIM, Step
 from sfumato.explain.pictures import row, sharpness
 from sfumato.explain.plane import mosaic, panel, paths
 from sfumato.explain.toy import Mixture, two_moons
@@ -52,7 +52,7 @@ def on_points(seed: int) -> list[str | Figure]:
 
     panels, cells, way, times = [], [], x[None], end[None]
     for steps in COUNTS:
-        way, times = paths(data, x, steps, ddim(), generator)
+        way, times = paths(data, x, steps, DDIM(), generator)
         words = f"{steps} step{'s' if steps > 1 else ''}"
         panels.append(panel(data, end, way[-1:, :400], words, 236, window=1.5))
         cells.append([words, f"{variance_share(way[-1], data):.3f}", f"{100 * near_share(way[-1], data):.1f} %"])
@@ -173,7 +173,7 @@ def section(parts: Sequence[str | Figure]) -> Section:
                     "E[Var[<i>x</i><sub>0</sub> | <i>x<sub>t</sub></i>]]", variance_share),
             "<p>The jump keeps the first part only. From pure noise that is nothing at all. A small step removes a "
             "part of the noise, and the next one sees more: the average narrows from step to step to one picture "
-            f"({code(ddim)}).</p>",
+            f"({code(DDIM)}).</p>",
             *parts,
         ],
     )  # fmt: skip

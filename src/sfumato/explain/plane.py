@@ -9,7 +9,7 @@ from torch import Tensor
 from sfumato.diffusion import grids
 from sfumato.diffusion.processes import Gaussian
 from sfumato.diffusion.schedules import cosine
-from sfumato.diffusion.solvers import Solver, ancestral, ddim, sample
+from sfumato.diffusion.solvers import DDIM, Ancestral, Solver, sample
 from sfumato.explain.pictures import FRAMES, film, spread
 from sfumato.explain.toy import Mixture, two_moons
 from sfumato.keyed import seeded
@@ -31,7 +31,7 @@ def paths(data: Mixture, x: Tensor, steps: int, solver: Solver, generator: torch
         data: whose posterior mean leads the way.
         x: draws of the prior (B, 2).
         steps: on the uniform grid.
-        solver: ddim(), which follows the probability-flow ODE, or one with fresh noise.
+        solver: DDIM(), which follows the probability-flow ODE, or one with fresh noise.
         generator: of the fresh noise.
     """
     times = grids.uniform(data.process.schedule, steps)
@@ -105,7 +105,7 @@ def section(steps: int, seed: int, report: Report) -> Section:
     data = two_moons(Gaussian(cosine()))
     generator = seeded(seed)
     x = data.process.prior(torch.randn(PATHS, 2, generator=generator, dtype=torch.float64))
-    solvers = {"ODE (DDIM)": ddim(), "ancestral": ancestral()}
+    solvers = {"ODE (DDIM)": DDIM(), "ancestral": Ancestral()}
     ways = {name: paths(data, x, steps, solver, generator) for name, solver in solvers.items()}
 
     def panels(i: int, side: int) -> list[Image.Image]:
@@ -144,11 +144,11 @@ def section(steps: int, seed: int, report: Report) -> Section:
             "<p>Two ways lead along it. DDIM keeps the noise <i>z</i> of a state and follows the probability-flow ODE; "
             "ancestral sampling adds fresh noise at every step and walks at random. The density "
             "<i>q</i>(<i>x<sub>t</sub></i>) is the same.</p>",
-            formula("d(<i>x</i> / α) / d(σ / α) = <i>z</i>", ddim),
+            formula("d(<i>x</i> / α) / d(σ / α) = <i>z</i>", DDIM),
             formula(
                 "<i>x<sub>s</sub></i> ~ <i>q</i>(<i>x<sub>s</sub></i> | <i>x<sub>t</sub></i>, E[<i>x</i><sub>0</sub> | "
                 "<i>x<sub>t</sub></i>])",
-                ancestral,
+                Ancestral,
             ),
             Figure(
                 "plane.webp",

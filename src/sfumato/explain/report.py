@@ -75,8 +75,8 @@ def explain(
     elif x_0 is None:
         x_0 = landscape(codec.size, codec.channels)
 
-    noise = SeededNoise([seed]).draw(x_0.shape)[0]
     own = model.denoiser.process if model else None
+    noise = SeededNoise([seed], own or Gaussian(cosine())).draw(x_0.shape)[0]
     sections = [
         forward.section(codec, x_0, noise),
         schedules.section(x_0, own.schedule if own else None),

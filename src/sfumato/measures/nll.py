@@ -22,6 +22,7 @@ from sfumato.diffusion.likelihood import Likelihood, ode_likelihood
 from sfumato.diffusion.processes import Gaussian
 from sfumato.diffusion.reverse import large, learned
 from sfumato.diffusion.schedules import Discrete, Schedule, Shifted
+from sfumato.diffusion.wrapping import Wrapped
 from sfumato.keyed import generator
 from sfumato.material import Pictures
 from sfumato.model import Model
@@ -42,20 +43,11 @@ class NLL:
 
 
 @dataclass(frozen=True, eq=False)
-class InDouble:
+class InDouble(Wrapped[Gaussian]):
     """A denoiser whose states and answers are float64 on the CPU, while the network computes where and as it always
     does: coefficients that nearly cancel do so without loss."""
 
     denoiser: Denoiser
-
-    @property
-    def process(self) -> Gaussian:
-        """The process of the denoiser."""
-        return self.denoiser.process
-
-    def __call__(self, x_t: Tensor, t: Tensor, **cond: Tensor | None) -> Tensor:
-        """Return E[x_0 | x_t]."""
-        return self.predict(x_t, t, **cond)[0]
 
     def predict(self, x_t: Tensor, t: Tensor, **cond: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return E[x_0 | x_t] and the raw variance output or None."""
