@@ -312,7 +312,7 @@ class Sampling(Settings):
     guidance_interval: tuple[Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(ge=0, le=1)]] = word(
         (0.0, 1.0), "times t with guidance"
     )
-    reuse: int = within(1, 1, 16, "evaluations of a U-Net that share its deep features; 1: exact, 2 or more: faster")
+    reuse: int = within(1, 1, 16, "steps that share the deep features of a U-Net; 1: exact, 2 or more: faster")
     clip: Literal["auto", False, True] = word(
         "auto", "every estimate of the picture to the range of pictures; auto: where the network predicts the noise"
     )

@@ -18,6 +18,7 @@ from sfumato.config import Config, Sampling, validate
 from sfumato.diffusion.clipping import Clipped
 from sfumato.diffusion.denoisers import Denoiser, PosteriorMean
 from sfumato.diffusion.guidance import Guided
+from sfumato.diffusion.parts import InParts
 from sfumato.diffusion.processes import Process
 from sfumato.diffusion.solvers import Step, sample
 from sfumato.errors import UserError, unknown
@@ -197,15 +198,15 @@ class Draws:
         self, conditions: Sequence[Condition], settings: Sampling, negative: Condition = None
     ) -> tuple[PosteriorMean, dict[str, Tensor]]:
         """The denoiser with guidance and clipping, and the condition tensors for it."""
-        denoiser = self.denoiser
+        answers: PosteriorMean = self.denoiser
         if settings.reuse > 1:
-            network = cast(UNet, denoiser.network)  # `check` has seen to it
-            denoiser = denoiser.around(Reuse(network, settings.reuse))
+            network = cast(UNet, self.denoiser.network)  # `check` has seen to it
+            starts = self.times(settings)[: -1 : settings.reuse].tolist()
+            answers = InParts(self.denoiser.around(Reuse(network)), tuple(starts))
         positive = self.conditioner([self.conditioner.normalize(c) for c in conditions])
-        answers: PosteriorMean = denoiser
         if settings.guidance != 1 and positive:
             null = self.conditioner([self.conditioner.normalize(negative, "negative")] * len(conditions))
-            answers = Guided(denoiser, null, settings.guidance, settings.guidance_interval)
+            answers = Guided(answers, null, settings.guidance, settings.guidance_interval)
         epsilon = self.config.diffusion.parameterization == "epsilon"
         clips = epsilon if settings.clip == "auto" else settings.clip
         return Clipped(answers) if clips else answers, positive

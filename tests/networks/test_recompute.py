@@ -49,7 +49,6 @@ def test_results_and_gradients_stay_the_same_and_less_than_half_is_kept(name, bf
     network = networks(wake)[name]
     again = copy.deepcopy(network)
     checkpoint_activations(again)
-    checkpoint_activations(again)  # once is enough
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         (y, gradients, kept), (same, alike, less) = step(network), step(again)
     assert torch.equal(y, same)
@@ -72,3 +71,17 @@ def test_without_gradients_nothing_is_computed_twice(wake):
         assert torch.equal(network(*inputs), y)
     assert len(calls) == 2 * once
     copy.deepcopy(network)  # as the export does
+
+
+def test_it_is_a_switch_that_goes_back(wake):
+    network = networks(wake)["dit"]
+    (_, _, kept) = step(network)
+    checkpoint_activations(network)
+    (_, _, less) = step(network)
+    checkpoint_activations(network, False)
+    assert less < kept == step(network)[2]
+
+
+def test_a_network_that_would_not_follow_it_is_refused():
+    with pytest.raises(ValueError, match="Linear has no attribute recompute"):
+        checkpoint_activations(nn.Linear(2, 2))

@@ -4,7 +4,7 @@
 |--------------|-----------------------------------------------------------------------------|
 | `unet`       | the U-Net of DDPM for signals, pictures and volumes                         |
 | `dit`        | the diffusion transformer with adaLN-zero                                   |
-| `reuse`      | a U-Net that keeps its deep features for some calls                         |
+| `reuse`      | a U-Net that keeps its deep features for a part of a trajectory             |
 | `recompute`  | blocks that keep only their input for the gradient                          |
 | `text`       | a transformer that encodes token ids, trained here or with BERT's weights   |
 | `layers`     | time embedding, attention and initialisation, shared by the above           |

@@ -26,6 +26,7 @@ from sfumato.networks.layers import (
     sinusoids,
     zeroed,
 )
+from sfumato.networks.recompute import run
 
 FREQUENCIES = 256  # of the time embedding, as in the paper's code
 
@@ -94,6 +95,7 @@ class DiT(nn.Module):
         self.size = size
         self.patch = patch
         self.context_dim = context_dim
+        self.recompute = False  # see recompute.py
 
         self.embed = TimeEmbedding(FREQUENCIES, width, vector_dim)
         self.stem = nn.Linear(in_channels * patch**2, width)
@@ -138,7 +140,7 @@ class DiT(nn.Module):
         # Pixel-unshuffle gathers a patch's pixels in the channels: (B, C p^2, n, n) -> (B, n^2, C p^2).
         h = self.stem(F.pixel_unshuffle(x, self.patch).flatten(2).transpose(1, 2)) + self.positions
         for block in self.blocks:
-            h = block(h, c, context, context_mask)
+            h = run(block, h, c, context, context_mask, recompute=self.recompute)
 
         shift, scale = self.modulation(c)[:, None, :].chunk(2, dim=2)
         h = self.head(modulate(h, shift, scale))

@@ -1,29 +1,39 @@
 """Activation checkpointing: less memory for a training step, which takes longer (Chen et al. 2016, arXiv:1604.06174).
 
 What a block computes inside is not kept for the gradient, but computed again from the block's input when the gradient
-gets there.
+gets there. The networks here call their blocks by `run` and have an attribute `recompute` that says which way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from typing import Protocol, cast
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor, is_grad_enabled, nn
 from torch.utils.checkpoint import checkpoint
 
-from sfumato.networks import dit, unet
 
-BLOCKS = (unet.ResBlock, unet.Attention, dit.Block)
+class Recomputing(Protocol):
+    """A network that calls its blocks by `run`."""
 
-
-def checkpoint_activations(network: nn.Module) -> None:
-    """From now on the blocks of `network` compute twice in a training step; its results and gradients stay the same."""
-    for block in network.modules():
-        if isinstance(block, BLOCKS) and "forward" not in vars(block):
-            block.forward = partial(_forward, block.forward)  # pyright: ignore[reportAttributeAccessIssue]
+    recompute: bool
 
 
-def _forward(forward: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
-    return checkpoint(forward, *inputs, use_reentrant=False) if torch.is_grad_enabled() else forward(*inputs)
+def run(block: nn.Module, *inputs: Tensor | None, recompute: bool) -> Tensor:
+    """block(*inputs); with `recompute`, and where there is a gradient, its inside is computed twice and not kept."""
+    if recompute and is_grad_enabled():
+        return checkpoint(block, *inputs, use_reentrant=False)
+    return block(*inputs)
+
+
+def checkpoint_activations(network: nn.Module, recompute: bool = True) -> None:
+    """Sets the attribute `recompute` of a network; its results and gradients stay the same.
+
+    Raises:
+        ValueError: the network has no such attribute.
+    """
+    if not isinstance(getattr(network, "recompute", None), bool):
+        raise ValueError(
+            f"activation_checkpointing = {recompute}, but {type(network).__name__} has no attribute recompute that its "
+            "blocks follow: use false, or call its blocks by sfumato.networks.recompute.run"
+        )
+    cast(Recomputing, network).recompute = recompute

@@ -42,6 +42,7 @@ from sfumato.networks.layers import (
     initialise,
     zeroed,
 )
+from sfumato.networks.recompute import run
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 INTERPOLATIONS = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -105,11 +106,21 @@ class Attention(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class Condition:
-    """What one call tells all blocks: the time's table of each, a context (B, L, context_dim) and its mask (B, L)."""
+    """What one call tells all blocks: the time's table of each, a context (B, L, context_dim) and its mask (B, L), and
+    whether they compute their inside again for the gradient."""
 
     tables: Mapping[nn.Module, Tensor]
     context: Tensor | None
     mask: Tensor | None
+    recompute: bool
+
+    def block(self, block: nn.Module, h: Tensor) -> Tensor:
+        """A residual block."""
+        return run(block, h, self.tables[block], recompute=self.recompute)
+
+    def attention(self, attention: nn.Module | None, h: Tensor) -> Tensor:
+        """An attention, or h itself where there is none."""
+        return run(attention, h, self.context, self.mask, recompute=self.recompute) if attention else h
 
 
 Inside = Callable[[Tensor, list[Tensor], Condition], Tensor]  # see UNet.inside
@@ -128,8 +139,7 @@ class Stage(nn.Module):
     def down(self, h: Tensor, skips: list[Tensor], condition: Condition) -> Tensor:
         """An encoder stage; what its layers return is added to `skips`."""
         for block, attention in self.layers():
-            h = block(h, condition.tables[block])
-            h = attention(h, condition.context, condition.mask) if attention else h
+            h = condition.attention(attention, condition.block(block, h))
             skips.append(h)
         if self.resample:
             h = self.resample(h)
@@ -140,8 +150,7 @@ class Stage(nn.Module):
     def up(self, h: Tensor, skips: list[Tensor], condition: Condition) -> Tensor:
         """A decoder stage; what its layers take is taken from `skips`."""
         for block, attention in self.layers():
-            h = block(torch.cat((h, skips.pop()), dim=1), condition.tables[block])
-            h = attention(h, condition.context, condition.mask) if attention else h
+            h = condition.attention(attention, condition.block(block, torch.cat((h, skips.pop()), dim=1)))
 
         return self.resample(h) if self.resample else h
 
@@ -209,6 +218,7 @@ class UNet(nn.Module):
         self.patch = patch
         self.context_dim = context_dim
         self.divisor = patch * 2**last
+        self.recompute = False  # see recompute.py
 
         def block(inputs: int, outputs: int) -> ResBlock:
             return ResBlock(inputs, outputs, dims, dropout, groups, scale_shift)
@@ -291,7 +301,8 @@ class UNet(nn.Module):
         self._check(x, context)
 
         rows = self.tables(F.silu(self.embed(time, vector))).split(self.table_widths, dim=1)
-        condition = Condition(dict(zip(self.residual_blocks(), rows, strict=True)), context, context_mask)
+        tables: dict[nn.Module, Tensor] = dict(zip(self.residual_blocks(), rows, strict=True))
+        condition = Condition(tables, context, context_mask, self.recompute)
 
         h = self.stem(F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x)
         if self.map is not None and vector is not None:
@@ -317,9 +328,8 @@ class UNet(nn.Module):
             h = stage.down(h, skips, condition)
 
         before, after = self.bottleneck.blocks
-        h = before(h, condition.tables[before])
-        h = self.bottleneck_attention(h, condition.context, condition.mask)
-        h = after(h, condition.tables[after])
+        h = condition.attention(self.bottleneck_attention, condition.block(before, h))
+        h = condition.block(after, h)
 
         for stage in self.decoder[:-1]:
             h = stage.up(h, skips, condition)
