@@ -1,5 +1,6 @@
 """Solvers converge at their order to the exact solution, keep the moments of the data, and share nothing."""
 
+import dataclasses
 import itertools
 
 import pytest
@@ -364,3 +365,14 @@ def test_the_prior_at_time_1_is_as_wide_as_the_marginal(schedule, gaussian_data)
     start = process.prior(torch.ones(1, dtype=torch.float64))
     # what the prior leaves out, alpha_1^2 of the data's variance, is at most 2 % of the variance
     assert abs(start**2 / ((alpha * 0.5) ** 2 + sigma**2) - 1) < 0.02
+
+
+@pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS.keys())
+def test_a_solver_prints_what_it_is_and_equals_its_like(solver):
+    assert repr(solver).startswith(type(solver).__name__) and "0x" not in repr(solver)
+    assert solver == dataclasses.replace(solver) and hash(solver) == hash(dataclasses.replace(solver))
+
+
+def test_where_chance_has_a_part_there_is_no_order():
+    assert [solver.order for solver in (DDIM(0.5), Ancestral(), sde_dpm_solver_pp_2m, Churn(Heun(), 0.1))] == [None] * 4
+    assert repr(DDIM(0.5)) == "DDIM(eta=0.5)"
