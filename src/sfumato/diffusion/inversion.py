@@ -28,7 +28,7 @@ from .solvers import Step
 def invert(
     denoiser: PosteriorMean[Gaussian], x: Tensor, times: Tensor, iterations: int = 1, **cond: Tensor | None
 ) -> Iterator[Step]:
-    """Walk from `x` at times[-1] back to times[0] and yield every state; `sample` with `ddim()` comes back.
+    """Walk from `x` at times[-1] back to times[0] and yield every state; `sample` with `DDIM()` comes back.
 
     Args:
         denoiser: returns E[x_0 | x_t].
