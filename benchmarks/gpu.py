@@ -297,6 +297,7 @@ def whole(mode: str, batch: int, tiny: bool, device: torch.device, least: float)
         pictures = make_pictures(Path(folder) / "pictures", 2048 if not tiny else 64, side)
         compiled = str(MODES[mode]).lower()
         settings = [f"data.path={pictures}", f"data.size={side}", f"training.batch={batch}", "condition.kind=none"]
+        settings += ["data.channels=3", "network.channels=64"]
         config = load_recipe("folder", [*settings, f"training.compile={compiled}", "training.steps=1000000", *few])
         data = prepare(open_source(pictures), side, 3, Path(folder) / "data")
         ready = training_run.build(config, data, [], len(data))

@@ -65,6 +65,15 @@ class Axis:
     quick: tuple[int, ...]
 
 
+GIVEN = {  # what the recipe leaves to the data and the machine
+    "data.channels": 3,
+    "data.validation": 0.02,
+    "network.channels": 64,
+    "training.batch": 64,
+    "training.validate_every": 500,
+    "training.sample_every": 1000,
+    "training.checkpoint_every": 500,
+}
 AXES = (
     Axis("resolution", "pixel", 2, (16, 32, 64, 128), (16, 32, 64)),
     Axis("width", "squared channel", 2, (32, 64, 128, 256), (32, 64, 128)),
@@ -78,8 +87,8 @@ AXES = (
 
 
 def settings(pictures: Path, changes: Mapping[str, object]) -> Config:
-    """The recipe `folder` with some settings changed."""
-    given = {"data.path": pictures, "condition.kind": "none", "training.steps": 1000, **BASE, **changes}
+    """The recipe `folder` with some settings changed, and none left open."""
+    given = {"data.path": pictures, "condition.kind": "none", "training.steps": 1000, **GIVEN, **BASE, **changes}
     return load_recipe("folder", [f"{name}={'null' if value is None else value}" for name, value in given.items()])
 
 
@@ -268,7 +277,8 @@ def measure(
 
 def waiting(recipe: str, steps: int) -> tuple[float, str]:
     """The share of training steps that is spent waiting for data, and the condition, on 256 pictures of a recipe."""
-    changes = ["data.path=emoji", "data.size=32"] if recipe == "folder" else []
+    given = [f"{name}={value}" for name, value in GIVEN.items()]
+    changes = ["data.path=emoji", "data.size=32", *given] if recipe == "folder" else []
     config = load_recipe(recipe, changes)
     source = open_source(locate(config.data.path))
     few = dataclasses.replace(source, records=source.records[:: -(-len(source.records) // 256)])

@@ -56,6 +56,7 @@ STEMS = {"patch 1": 1, "patch 2": 2, "haar": 2}
 SEEDS = (0, 1, 2)
 SETTINGS = (
     "data.path=emoji",
+    "data.channels=3",
     "data.validation=0.05",
     "condition.kind=none",
     "network.channels=32",

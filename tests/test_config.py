@@ -44,7 +44,10 @@ def test_every_recipe_loads_and_says_what_it_costs():
 
 def test_only_folder_leaves_settings_to_the_data():
     for name, config in recipes().items():
-        assert config.automatic == (("data.size", "training.steps", "condition.kind") if name == "folder" else ())
+        assert bool(config.automatic) == (name == "folder")
+    named = {"data.size", "data.channels", "data.validation", "network.channels", "condition.kind", "training.batch"}
+    named |= {f"training.{name}" for name in ("steps", "validate_every", "sample_every", "checkpoint_every")}
+    assert set(load_recipe("folder").automatic) == named
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -195,8 +198,8 @@ def test_an_unknown_word_fails_with_the_nearest(override, meant):
 @pytest.mark.parametrize(
     ("override", "parts"),
     [
-        ("training.batch=0", ["training.batch = 0", "a whole number from 1 to 65,536"]),
-        ("training.batch=many", ["training.batch = 'many'", "a whole number from 1 to 65,536"]),
+        ("training.batch=-1", ["training.batch = -1", "a whole number from 0 to 65,536"]),
+        ("training.batch=many", ["training.batch = 'many'", "a whole number from 0 to 65,536"]),
         ("training.batch=1.5", ["training.batch = 1.5", "a whole number"]),
         ("optimizer.lr=-1", ["optimizer.lr = -1", "a number from 1e-08 to 1"]),
         ("optimizer.lr=.nan", ["optimizer.lr = nan", "a number from"]),
@@ -240,7 +243,7 @@ def test_settings_that_do_not_fit_together_are_refused_with_the_fix(overrides, m
 
 
 def test_all_faults_are_told_at_once():
-    error = refusal("training.batch=0", "data.flip=maybe", "network.chanels=3")
+    error = refusal("training.batch=-1", "data.flip=maybe", "network.chanels=3")
     assert "3 settings are wrong" in error.message
     assert all(word in error.message for word in ("training.batch", "data.flip", "network.chanels"))
 

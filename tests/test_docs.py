@@ -21,12 +21,12 @@ from sfumato.cli.main import build
 from sfumato.cli.train import settings
 from sfumato.config import Config, change, validate
 from sfumato.data.catalogue import CATALOGUE
-from sfumato.training import resolve, run
+from sfumato.training import budget, resolve, run
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").rglob("*.md") if "_build" not in p.parts)]
 TINY = (
-    "network.channels=8",
+    "network.channels=16",
     "network.groups=4",
     "network.multipliers=[1, 2]",
     "network.blocks=1",
@@ -203,11 +203,15 @@ def test_every_setting_that_is_named_is_one(page):
 
 def test_the_rules_of_the_recipe_folder_are_told_as_they_are():
     page = (ROOT / "docs" / "train-your-own.md").read_text("utf-8")
-    low, high = resolve.STEPS["cpu"]
+    sides, channels = (sorted({rung[i] for rung in budget.LADDER}) for i in (0, 1))
 
-    assert f"{resolve.EPOCHS} epochs, at least {low:,} and at most {high:,} steps on a CPU" in page
-    assert f"({resolve.STEPS['accelerator'][1]:,} on a GPU)" in page
-    assert resolve.SIZES["cpu"] == (32,) and "takes 32 px on a CPU" in page
+    assert f"largest of {sides[0]}, {sides[1]} and {sides[2]} pixels" in page
+    assert f"{channels[0]}, {channels[1]} and {channels[2]}\n  channels" in page
+    assert f"{budget.ENOUGH:,} pictures can be seen" in page and budget.HOUR == 3600
+    assert f"{budget.EPOCHS} epochs ({budget.FEWEST:,} steps at least)" in page
+    assert f"at most {budget.SHEETS[0]} times, and a tenth" in page and budget.SHEETS[1] == 0.1
+    assert f"of which {budget.SPARE:.0%}".replace("%", " %") in page
+    assert f"({resolve.HELD_OUT}, at most an eighth)" in page and resolve.MOST_HELD_OUT == 1 / 8
 
 
 # --- what is made from the code --------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ schedules, solvers and the like are resolved to objects in `registry.py`; here t
     config.network.channels                                  # 64
     print(config.to_yaml())
 
-"auto" values (`data.size: 0`, `training.steps: 0`, `condition.kind: auto`) are resolved by the training code from the
+Open values (`data.size: 0`, `training.steps: 0`, `condition.kind: auto`) are resolved by the training code from the
 data and the machine; `Config.automatic` lists those that are left.
 """
 
@@ -34,6 +34,7 @@ from sfumato.errors import ConfigError, unknown
 
 LARGEST_SIZE = 1024
 LARGEST_SEED = 2**63 - 1
+LONGEST = 30 * 86400.0  # seconds of a run
 WITHOUT_INFLUENCE = {"about", "release"}  # groups that change nothing in a run
 
 
@@ -88,8 +89,10 @@ class Data(Settings):
 
     path: str = Field(min_length=1, description="a folder, or the name of a public data set (`sfumato data get`)")
     size: int = within(32, 0, LARGEST_SIZE, "side of the square pictures in pixels; 0: from the data and the machine")
-    channels: Literal[1, 3] = word(3, "1: grey, 3: colour")
-    validation: float = within(0.02, 0, 0.5, "fraction of the pictures held out")
+    channels: Literal[0, 1, 3] = word(3, "1: grey, 3: colour, 0: grey where all pictures are")
+    validation: float | None = within(
+        0.02, 0, 0.5, "fraction of the pictures held out; null: 2 %, more of fewer pictures than a release needs"
+    )
     group: str = Field(
         "",
         max_length=200,
@@ -120,7 +123,7 @@ class UNet(Settings):
     """The convolutional network with skips; strong on small data."""
 
     kind: Literal["unet"] = "unet"
-    channels: int = within(128, 8, 2048, "width of the first level")
+    channels: int = within(128, 0, 2048, "width of the first level, 8 or more; 0: from the time and the machine")
     multipliers: tuple[Annotated[int, Field(ge=1, le=16)], ...] = Field(
         default=(1, 2, 2, 2), min_length=1, max_length=8, description="width of each level in units of `channels`"
     )
@@ -141,6 +144,8 @@ class UNet(Settings):
 
     @model_validator(mode="after")
     def _fits(self) -> UNet:
+        if 0 < self.channels < 8:
+            raise ValueError(f"channels = {self.channels} is too small: use 8 to 2,048, or 0 for automatic")
         for m in self.multipliers:
             if self.channels * m % self.groups:
                 raise ValueError(
@@ -182,6 +187,12 @@ class DiT(Settings):
                 f"width = {self.width} is no multiple of 4 and of heads = {self.heads}: use a multiple of {step}"
             )
         return self
+
+
+class Start(Settings):
+    """What a run begins with."""
+
+    model: str = word("", "a model, by name or folder, whose weights are taken where they fit; empty: random weights")
 
 
 class Diffusion(Settings):
@@ -275,8 +286,14 @@ class Optimizer(Settings):
 class Training(Settings):
     """How long, how many at once, and what is kept."""
 
-    steps: int = within(20000, 0, 10**8, "of the optimizer; 0: from the data and the machine")
-    batch: int = within(64, 1, 65536, "pictures a step and accumulation")
+    steps: int = within(20000, 0, 10**8, "of the optimizer; 0: from the time, the data and the machine")
+    time: float = within(
+        0.0,
+        0,
+        LONGEST,
+        "seconds, or e.g. 90s, 30m, 1h30m, of a run whose steps are open; 0: an hour, or 400 epochs if less",
+    )
+    batch: int = within(64, 0, 65536, "pictures a step and accumulation; 0: from the time and the machine")
     accumulate: int = within(1, 1, 4096, "batches a step")
     precision: Literal["auto", "fp32", "bf16"] = word("auto", "auto: the fastest that is safe on the device")
     compile: Literal[False, True, "reduce-overhead", "max-autotune"] = word(
@@ -287,14 +304,42 @@ class Training(Settings):
     ema: tuple[Annotated[float, Field(gt=0, le=0.25)], ...] = Field(
         default=(0.05, 0.10), min_length=1, max_length=8, description="widths sigma_rel of the averages of the weights"
     )
-    validate_every: int = within(500, 1, 10**8, "steps between validation losses")
-    sample_every: int = within(1000, 1, 10**8, "steps between sample sheets")
+    validate_every: int = within(500, 0, 10**8, "steps between validation losses; 0: from the length of the run")
+    sample_every: int = within(1000, 0, 10**8, "steps between sample sheets; 0: from the length of the run")
     evaluate_every: int = within(0, 0, 10**8, "steps between evaluations, of which the best gives the model; 0: none")
     evaluate_pictures: int = within(256, 64, 10**5, "pictures drawn for an evaluation")
-    checkpoint_every: int = within(500, 1, 10**8, "steps between checkpoints")
+    checkpoint_every: int = within(500, 0, 10**8, "steps between checkpoints; 0: from the length of the run")
     keep: int = within(3, 1, 1000, "checkpoints kept")
     half: bool = word(True, "save the model's weights in half precision")
     threads: int = within(0, 0, 1024, "CPU threads; 0: all cores")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _seconds(cls, values: Any) -> Any:
+        time = values.get("time") if isinstance(values, dict) else None
+        if not isinstance(time, str):
+            return values
+        seconds = seconds_of(time)
+        if seconds and not 1 <= seconds <= LONGEST:
+            raise ValueError(f"time = {time} is not possible: use 1s to 30d, or 0 for automatic")
+        return {**values, "time": seconds}
+
+
+def seconds_of(text: str) -> float:
+    """ "90s", "30m", "2h", "1h30m", "1d" or plain seconds -> seconds.
+
+    Raises:
+        ValueError: it is not a length of time.
+    """
+    found = re.fullmatch(r"(?:([0-9.]+)d)?(?:([0-9.]+)h)?(?:([0-9.]+)m(?:in)?)?(?:([0-9.]+)s?)?", text.replace(" ", ""))
+    try:
+        parts = [float(part) for part in found.groups(default="0")] if found and text.strip() else None
+    except ValueError:
+        parts = None
+    if parts is None:
+        raise ValueError(f"time = {text!r} is not a length of time: write e.g. 90s, 30m, 2h or 1h30m")
+    days, hours, minutes, seconds = parts
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 class Sampling(Settings):
@@ -350,6 +395,7 @@ class Config(Settings):
     about: About = About()
     data: Data
     network: Annotated[UNet | DiT, Field(discriminator="kind")] = UNet()
+    start: Start = Start()
     diffusion: Diffusion = Diffusion()
     condition: Annotated[
         NoCondition | AutoCondition | ClassCondition | TextCondition | SentenceCondition, Field(discriminator="kind")
@@ -404,8 +450,15 @@ class Config(Settings):
         """The settings still to be resolved from the data and the machine."""
         marks = {
             "data.size": self.data.size == 0,
-            "training.steps": self.training.steps == 0,
+            "data.channels": self.data.channels == 0,
+            "data.validation": self.data.validation is None,
+            "network.channels": getattr(self.network, "channels", 1) == 0,
             "condition.kind": self.condition.kind == "auto",
+            "training.batch": self.training.batch == 0,
+            "training.steps": self.training.steps == 0,
+            "training.validate_every": self.training.validate_every == 0,
+            "training.sample_every": self.training.sample_every == 0,
+            "training.checkpoint_every": self.training.checkpoint_every == 0,
         }
         return tuple(name for name, is_automatic in marks.items() if is_automatic)
 

@@ -17,12 +17,32 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from sfumato.durable import sha256, write_atomically
-from sfumato.errors import UserError
+from sfumato.errors import UserError, unknown
 
 FORMAT = 1
 DESCRIPTION, WEIGHTS, TOKENIZER = "model.json", "weights.safetensors", "tokenizer.json"
+SHIPPED = Path(__file__).parent / "models"
+DEFAULT_MODEL = "emoji"
 LARGEST_JSON = 8 * 2**20  # bytes: a model.json beyond this is not ours
 FIELDS = {"config": dict, "classes": list, "record": dict, "sha256": dict}
+
+
+def model_folder(name: str | Path | None = None) -> Path:
+    """The folder of a model: of one in the package by name, of any by its folder or its run's folder.
+
+    Without a name it is that of the default model. A run in ``runs/`` goes by its name too. A folder that has the name
+    of a shipped model is written as a path: ``./emoji``.
+    """
+    name = str(name or DEFAULT_MODEL)
+    shipped = sorted(p.parent.name for p in SHIPPED.glob(f"*/{DESCRIPTION}"))
+    if name in shipped:
+        return SHIPPED / name
+    folder = next((path for path in (Path(name), Path("runs") / name) if path.is_dir()), None)
+    if folder is None:
+        error = unknown("model", name, shipped)
+        raise UserError(error.message, f"{error.fix}, or give the folder of a model or run with --model")
+    inner = folder / "model"  # of a run folder, which is as good as the model in it
+    return inner if (inner / DESCRIPTION).is_file() else folder
 
 
 def write(folder: Path, description: dict[str, Any], files: dict[str, bytes]) -> dict[str, str]:

@@ -58,7 +58,7 @@ def test_it_is_made_once_and_anew_when_the_data_change(folder, tmp_path, monkeyp
 
 @pytest.mark.parametrize(("choice", "count"), [("keep", 18), ("drop", 12)])
 def test_a_run_trains_on_what_the_setting_leaves(folder, tmp_path, choice, count):
-    settings = [f"data.path={folder}", "data.size=24", f"data.duplicates={choice}"]
+    settings = [f"data.path={folder}", "data.size=24", "data.channels=3", f"data.duplicates={choice}"]
     assert len(prepared_data(load_recipe("folder", settings), tmp_path / "data", Silent())) == count
 
 

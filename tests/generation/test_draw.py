@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+from sfumato import saved
 from sfumato.cli import generate as cli
 from sfumato.errors import UserError
-from sfumato.generation import draw as module
 from sfumato.generation.draw import draw, open_model, redraw
 from sfumato.generation.recipe import read_recipe
 from sfumato.model import Model
@@ -149,7 +149,7 @@ def test_the_number_of_threads_is_that_of_the_recipe_while_drawing_and_then_as_b
 def shipped(model, tmp_path, monkeypatch):
     """A package with one model in it, ``emoji``, and an empty current folder."""
     model.save(tmp_path / "package" / "emoji")
-    monkeypatch.setattr(module, "SHIPPED", tmp_path / "package")
+    monkeypatch.setattr(saved, "SHIPPED", tmp_path / "package")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     return tmp_path / "here"
@@ -181,7 +181,7 @@ def test_an_unknown_model_is_told_with_those_there_are(shipped):
 
 @pytest.fixture
 def command(model, monkeypatch, tmp_path):
-    monkeypatch.setattr(module, "open_model", lambda name=None: model)
+    monkeypatch.setattr("sfumato.generation.draw.open_model", lambda *name: model)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -82,7 +82,7 @@ def generate(
     drawn, code = [], 0
     with Terminal() as terminal:
         try:
-            opened = use_backend(open_model(model), backend, terminal.say)
+            opened = use_backend(open_model(model, terminal.say), backend, terminal.say)
             for picture in draw(opened, request, steps_told_to(terminal, opened, every=film), film):
                 drawn.append(picture)
                 path = write(out, f"{slug(picture.recipe['prompt'])}-{picture.recipe['seed']}.png", picture.png())

@@ -24,6 +24,7 @@ def train(
     *,
     recipe: str | None = None,
     out: Path | None = None,
+    time: str | None = None,
     changes: Annotated[tuple[str, ...], Parameter(name="--set")] = (),
     dry_run: bool = False,
 ) -> None:
@@ -37,11 +38,16 @@ def train(
         Name of a recipe or path of a YAML file; `folder` by default, which sizes itself to the data and the machine.
     out
         Run folder, for checkpoints, logs, samples and the model; by default runs/ and the recipe's or folder's name.
+    time
+        When the run is to end, e.g. 90s, 30m or 1h30m; picture size, network, batch and steps follow from it.
+        By default an hour at most, where the recipe leaves the steps open.
     changes
         One setting, e.g. network.channels=64; may be given again.
     dry_run
         Print pictures, bad files, parameters, steps, memory, time and disk, and stop.
     """
+    if time is not None:
+        changes = (f"training.time={time}", "training.steps=0", *changes)
     config, out = settings(path, recipe, out, changes)
 
     from sfumato.training.estimate import dry_run as estimate
@@ -49,7 +55,7 @@ def train(
 
     with Terminal() as terminal:
         if dry_run:
-            print(estimate(config, terminal))
+            print(estimate(config, terminal, out))
             return
         model = start(config, out, terminal, command=shell_line(["sfumato", *sys.argv[1:]]))
     print(f"draw with it: {command_to_draw(model.record['example'], out / 'model')}")

@@ -27,7 +27,7 @@ def material_for(model: Model, path: str, cache: Path, report: Report) -> Materi
         data = prepared_data(adjusted(config, 'data.group=""'), cache, report)
     if data.manifest_hash != model.record.get("manifest_sha256"):
         return Material(data, np.arange(0), np.arange(len(data)))
-    return Material(data, *data.split(model.config.data.validation))
+    return Material(data, *data.split(model.config.data.validation or 0))
 
 
 def pictures_for(model: Model, path: str, n: int, seed: int, cache: Path, report: Report) -> Pictures:

@@ -1,7 +1,9 @@
 """From a request to finished pictures, one batch at a time, each with its recipe."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -10,16 +12,16 @@ import torch
 from PIL import Image
 
 import sfumato
+from sfumato import saved
 from sfumato.diffusion.solvers import Step
 from sfumato.drawing import OnStep, unseen
-from sfumato.errors import UserError, unknown
+from sfumato.errors import UserError
 from sfumato.generation.recipe import backend_of, of_picture, to_png
 from sfumato.model import Model
 from sfumato.networks import kernels
 from sfumato.request import Request
-
-SHIPPED = Path(__file__).parent.parent / "models"
-DEFAULT_MODEL = "emoji"
+from sfumato.saved import model_folder
+from sfumato.training.unfinished import is_run, open_unfinished
 
 
 @dataclass(frozen=True)
@@ -34,28 +36,17 @@ class Drawn:
         return to_png(self.picture, self.recipe)
 
 
-def open_model(name: str | Path | None = None) -> Model:
-    """The model in `model_folder` of this name."""
-    return Model.load(model_folder(name))
+def open_model(name: str | Path | None = None, say: Callable[[str], None] | None = None) -> Model:
+    """The model in `model_folder` of this name, or what the unfinished run there has come to.
 
-
-def model_folder(name: str | Path | None = None) -> Path:
-    """That of a model that ships with the package, by name, or of any by its folder or run folder; by default the
-    default model's.
-
-    A run in ``runs/`` goes by its name too. A folder that has the name of a shipped model is written as a path:
-    ``./emoji``.
+    Args:
+        name: see `model_folder`.
+        say: told that a run has not finished; by default that goes to standard error.
     """
-    name = str(name or DEFAULT_MODEL)
-    shipped = sorted(p.parent.name for p in SHIPPED.glob("*/model.json"))
-    if name in shipped:
-        return SHIPPED / name
-    folder = next((path for path in (Path(name), Path("runs") / name) if path.is_dir()), None)
-    if folder is None:
-        error = unknown("model", name, shipped)
-        raise UserError(error.message, f"{error.fix}, or give the folder of a model or run with --model")
-    inner = folder / "model"  # of a run folder, which is as good as the model in it
-    return inner if (inner / "model.json").is_file() else folder
+    folder = model_folder(name)
+    if not (folder / saved.DESCRIPTION).is_file() and is_run(folder):
+        return open_unfinished(folder, say or partial(print, file=sys.stderr))
+    return Model.load(folder)
 
 
 def draw(

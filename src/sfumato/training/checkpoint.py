@@ -85,8 +85,8 @@ def _check_finite(step: int, parts: dict[str, dict[str, Tensor]]) -> None:
         )
 
 
-def read_checkpoint(folder: Path) -> tuple[dict, dict[str, dict[str, Tensor]]]:
-    """State and parts of one checkpoint.
+def read_checkpoint(folder: Path, only: str = "") -> tuple[dict, dict[str, dict[str, Tensor]]]:
+    """State and parts of one checkpoint, or ``only`` the part of that name.
 
     Raises:
         UserError: names the file that is missing, cut or changed.
@@ -100,6 +100,8 @@ def read_checkpoint(folder: Path) -> tuple[dict, dict[str, dict[str, Tensor]]]:
             raise ValueError(DAMAGED)
         parts = {}
         for name, expected in hashes.items():
+            if only and Path(name).stem != only:
+                continue
             data = (folder / name).read_bytes()
             if sha256(data) != expected:
                 raise ValueError(DAMAGED)

@@ -14,18 +14,22 @@ from typing import Any
 
 import torch
 
+from sfumato import saved
+from sfumato.conditioning.text import TextConditioner
 from sfumato.config import WITHOUT_INFLUENCE, Config, load_recipe
 from sfumato.data.dataset import INDEX, Dataset
 from sfumato.durable import write_atomically
 from sfumato.errors import UserError
+from sfumato.model import Model
 from sfumato.training.checkpoint import checkpoints, step_of
 from sfumato.training.environment import environment
 from sfumato.training.resolve import adjusted, locate
+from sfumato.training.start import KEPT
 
 SETTINGS, FACTS, MACHINE = "config.yaml", "data.json", "environment.json"
 
 # Settings in which a command may differ from the run that it resumes. None changes a weight, with two exceptions:
-# training.steps, which lengthens the run, and training.threads, which changes the last bits of a sum.
+# training.steps and training.time, which lengthen the run, and training.threads, which changes the last bits of a sum.
 FREE = {
     "name",
     "data.path",
@@ -38,6 +42,7 @@ FREE = {
     "training.sample_every",
     "training.steps",
     "training.threads",
+    "training.time",
     "training.validate_every",
 }
 
@@ -51,7 +56,7 @@ def settled(config: Config, out: Path) -> Config:
     if not (out / SETTINGS).exists():
         return config
     kept = load_recipe(out / SETTINGS)
-    config = adopted(config, kept)
+    config = stretched(adopted(config, kept), config, kept)
     done = max((step_of(folder) for folder in checkpoints(out)), default=0)
     if config.training.steps < done:
         raise UserError(
@@ -59,6 +64,9 @@ def settled(config: Config, out: Path) -> Config:
             fix=f"give {done:,} steps or more, or choose another folder with --out",
         )
     changed = {name: words for name, words in differences(kept, config).items() if name not in FREE}
+    if "start.model" in changed and kept.start.model and same_model(config.start.model, out / KEPT):
+        config = adjusted(config, f"start.model={json.dumps(kept.start.model, ensure_ascii=False)}")
+        del changed["start.model"]  # it was only written in another way
     if changed:
         told = list(changed.values())
         raise UserError(
@@ -81,6 +89,16 @@ def adopted(config: Config, kept: Config) -> Config:
             f"{'.'.join([*groups, key])}={json.dumps(entry, ensure_ascii=False)}" for key, entry in given.items()
         ]
     return adjusted(config, *overrides)
+
+
+def stretched(config: Config, asked: Config, kept: Config) -> Config:
+    """``config`` with the time of the run where none is asked for; another time lengthens the run in proportion."""
+    before, now = kept.training.time, asked.training.time
+    if not now:
+        return adjusted(config, f"training.time={before}")
+    if asked.training.steps or not before or before == now:
+        return config
+    return adjusted(config, f"training.steps={round(kept.training.steps * now / before)}")
 
 
 def differences(kept: Config, config: Config) -> dict[str, str]:
@@ -106,6 +124,17 @@ def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return entries
 
 
+def same_model(name: str, folder: Path) -> bool:
+    """Whether the model of this name, "" for none, has the weights of that in ``folder``."""
+    if not name:
+        return False
+    one, other = (
+        saved.read_description(place / saved.DESCRIPTION)["sha256"].get(saved.WEIGHTS)
+        for place in (saved.model_folder(name), folder)
+    )
+    return one == other
+
+
 def same_pictures(out: Path) -> Callable[[str], None]:
     """A check of a manifest's hash, to be made before prepared pictures take the place of those in ``out``.
 
@@ -126,13 +155,14 @@ def same_pictures(out: Path) -> Callable[[str], None]:
     return check
 
 
-def claim(out: Path, config: Config, data: Dataset) -> None:
+def claim(out: Path, config: Config, data: Dataset, model: Model) -> None:
     """Writes what the run is into its folder.
 
     Args:
         out: the run folder; ``settled`` has agreed to the settings.
         config: resolved settings.
         data: the pictures that the run learns from, prepared in ``out/data``.
+        model: of the run.
 
     Raises:
         UserError: the folder holds a run on other pictures.
@@ -149,6 +179,8 @@ def claim(out: Path, config: Config, data: Dataset) -> None:
             "classes": list(data.classes),
             "description": data.describe(),
         }
+        if isinstance(model.conditioner, TextConditioner):
+            write_atomically(out / saved.TOKENIZER, model.conditioner.tokenizer.to_str())
         write_atomically(out / FACTS, facts)
         write_atomically(out / MACHINE, environment())
     write_atomically(kept, config.to_yaml())

@@ -10,18 +10,21 @@ from pathlib import Path
 
 import torch
 
+from sfumato import saved
 from sfumato.config import Config
+from sfumato.data.policies import enforce
 from sfumato.data.preparation import Report as Scan
 from sfumato.data.preparation import prepare, scan
 from sfumato.data.sources import open_source
-from sfumato.errors import UserError
 from sfumato.report import Report
+from sfumato.training.budget import MEASURED, batch_seconds, costs, duration, timed
+from sfumato.training.claim import settled
 from sfumato.training.loop import Trainer
-from sfumato.training.resolve import locate, resolve_size, short_sides
-from sfumato.training.run import build, machine_settings
+from sfumato.training.resolve import gate, locate
+from sfumato.training.run import build, fitted, machine_settings, trainer_of
 from sfumato.training.samples import sheet_conditions
+from sfumato.training.start import Donor
 
-WARM_UP, MEASURED = 1, 3  # steps; the first one allocates, and compiles where that is asked for
 TRIAL = 256  # pictures that are prepared for them
 
 
@@ -36,9 +39,9 @@ class Estimate:
     seconds: float
     memory_bytes: int
     disk_bytes: int
+    gate: str = ""
 
     def __str__(self) -> str:
-        hours, minutes = divmod(round(self.seconds / 60), 60)
         training = self.config.training
         seen = training.steps * training.batch * training.accumulate
         rows = {
@@ -48,77 +51,76 @@ class Estimate:
             "steps": f"{training.steps:,} of {training.batch * training.accumulate} pictures "
             f"({seen / max(1, self.scan.pictures):,.0f} epochs)",
             "speed": f"{self.pictures_per_second:,.0f} pictures/s, measured over {MEASURED} steps",
-            "time": f"{hours} h {minutes:02d} min" if hours else f"{max(1, minutes)} min",
+            "time": duration(self.seconds) + (f" of {duration(training.time)}" if training.time else ""),
             "memory": f"{self.memory_bytes / 2**30:.1f} GiB at the peak, measured",
             "disk": f"{self.disk_bytes / 2**20:,.0f} MiB",
         }
-        return "\n".join([str(self.scan), *(f"{name:<12}{value}" for name, value in rows.items())])
+        lines = [str(self.scan), *(f"{name:<12}{value}" for name, value in rows.items())]
+        return "\n".join([*lines, self.gate] if self.gate else lines)
 
 
-def dry_run(config: Config, report: Report) -> Estimate:
+def dry_run(config: Config, report: Report, out: Path | None = None) -> Estimate:
     """Reads all the data, trains a few steps on some of it in a temporary folder, and adds up.
 
+    Args:
+        config: settings; "auto" entries are resolved against the data and the machine.
+        report: where progress goes.
+        out: the run folder that training would use; nothing is written to it.
+
     Raises:
-        UserError: no picture is usable, or the settings do not fit the data.
+        UserError: training would refuse the settings, the pictures or the folder; in the same words.
     """
+    begin = time.perf_counter()
     machine_settings(config)
+    config = settled(config, out) if out else config
+    donor = Donor.read(config.start.model, saved.model_folder(config.start.model)) if config.start.model else None
     source = open_source(locate(config.data.path), config.data.group)
-    config = resolve_size(config, lambda: short_sides(source.records))
+    config = fitted(config, source, donor, report)
     found = scan(
         source,
         config.data.size,
         config.data.channels,
         progress=lambda done, total: report.progress("checking pictures", done, total),
     )
+    enforce(config.data.policy, source, found.pictures, list(found.faults))
     bad = {fault.path for fault in found.faults}
     usable = [record for record in source.records if record.locator not in bad]
-    if not usable:
-        raise UserError(f"data: none of the {len(source.records)} files is usable\n{found}", fix="mend the files named")
     with tempfile.TemporaryDirectory() as folder:
         # without groups, of which so few pictures may be one
         few = [dataclasses.replace(record, group=None) for record in usable[:: -(-len(usable) // TRIAL)]]
         trial = dataclasses.replace(source, records=few, faults=())
         data = prepare(trial, config.data.size, config.data.channels, Path(folder) / "data")
         captions = [caption for record in usable for caption in record.captions]
-        prepared = build(config, data, captions, len(usable))
-        trainer = Trainer(prepared.config, prepared.model, data, prepared.train_indices, prepared.validation_indices)
-        step = step_seconds(trainer, report)
+        prepared = build(config, data, captions, len(usable), donor)
+        trainer = trainer_of(prepared)
+        held_out = round((prepared.config.data.validation or 0) * len(usable))
+        cost = costs(trainer, lambda done, total: report.progress("measuring", done, total), held_out)
+        trainer.config = timed(prepared.config, cost, len(usable), time.perf_counter() - begin)
         drawing = drawing_seconds(trainer)
-    training, model = prepared.config.training, prepared.model
+    config, model = trainer.config, prepared.model
+    training = config.training
     checkpoint = sum(t.numel() * t.element_size() for part in trainer.parts().values() for t in part.values())
     pixels = len(usable) * config.data.size**2 * config.data.channels
+    saving = -(-training.steps // training.checkpoint_every) * cost.checkpoint
+    validating = -(-training.steps // training.validate_every) * cost.validation
     return Estimate(
         scan=found,
-        config=prepared.config,
+        config=config,
         parameters=sum(p.numel() for p in model.parameters().values()),
-        pictures_per_second=training.batch * training.accumulate / step,
-        seconds=training.steps * step + drawing,
+        pictures_per_second=training.batch * training.accumulate / cost.step,
+        seconds=training.steps * cost.step + drawing + saving + validating,
         memory_bytes=peak_memory(model.device) + pixels,
         disk_bytes=checkpoint * (training.keep + 1) + pixels,
+        gate=gate(config, held_out),
     )
-
-
-def step_seconds(trainer: Trainer, report: Report) -> float:
-    """The time of one training step."""
-    for i in range(WARM_UP):
-        report.progress("measuring", i, WARM_UP + MEASURED)
-        trainer.train_step()
-    begin = time.perf_counter()
-    for i in range(WARM_UP, WARM_UP + MEASURED):
-        report.progress("measuring", i, WARM_UP + MEASURED)
-        trainer.train_step()
-    return (time.perf_counter() - begin) / MEASURED
 
 
 def drawing_seconds(trainer: Trainer) -> float:
     """The time of all that is drawn in a run, from two steps of one batch: the sample sheets, of which there is one
     before and one after it, and the evaluations. The features that these learn, once a run, are not in it."""
-    model, training, conditions = trainer.model.eval(), trainer.config.training, sheet_conditions(trainer)[0]
-    begin = time.perf_counter()
-    with trainer.autocast():
-        model.generate(conditions[0], steps=2)
-    batch = (time.perf_counter() - begin) / 2 * model.sampling().steps
-
+    model, training = trainer.model.eval(), trainer.config.training
+    conditions = sheet_conditions(trainer)[0]
+    batch = batch_seconds(trainer)
     batches = (2 + training.steps // training.sample_every) * len(model.batches(len(conditions)))
     if training.evaluate_every:
         evaluations = math.ceil(training.steps / training.evaluate_every)

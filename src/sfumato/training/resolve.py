@@ -3,29 +3,40 @@
 The rules are few and written down, so that a person can predict and override each:
 
 * ``data.path``: a folder, or the name of a data set that ``sfumato data get`` has brought.
-* ``data.size``: the largest of 32, 64 and 128 that the median picture fills; on a CPU always 32.
+* ``data.size``: at most the largest of 32, 64 and 128 that the median picture fills (``budget`` has the rest).
+* ``data.channels``: 1 where every picture is grey, else 3.
+* ``data.validation``: 2 %, or what holds out enough pictures for the release gate, at most an eighth.
 * ``condition.kind``: captions -> text, classes -> class, else none.
-* ``training.steps``: 400 epochs, at least 2,000 and at most 20,000 steps on a CPU (100,000 on a GPU).
+* ``network.channels``, ``training.batch``, ``training.steps`` and the intervals: what fits the time (``budget``).
+
+With ``start.model``, side, channels, network and text condition are those of that model.
 """
 
 import io
+import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
-import torch
 from PIL import Image
 
-from sfumato.config import Config, change, validate
+from sfumato.config import Config, SentenceCondition, Settings, TextCondition, change, validate
 from sfumato.data import catalogue
 from sfumato.data.formats import formats_of
 from sfumato.data.records import Record
 from sfumato.errors import UserError
+from sfumato.measures import membership, memorization
 from sfumato.user_cache import user_cache
 
-EPOCHS = 400
-STEPS = {"cpu": (2_000, 20_000), "accelerator": (2_000, 100_000)}
-SIZES = {"cpu": (32,), "accelerator": (32, 64, 128)}
+Fact = TypeVar("Fact")
+
+SIZES = (32, 64, 128)
+GREY = {"1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I", "F"}  # Pillow's modes
+LOOKED_AT = 10_000  # pictures whose headers are read; a picture of another kind beyond them is converted
+HELD_OUT = 65  # pictures: by chance hardly ever fewer than the 50 that the release gate demands
+MOST_HELD_OUT = 1 / 8
+LEAST_HELD_OUT = 0.02
 
 
 def locate(path: str) -> Path:
@@ -44,10 +55,6 @@ def locate(path: str) -> Path:
     )
 
 
-def machine() -> str:
-    return "accelerator" if torch.cuda.is_available() or torch.backends.mps.is_available() else "cpu"
-
-
 def adjusted(config: Config, *overrides: str) -> Config:
     """``config`` with ``path=value`` overrides, checked again."""
     return validate(change(config.model_dump(mode="json"), overrides), "automatic settings") if overrides else config
@@ -55,35 +62,59 @@ def adjusted(config: Config, *overrides: str) -> Config:
 
 def short_sides(records: Sequence[Record], at_most: int = 200) -> list[int]:
     """The short sides in pixels of some pictures, read from their headers; broken files do not count."""
-    sides = []
-    for record in records[:: max(1, -(-len(records) // at_most))]:
-        try:
-            data = record.open()
-            with Image.open(io.BytesIO(data), formats=formats_of(data, record.locator)) as picture:
-                sides.append(min(picture.size))
-        except (OSError, ValueError, Image.DecompressionBombError):
-            continue  # preparing the data will name the file and its reason
-    return sides
+    some = records[:: max(1, -(-len(records) // at_most))]
+    return [side for record in some if (side := header(record, lambda picture: min(picture.size)))]
 
 
-def resolve_size(config: Config, sides: Callable[[], list[int]]) -> Config:
-    """``data.size`` from the short sides of some pictures, asked for only when the size is open."""
-    if config.data.size:
-        return config
-    choices = SIZES[machine()]
-    found = sorted(sides()) or [choices[0]]
+def header(record: Record, fact: Callable[[Image.Image], Fact]) -> Fact | None:
+    """A fact of a picture's header; None where there is no picture: preparing the data will name the file and why."""
+    try:
+        data = record.open()
+        with Image.open(io.BytesIO(data), formats=formats_of(data, record.locator)) as picture:
+            return fact(picture)
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return None
+
+
+def largest_size(sides: Sequence[int]) -> int:
+    """The largest size that the median picture fills, from the short sides of some."""
+    found = sorted(sides) or [SIZES[0]]
     median = found[len(found) // 2]
-    return adjusted(config, f"data.size={max((s for s in choices if s <= median), default=choices[0])}")
+    return max((size for size in SIZES if size <= median), default=SIZES[0])
 
 
-def resolve_rest(config: Config, pictures: int, captioned: bool, classes: int) -> Config:
-    """Condition and number of steps, from what the data turned out to be.
+def resolve_channels(config: Config, records: Sequence[Record]) -> Config:
+    """``data.channels``: 1 where every picture is grey by its header, else 3."""
+    if config.data.channels:
+        return config
+    modes = (mode for record in records[:LOOKED_AT] if (mode := header(record, lambda picture: picture.mode)))
+    grey = next(modes, "RGB") in GREY and all(mode in GREY for mode in modes)
+    return adjusted(config, f"data.channels={1 if grey else 3}")
+
+
+def like(config: Config, model: Config) -> Config:
+    """``config`` with its open side, channels and network as those of the model that the run begins with."""
+    overrides = {}
+    if not config.data.size:
+        overrides["data.size"] = model.data.size
+    if not config.data.channels:
+        overrides["data.channels"] = model.data.channels
+    if not getattr(config.network, "channels", 1):
+        overrides |= {f"network.{name}": value for name, value in model.network.model_dump(mode="json").items()}
+    return adjusted(config, *(f"{name}={json.dumps(value)}" for name, value in overrides.items()))
+
+
+def resolve_rest(
+    config: Config, pictures: int, captioned: bool, classes: int, preferred: Settings | None = None
+) -> Config:
+    """Condition and held-out pictures, from what the data turned out to be.
 
     Args:
         config: settings, perhaps with "auto" left.
         pictures: how many there are.
         captioned: whether any has a caption.
         classes: their number, 0 unless every picture has one.
+        preferred: the condition of the model that the run begins with.
 
     Raises:
         UserError: the settings ask for a condition that the data does not have.
@@ -95,11 +126,49 @@ def resolve_rest(config: Config, pictures: int, captioned: bool, classes: int) -
             f"condition.kind: {wanted} is asked for, but no {lacking} in {config.data.path}",
             fix="use --set condition.kind=auto, which takes what the data has",
         )
-    overrides = []
-    if config.condition.kind == "auto":
-        overrides.append(f"condition.kind={'text' if captioned else 'class' if classes > 1 else 'none'}")
-    if not config.training.steps:
-        low, high = STEPS[machine()]
-        batch = config.training.batch * config.training.accumulate
-        overrides.append(f"training.steps={min(high, max(low, EPOCHS * pictures // batch))}")
-    return adjusted(config, *overrides)
+    refuse_narrow(config)
+    overrides = {}
+    if wanted == "auto":
+        overrides["condition.kind"] = "text" if captioned else "class" if classes > 1 else "none"
+        if captioned and isinstance(preferred, TextCondition | SentenceCondition):
+            entries = preferred.model_dump(mode="json")
+            overrides |= {f"condition.{name}": value for name, value in entries.items()}
+    if config.data.validation is None:
+        share = min(MOST_HELD_OUT, max(LEAST_HELD_OUT, HELD_OUT / max(1, pictures)))
+        overrides["data.validation"] = round(share, 4)
+    given = (f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in overrides.items())
+    return adjusted(config, *given)
+
+
+def refuse_narrow(config: Config) -> None:
+    """Refuses a U-Net that is narrower than what one of its positions shows: `patch` x `patch` pixels.
+
+    It answers with as many numbers. Those of noise have nothing in common that fewer channels could hold, so noise
+    would stay in what it draws, however long it is trained.
+
+    Raises:
+        UserError: `network.channels` is too small for `network.patch`.
+    """
+    network, shown = config.network, config.data.channels
+    if network.kind != "unet" or not network.channels or network.channels >= network.patch**2 * shown:
+        return
+    numbers = network.patch**2 * shown
+    raise UserError(
+        f"network.channels = {network.channels} cannot carry the {numbers} numbers of {network.patch} x "
+        f"{network.patch} pixels (network.patch): noise would stay in every picture",
+        fix=f"use network.channels of {-(-numbers // network.groups) * network.groups} or more, or a smaller patch",
+    )
+
+
+def gate(config: Config, held_out: int) -> str:
+    """What to say before training where too few pictures are held out for the release gate; else nothing."""
+    demanded = [*config.release.at_least, *config.release.at_most]
+    needs = {"memorization": memorization.FEWEST, "membership": membership.FEWEST}
+    short = {name: n for name, n in needs.items() if n > held_out and any(row.startswith(name) for row in demanded)}
+    if not short:
+        return ""
+    told = " and ".join(f"{name} ({n} pictures)" for name, n in short.items())
+    return (
+        f"`sfumato release` will refuse this model: its gate measures {told} on held-out pictures, and {held_out} are "
+        "held out. Add pictures, raise data.validation, or train from a recipe whose group `release` is without them"
+    )

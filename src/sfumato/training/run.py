@@ -6,13 +6,17 @@ run/
   samples/            same-seed grids from step 0    tensorboard/       the same for TensorBoard
   checkpoint-<step>/  the newest few                 model/             the saved model, when done
   captions.safetensors  what a frozen text encoder made of the captions
+  start/                with start.model: a copy of that model
+  tokenizer.json        the vocabulary, where a text encoder is trained
   features/             with training.evaluate_every: learned features, and those of the real pictures
 """
 
 import json
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,6 +25,7 @@ from sfumato.config import Config
 from sfumato.data.dataset import Dataset
 from sfumato.data.listing import MARKER
 from sfumato.data.preparation import prepare
+from sfumato.data.records import Source
 from sfumato.data.sources import open_source
 from sfumato.data.unique import unique
 from sfumato.durable import writing
@@ -28,6 +33,7 @@ from sfumato.keyed import key
 from sfumato.model import Model
 from sfumato.report import Report, Silent
 from sfumato.training.best import Best
+from sfumato.training.budget import chosen, costs, sized, timed
 from sfumato.training.card import loss_curve, model_card, read_losses
 from sfumato.training.checkpoint import RunLock, newest_whole, save_checkpoint
 from sfumato.training.claim import claim, other_threads, same_pictures, settled
@@ -37,8 +43,17 @@ from sfumato.training.judge import judge
 from sfumato.training.log import Log
 from sfumato.training.loop import Trainer, run
 from sfumato.training.optimizers import rate_factor
-from sfumato.training.resolve import adjusted, locate, resolve_rest, resolve_size, short_sides
+from sfumato.training.resolve import (
+    gate,
+    largest_size,
+    like,
+    locate,
+    resolve_channels,
+    resolve_rest,
+    short_sides,
+)
 from sfumato.training.samples import draw_sheet, sample_sheet, sheet_conditions
+from sfumato.training.start import Donor, started
 
 LOG_EVERY = 20  # steps between two numbers on TensorBoard
 
@@ -52,6 +67,7 @@ class Prepared:
     train_indices: list[int]
     validation_indices: list[int]
     model: Model
+    lineage: dict[str, Any] = field(default_factory=dict)
 
 
 def machine_settings(config: Config) -> None:
@@ -63,17 +79,43 @@ def machine_settings(config: Config) -> None:
 
 def prepare_run(config: Config, out: Path, report: Report) -> Prepared:
     """Reads the data, resolves what the settings left open, and builds the model with its first weights."""
-    data = prepared_data(config, out / "data", report, same_pictures(out))
+    begin = time.perf_counter()
+    donor = started(config, out)
+    source = open_source(locate(config.data.path), config.data.group)
+    config = fitted(config, source, donor, report)
+    data = prepared_data(config, out / "data", report, same_pictures(out), source)
     captions = [caption for row in data.captions for caption in row]
-    prepared = build(config, data, captions, len(data))
-    with writing("the captions' vectors", out):
-        prepared.model.conditioner.prepare(
-            captions,
-            lambda done, total: report.progress("encoding captions", done, total),
-            out / "captions.safetensors",
-        )
+
+    def ready(config: Config) -> Prepared:
+        prepared = build(config, data, captions, len(data), donor)
+        with writing("the captions' vectors", out):
+            prepared.model.conditioner.prepare(
+                captions,
+                lambda done, total: report.progress("encoding captions", done, total),
+                out / "captions.safetensors",
+            )
+        return prepared
+
+    prepared = ready(config)
+    if prepared.config.automatic:
+        cost = costs(trainer_of(prepared), lambda done, total: report.progress("measuring", done, total))
+        config = timed(prepared.config, cost, len(data), time.perf_counter() - begin)
+        report.say(chosen(config, cost))
+        prepared = ready(config)  # the weights that were measured with are spent
     tell_of_cuts(prepared.model, sorted(set(captions)), report)
+    if donor:
+        report.say(donor.told(prepared.lineage["start"], prepared.model))
+    if told := gate(prepared.config, len(prepared.validation_indices)):
+        report.say(told)
     return prepared
+
+
+def fitted(config: Config, source: Source, donor: Donor | None, report: Report) -> Config:
+    """``config`` with side, channels, network and batch: those of the model it begins with, or what fits the time."""
+    if donor:
+        config = like(config, donor.config)
+    config = resolve_channels(config, source.records)
+    return sized(config, lambda: largest_size(short_sides(source.records)), report)
 
 
 def tell_of_cuts(model: Model, captions: list[str], report: Report) -> None:
@@ -90,7 +132,17 @@ def tell_of_cuts(model: Model, captions: list[str], report: Report) -> None:
         )
 
 
-def build(config: Config, data: Dataset, captions: list[str], pictures: int) -> Prepared:
+def trainer_of(prepared: Prepared) -> Trainer:
+    return Trainer(prepared.config, prepared.model, prepared.data, prepared.train_indices, prepared.validation_indices)
+
+
+def build(
+    config: Config,
+    data: Dataset,
+    captions: list[str],
+    pictures: int,
+    donor: Donor | None = None,
+) -> Prepared:
     """The resolved settings, and the model with its first weights.
 
     Args:
@@ -98,28 +150,37 @@ def build(config: Config, data: Dataset, captions: list[str], pictures: int) -> 
         data: the pictures, or (for an estimate) some of them.
         captions: of all pictures.
         pictures: how many there are in all.
+        donor: the model whose weights are taken where they fit; random ones without it.
     """
     classes = len(data.classes) if data.labels else 0
-    config = resolve_rest(adjusted(config, f"data.size={data.size}"), pictures, bool(captions), classes)
+    preferred = donor.config.condition if donor else None
+    config = resolve_rest(config, pictures, bool(captions), classes, preferred)
+    assert config.data.validation is not None, "resolve_rest has chosen it"
     train, validation = data.split(config.data.validation)
     torch.manual_seed(key(config.training.seed, "weights"))
-    model = Model.build(config, data.classes, sorted(set(captions))).to(device())
-    return Prepared(config, data, train.tolist(), validation.tolist(), model)
+    tokenizer = donor.tokenizer if donor and config.condition.kind == "text" else None
+    model = Model.build(config, data.classes, sorted(set(captions)), tokenizer).to(device())
+    lineage = {"start": donor.into(model)} if donor else {}
+    return Prepared(config, data, train.tolist(), validation.tolist(), model, lineage)
 
 
 def prepared_data(
-    config: Config, cache: Path, report: Report, accept: Callable[[str], None] = lambda manifest_hash: None
+    config: Config,
+    cache: Path,
+    report: Report,
+    accept: Callable[[str], None] = lambda manifest_hash: None,
+    source: Source | None = None,
 ) -> Dataset:
     """The pictures of ``data.path``, checked and fitted to size, from the cache when nothing has changed.
 
     Args:
-        config: settings, perhaps with "auto" left.
+        config: settings with size and channels.
         cache: a folder for the prepared pictures.
         report: where progress goes.
         accept: see ``prepare``.
+        source: that of ``data.path``, where it has been listed already.
     """
-    source = open_source(locate(config.data.path), config.data.group)
-    config = resolve_size(config, lambda: short_sides(source.records))
+    source = source or open_source(locate(config.data.path), config.data.group)
     data = prepare(
         source,
         config.data.size,
@@ -164,17 +225,15 @@ def train(
         machine_settings(config)
         prepared = prepare_run(settled(config, out), out, Interruptible(report, stop))
         with writing("the run", out):
-            claim(out, prepared.config, prepared.data)
+            claim(out, prepared.config, prepared.data, prepared.model)
         if told := other_threads(out):
             report.say(told)
-        trainer = Trainer(
-            prepared.config, prepared.model, prepared.data, prepared.train_indices, prepared.validation_indices
-        )
+        trainer = trainer_of(prepared)
         with writing("the run", out):
             progress = fit(trainer, out, report, stop)
             if trainer.step < prepared.config.training.steps:
                 raise stop.interrupted(f"at step {trainer.step:,}")
-            return finish(trainer, progress, out, command, report)
+            return finish(trainer, progress, out, {"command": command, **prepared.lineage}, report)
     finally:
         stop.restore()
         lock.release()
@@ -283,7 +342,7 @@ def fit(trainer: Trainer, out: Path, report: Report, stop: Stop) -> Progress:
     return Progress(rate, best, schedules)
 
 
-def finish(trainer: Trainer, progress: Progress, out: Path, command: str, report: Report) -> Model:
+def finish(trainer: Trainer, progress: Progress, out: Path, lineage: dict[str, Any], report: Report) -> Model:
     """Puts the averaged weights, the best where steps were scored, into the model and saves it, with its card, sample
     sheet and loss curve."""
     config, model, data = trainer.config, trainer.model, trainer.data
@@ -309,7 +368,7 @@ def finish(trainer: Trainer, progress: Progress, out: Path, command: str, report
         "pictures": len(data),
         "held_out": len(trainer.validation_indices),
         "environment": json.loads((out / "environment.json").read_text()),
-        "command": command,
+        **lineage,
         **({"schedules": progress.schedules} if len(progress.schedules) > 1 else {}),
         "example": next(filter(None, sheet_conditions(trainer)[0]), None),
         **best.record(),

@@ -1,0 +1,148 @@
+"""What a run begins with: random weights, or those of a saved model as far as they fit (``start.model``).
+
+A weight is taken where the new model has one of the same name and shape. Vectors of classes go by the class's name, not
+by its number, and a text encoder keeps the vocabulary that its vectors belong to. The run keeps a copy of the model in
+``start/``, so that it goes on when the model is moved, and names it by the hash of its weights.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from sfumato import saved
+from sfumato.conditioning.conditioners import ClassConditioner
+from sfumato.conditioning.text import read_tokenizer
+from sfumato.config import Config, validate
+from sfumato.durable import write_atomically
+from sfumato.errors import UserError
+from sfumato.model import Model
+
+KEPT = "start"  # the model's copy in a run folder
+NAMED = 5  # weights that a message lists
+CLASSES = "conditioner.embedding.weight"
+
+
+@dataclass(frozen=True)
+class Donor:
+    """A saved model that a run begins with.
+
+    Attributes:
+        name: as it was asked for.
+        config: its settings.
+        classes: its class names.
+        weights: its tensors by name.
+        tokenizer: its vocabulary, where it has a trained text encoder.
+        sha256: of its weights' file.
+    """
+
+    name: str
+    config: Config
+    classes: tuple[str, ...]
+    weights: dict[str, Tensor]
+    tokenizer: Tokenizer | None
+    sha256: str
+
+    @classmethod
+    def read(cls, name: str, folder: Path) -> "Donor":
+        """Reads a model folder.
+
+        Raises:
+            UserError: no model there, or a damaged one.
+        """
+        description, files = saved.read(folder)
+        config = validate(description["config"], str(folder / saved.DESCRIPTION))
+        tokenizer = None
+        if config.condition.kind == "text":
+            tokenizer = read_tokenizer(folder / saved.TOKENIZER, files.get(saved.TOKENIZER, b""))
+        weights = saved.read_tensors(folder / saved.WEIGHTS, files[saved.WEIGHTS])
+        return cls(name, config, tuple(description["classes"]), weights, tokenizer, saved.sha256(files[saved.WEIGHTS]))
+
+    @torch.no_grad()
+    def into(self, model: Model) -> dict[str, Any]:
+        """Copies what fits into ``model``.
+
+        Args:
+            model: new; it is changed in place.
+
+        Returns:
+            For the model's lineage: name, hash, how many weights were taken, and why the others were not.
+
+        Raises:
+            UserError: no matrix fits.
+        """
+        own, left, taken = model.parameters(), {}, []
+        for name, parameter in own.items():
+            value = self.weights.get(name)
+            if name == CLASSES and isinstance(model.conditioner, ClassConditioner) and value is not None:
+                value, lost = self._by_name(value, parameter, model.classes)
+                left |= {f"{CLASSES} of {label}": "a new class" for label in lost}
+            if value is None:
+                left[name] = "not there"
+            elif value.shape != parameter.shape:
+                left[name] = f"{list(value.shape)} there, {list(parameter.shape)} here"
+            elif not value.is_floating_point() or not value.isfinite().all():
+                left[name] = "not finite"
+            else:
+                parameter.copy_(value)
+                taken.append(name)
+        if not any(own[name].ndim > 1 for name in taken):
+            raise UserError(
+                f"start.model: no matrix of {self.name!r} fits this network",
+                fix="give the settings of its network, e.g. with --recipe, or leave start.model out",
+            )
+        return {"model": self.name, "weights_sha256": self.sha256, "taken": len(taken), "left": left}
+
+    def told(self, lineage: Mapping[str, Any], model: Model) -> str:
+        """What ``into`` has taken and what it has not, for people."""
+        left, n = lineage["left"], len(model.parameters())
+        lines = [f"start: {lineage['taken']:,} of {n:,} weights are those of {self.name} (SHA-256 {self.sha256[:10]})"]
+        if left:
+            some = "; ".join(f"{name} ({why})" for name, why in list(left.items())[:NAMED])
+            lines.append(f"start: new are {some}{f'; and {len(left) - NAMED:,} more' if len(left) > NAMED else ''}")
+        return "\n".join([*lines, *self._meant_otherwise(model.config)])
+
+    def _by_name(self, value: Tensor, own: Tensor, classes: tuple[str, ...]) -> tuple[Tensor | None, list[str]]:
+        """The vectors (C + 1, width) of ``classes`` and of no class; and the classes that the model does not know."""
+        if value.shape[1:] != own.shape[1:] or len(value) != len(self.classes) + 1:
+            return value, []
+        row = {label: i for i, label in enumerate(self.classes)}
+        vectors = own.clone()
+        vectors[-1] = value[-1]
+        for i, label in enumerate(classes):
+            if label in row:
+                vectors[i] = value[row[label]]
+        return vectors, [label for label in classes if label not in row]
+
+    def _meant_otherwise(self, config: Config) -> list[str]:
+        names = ("schedule", "parameterization", "sigma_data", "shift")
+        there, here = self.config.diffusion, config.diffusion
+        pairs = [(name, getattr(there, name), getattr(here, name)) for name in names]
+        odd = [f"{name} {a} there, {b} here" for name, a, b in pairs if a != b]
+        return [f"start: the weights were trained for another process ({'; '.join(odd)})"] if odd else []
+
+
+def started(config: Config, out: Path) -> Donor | None:
+    """What the run in ``out`` begins with, None for random weights.
+
+    Args:
+        config: its settings.
+        out: the run folder. One that has begun has a copy of the model; a new one gets it.
+
+    Raises:
+        UserError: there is no such model, or it is damaged.
+    """
+    if not config.start.model:
+        return None
+    if (out / "config.yaml").exists():
+        return Donor.read(config.start.model, out / KEPT)
+    folder = saved.model_folder(config.start.model)
+    donor = Donor.read(config.start.model, folder)
+    (out / KEPT).mkdir(parents=True, exist_ok=True)
+    for name in [*saved.read(folder)[1], saved.DESCRIPTION]:
+        write_atomically(out / KEPT / name, (folder / name).read_bytes())
+    return donor

@@ -1,0 +1,58 @@
+"""A run that has not finished, as a model: the averages of its newest whole checkpoint. Its folder stays as it is."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from sfumato import saved
+from sfumato.conditioning.text import read_tokenizer
+from sfumato.config import load_recipe
+from sfumato.errors import UserError
+from sfumato.model import Model
+from sfumato.training.checkpoint import checkpoints, read_checkpoint
+from sfumato.training.claim import FACTS, SETTINGS
+
+
+def is_run(folder: Path) -> bool:
+    """Whether training has begun in a folder."""
+    return (folder / SETTINGS).is_file() and (folder / FACTS).is_file()
+
+
+def open_unfinished(run: Path, say: Callable[[str], None]) -> Model:
+    """The model that a run has come to.
+
+    Args:
+        run: a run folder, in which another process may be training.
+        say: told which step the model is of, and of damaged checkpoints.
+
+    Raises:
+        UserError: there is no whole checkpoint yet, or the run was begun by a version that did not keep what is needed.
+    """
+    config, facts = load_recipe(run / SETTINGS), json.loads((run / FACTS).read_text())
+    part = f"ema-{config.sampling.ema}"
+    for folder in reversed(checkpoints(run)):
+        try:
+            state, parts = read_checkpoint(folder, only=part)
+            break
+        except UserError as error:  # damaged, or taken away by the process that trains
+            say(f"{error}; falling back to the checkpoint before it")
+    else:
+        raise UserError(
+            f"{run}: the run has no checkpoint yet, and no model",
+            fix="wait for the first one (training.checkpoint_every), or let the run finish",
+        )
+    tokenizer = run / saved.TOKENIZER
+    if "classes" not in facts or (config.condition.kind == "text" and not tokenizer.is_file()):
+        raise UserError(f"{run}: the run was begun by an older version", fix="let it finish, and draw from its model")
+    vocabulary = read_tokenizer(tokenizer, tokenizer.read_bytes()) if config.condition.kind == "text" else None
+    with torch.random.fork_rng(devices=[]):
+        model = Model.build(config, facts["classes"], tokenizer=vocabulary)
+    with torch.no_grad():
+        for name, parameter in model.parameters().items():
+            parameter.copy_(parts[part][name])
+    step, steps = state["step"], config.training.steps
+    model.record = {"steps": step, "unfinished": True, "manifest_sha256": facts["manifest_sha256"]}
+    say(f"{run} has not finished: this is its average at step {step:,} of {steps:,}")
+    return model.to("cpu").eval()
