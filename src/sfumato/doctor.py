@@ -1,8 +1,9 @@
-"""What this machine can do, in two seconds, with the exact command for all that is missing.
+"""What this machine can do, with the exact command for all that is missing.
 
-torch takes over a second to import, sometimes many, so it is not imported here: a process of its own asks it about
-devices while the rest is looked up, and is given up after `PATIENCE` seconds. Only the standard library is needed, so
-that a broken installation can still be examined: `python -m sfumato.doctor`.
+torch takes over a second to import, on a cold disk or a busy machine many, so it is not imported here: a process of its
+own asks it about devices, and compiles and checks the kernel, while the rest is looked up. It is waited for, which is
+said after `QUIET` seconds, and given up after `PATIENCE`. Only the standard library is needed, so that a broken
+installation can still be examined: `python -m sfumato.doctor`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any, Literal
 from sfumato.errors import ENCODER_PACKAGE, EXTRAS, module_of, pip_install
 from sfumato.user_cache import user_cache
 
-PATIENCE = 1.7  # seconds for torch, from the start
+QUIET, PATIENCE = 3, 180  # seconds from the start: until the wait for torch is explained, and until it ends
 CORE = {"numpy": "numpy", "PIL": "pillow", "pydantic": "pydantic", "yaml": "pyyaml", "safetensors": "safetensors",
         "cyclopts": "cyclopts", "rich": "rich", "tokenizers": "tokenizers"}  # fmt: skip
 GIB = 2**30
@@ -33,6 +34,13 @@ Status = Literal["ok", "note", "missing"]
 
 PROBE = """
 import json, torch
+try:
+    from sfumato.networks import native
+    from sfumato.user_cache import user_cache
+    found = native.find(user_cache("kernels"))
+    kernel = [found.kernel is not None, found.reason, found.fix]
+except Exception as error:
+    kernel = [False, f"{type(error).__name__}: {error}", ""]
 cuda = torch.cuda.is_available()
 print(json.dumps({
     "gpus": [[torch.cuda.get_device_name(i), torch.cuda.get_device_properties(i).total_memory]
@@ -42,6 +50,7 @@ print(json.dumps({
     "built_for": torch.version.cuda or torch.version.hip,
     "threads": torch.get_num_threads(),
     "kernels": torch.backends.cpu.get_cpu_capability(),
+    "kernel": kernel,
 }))
 """
 
@@ -60,7 +69,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Look at everything; takes `PATIENCE` seconds and a little at most."""
+    """Look at everything; takes some seconds, as long as torch takes to answer."""
     start = time.monotonic()
     has_torch = importlib.util.find_spec("torch") is not None
     probe = None
@@ -71,7 +80,6 @@ def examine() -> list[Finding]:
     findings = [
         python(),
         *processor(),
-        kernel(),
         memory(),
         *disks(),
         *packages(),
@@ -80,7 +88,8 @@ def examine() -> list[Finding]:
         model(),
         clients(),
     ]
-    findings[1:1] = torch(_answer(probe, start + PATIENCE) if probe else None)
+    answer = _answer(probe, start) if probe else None
+    findings[1:1] = [*torch(answer), *kernel(answer)]
     return findings
 
 
@@ -139,14 +148,21 @@ def has_nvidia_gpu() -> bool:
     return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
 
 
-def _answer(probe: subprocess.Popen[str], deadline: float) -> dict[str, Any] | str:
-    try:
-        out, error = probe.communicate(timeout=max(0.05, deadline - time.monotonic()))
-        return json.loads(out) if probe.returncode == 0 else f"import fails: {(error.strip() or '?').splitlines()[-1]}"
-    except subprocess.TimeoutExpired:
+def _answer(probe: subprocess.Popen[str], start: float) -> dict[str, Any] | str:
+    """What the probe says, or why it says nothing."""
+    words = {QUIET: "waiting for torch, which a cold disk or a busy machine delays", PATIENCE: ""}
+    for until in words:
+        try:
+            out, error = probe.communicate(timeout=max(0.05, start + until - time.monotonic()))
+            break
+        except subprocess.TimeoutExpired:
+            if words[until]:
+                print(words[until], file=sys.stderr, flush=True)
+    else:
         probe.kill()
         probe.communicate()
-        return f"no answer in {PATIENCE} s (cold disk or busy machine): devices not examined"
+        return f"no answer in {PATIENCE} s: devices not examined"
+    return json.loads(out) if probe.returncode == 0 else f"import fails: {(error.strip() or '?').splitlines()[-1]}"
 
 
 def processor() -> Iterator[Finding]:
@@ -173,18 +189,13 @@ def processor() -> Iterator[Finding]:
     yield Finding("instructions", "note" if slow else "ok", ", ".join(has) or "no AVX2, no NEON: this will be slow")
 
 
-def kernel() -> Finding:
-    """The convolutions in C++ (`sfumato.networks.native`), which are compiled when a model is first used."""
-    switch, compiler = os.environ.get("SFUMATO_KERNEL"), shutil.which("g++") or shutil.which("c++")
-    kept = sorted(user_cache("kernels").glob("*/measured.json"), key=lambda file: file.stat().st_mtime)
-    if switch == "torch":
-        return Finding("kernel", "note", "PyTorch's convolutions, as $SFUMATO_KERNEL says", "unset SFUMATO_KERNEL")
-    if compiler is None:
-        return Finding("kernel", "note", "PyTorch's convolutions: no C++ compiler for faster ones", "apt install g++")
-    if not kept:
-        return Finding("kernel", "ok", f"not compiled yet; {compiler} will do it when a model is first used")
-    speed = max(json.loads(kept[-1].read_text())["speed"].values())
-    return Finding("kernel", "ok", f"convolutions of our own, up to {speed} times as fast as PyTorch's")
+def kernel(answer: dict[str, Any] | str | None) -> Iterator[Finding]:
+    """The convolutions in C++ (`sfumato.networks.native`), which the probe has compiled and checked."""
+    if isinstance(answer, dict):
+        works, reason, fix = answer["kernel"]
+        yield Finding(
+            "kernel", "ok" if works else "note", reason if works else f"PyTorch's convolutions: {reason}", fix
+        )
 
 
 def memory() -> Finding:

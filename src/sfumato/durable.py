@@ -89,14 +89,52 @@ def reserve(handle: int, start: int, length: int) -> None:
 
 def write_atomically(path: Path, content: bytes | str | dict[str, Any]) -> None:
     """The file is the old one or the new one, whenever the power goes; nothing is left aside where writing fails."""
-    aside = path.with_name(f".{path.name[:200]}.new")  # a name may be as long as the file system allows
+    with aside(path, content) as written:
+        os.replace(written, path)
+
+
+def write_new(path: Path, content: bytes) -> Path:
+    """Writes a file whole or not at all, and never over another: where one of that name has other content, the new one
+    is numbered. Returns the path.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with aside(path, content, f"{os.getpid()}.new") as written:  # other processes may draw into the same folder
+        number, free = 1, path
+        while not (_moved(written, free) or _holds(free, content)):
+            number += 1
+            free = path.with_stem(f"{path.stem}-{number}")
+    return free
+
+
+@contextmanager
+def aside(path: Path, content: bytes | str | dict[str, Any], ending: str = "new") -> Iterator[Path]:
+    """The content in a file beside ``path``, to be given its name; what is left of it in the end is deleted."""
+    short = path.name.encode(errors="surrogateescape")[:200]  # a name may be as long as the file system allows
+    beside = path.with_name(f".{os.fsdecode(short)}.{ending}")
     try:
-        write_durably(aside, content)
-        os.replace(aside, path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
+        write_durably(beside, content)
+        yield beside
+    finally:
+        beside.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def _moved(beside: Path, path: Path) -> bool:
+    """Gives a file another name; False where that is taken."""
+    try:
+        os.link(beside, path)  # one step, which fails where the name is taken
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without hard links
+        if path.exists() or path.is_symlink():
+            return False
+        os.rename(beside, path)
+    return True
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    """Whether a file has this content."""
+    return path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content
 
 
 def sync_folder(folder: Path) -> None:

@@ -148,8 +148,11 @@ class Model(Draws):
         return {f"{part}.{name}": p for part, module in parts.items() for name, p in module.named_parameters()}
 
     def to(self, device: str | torch.device) -> "Model":
-        """Moves the model; convolutions go channels-last, the layout in which they are fastest, on a CPU by the kernel
-        in C++ where there is one."""
+        """Moves the model; convolutions go channels-last, the layout in which they are fastest.
+
+        On a CPU the compiled kernel is switched on for the whole process, unless ``kernels.use`` has made the choice;
+        the first time on a machine it is compiled, which takes seconds and is said.
+        """
         if torch.device(device).type == "cpu":
             native.enable(user_cache("kernels"))
         self.denoiser.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

@@ -5,7 +5,7 @@ import ctypes
 import math
 import shutil
 import stat
-import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -31,21 +31,21 @@ def compiler() -> str:
     return path
 
 
-@pytest.fixture(scope="session", params=["native", "x86-64-v3"])
+@pytest.fixture(scope="session", params=native.INSTRUCTIONS)
 def kernel(request, tmp_path_factory):
-    """The kernel for this processor, and for one that has AVX2 and no more."""
+    """The kernel for each set of instructions that this processor has."""
+    name = compiler()
+    if request.param == "AVX512" and torch.backends.cpu.get_cpu_capability() != "AVX512":
+        pytest.skip("needs a processor with AVX-512")
     library = tmp_path_factory.mktemp("kernel") / "kernel.so"
-    options = [option.replace("native", request.param) for option in native.OPTIONS]
-    subprocess.run([compiler(), *options, str(native.SOURCE), "-o", str(library)], check=True)
+    native.build(name, request.param, library)
     return native.Native(ctypes.CDLL(str(library)))
 
 
 @pytest.fixture
 def used(kernel):
-    before = kernels.current()
-    kernels.use(kernel)
-    yield kernel
-    kernels.use(before)
+    with kernels.using(kernel):
+        yield kernel
 
 
 def pictures(*shape: int) -> torch.Tensor:
@@ -172,8 +172,8 @@ def test_in_bfloat16_a_fused_step_is_as_exact_as_its_parts_and_keeps_half_as_muc
 
     ours, few = run()
     exact, _ = run(torch.float64)
-    kernels.use(None)
-    theirs, many = run()
+    with kernels.using(None):
+        theirs, many = run()
     assert few == x.numel() and many >= 2 * few
     assert len(ours) == len(theirs) == len(exact) >= 4
     for a, b, e in zip(ours, theirs, exact, strict=True):
@@ -231,8 +231,8 @@ def test_a_network_and_its_gradients_are_the_same_with_and_without_it(used, wake
         return [y.detach(), *(p.grad for p in net.parameters())]
 
     ours = run()
-    kernels.use(None)
-    theirs = run()
+    with kernels.using(None):
+        theirs = run()
     for a, b in zip(ours, theirs, strict=True):
         assert_close(a, b, 3e-5)
 
@@ -289,10 +289,10 @@ def test_it_leaves_other_convolutions_to_pytorch(kernel, changes):
     assert not kernel.does_convolution(pictures(2, 32, 8, 8), conv(**changes), None)
 
 
-def test_it_leaves_few_tiles_to_pytorch_where_pytorch_was_faster(kernel, monkeypatch):
-    monkeypatch.setattr(kernel, "least", 16)
-    assert not kernel.does_convolution(pictures(3, 32, 8, 8), conv(), None)
-    assert kernel.does_convolution(pictures(4, 32, 8, 8), conv(), None)
+def test_it_leaves_few_tiles_to_pytorch_which_is_faster_there(kernel):
+    assert not kernel.does_convolution(pictures(3, 32, 4, 4), conv(), None)
+    assert kernel.does_convolution(pictures(4, 32, 4, 4), conv(), None)
+    assert kernel.does_convolution(pictures(1, 32, 5, 5), conv(), None)
 
 
 def test_autocast_and_whoever_watches_pytorch_see_pytorch(used):
@@ -329,67 +329,158 @@ def test_it_goes_with_activation_checkpointing(used, wake):
 
 
 @pytest.fixture
-def fresh(tmp_path):
-    """No kernel has been looked for yet, and the cache is empty."""
+def fresh(tmp_path, monkeypatch):
+    """No kernel has been looked for or chosen yet, and the cache is empty."""
+    monkeypatch.setattr(kernels, "_process", None)
+    monkeypatch.delenv(native.SWITCH, raising=False)
     native.found.cache_clear()
-    before = kernels.current()
     yield tmp_path
     native.found.cache_clear()
-    kernels.use(before)
 
 
-def least(home: Path) -> int:
-    kernel = native.found(home)
-    assert kernel
-    return kernel.least
+def refused(home: Path, *words: str) -> None:
+    """PyTorch does the work, and it is told why."""
+    native.enable(home)
+    assert kernels.current() is None
+    found = native.find(home)
+    assert found.kernel is None
+    for word in words:
+        assert word in found.reason
 
 
-def test_it_is_built_once_and_its_measurement_kept(fresh, monkeypatch):
+def test_it_is_compiled_once_with_a_word_and_then_needs_no_compiler(fresh, monkeypatch, capsys):
     compiler()
-    monkeypatch.setattr(native.Native, "speed", lambda self, tiles: 0.9 if tiles == 4 else 2.0)
-    assert native.enable(fresh) is kernels.current()
-    assert least(fresh) == 16, "from there on it is faster everywhere"
+    native.enable(fresh)
+    kernel = kernels.current()
+    assert kernel is native.find(fresh).kernel and kernel
+    assert capsys.readouterr().err == "compiling convolutions for this machine, once (some seconds)\n"
     native.found.cache_clear()
-    monkeypatch.setattr(native.Native, "speed", lambda self, tiles: pytest.fail("measured again"))
-    assert least(fresh) == 16
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert native.find(fresh).kernel
+    assert capsys.readouterr().err == ""
     assert len(list(fresh.glob("*/kernel.so"))) == 1
 
 
-def test_where_it_is_slower_pytorch_works(fresh, monkeypatch):
+def test_which_steps_it_does_is_the_same_on_every_processor(kernel):
+    """Registers of eight numbers would hold 24 channels, those of sixteen not."""
+    choices = {
+        (batch, channels, side): kernel.does_convolution(
+            pictures(batch, channels, side, side), conv(in_channels=channels, out_channels=channels), None
+        )
+        for batch in (1, 3, 4)
+        for channels in (8, 16, 24, 64)
+        for side in (4, 5)
+    }
+    assert choices == {(b, c, s): c % 16 == 0 and b * (4 if s == 5 else 1) >= 4 for b, c, s in choices}
+
+
+def test_both_instruction_sets_have_the_same_bits(tmp_path):
+    if torch.backends.cpu.get_cpu_capability() != "AVX512":
+        pytest.skip("needs a processor with AVX-512")
+    found = []
+    for instructions in native.INSTRUCTIONS:
+        native.build(compiler(), instructions, tmp_path / f"{instructions}.so")
+        kernel = native.Native(ctypes.CDLL(str(tmp_path / f"{instructions}.so")))
+        torch.manual_seed(0)
+        x, w, grad = pictures(4, 48, 17, 16), pictures(80, 48, 3, 3), pictures(4, 80, 17, 16)
+        moments, tables = kernel.norm_tables(x, torch.randn(48), torch.randn(48), 4, 1e-5)
+        y = kernel.convolve(x, w, 80, tables, silu=True, residual=grad)
+        dx = kernel.convolve(grad, w, 48, turned=True)
+        of_norm = kernel.norm_gradient(x, torch.ones(48), moments, tables, True, dx, dx)
+        half = kernel.norm_apply(x.bfloat16(), tables, True)
+        found.append([y, dx, *of_norm, *kernel.filter_gradient(x, grad, tables, True, False), half])
+    assert kernel.lanes == 16
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_a_choice_made_before_is_left_alone(fresh):
     compiler()
-    monkeypatch.setattr(native.Native, "speed", lambda self, tiles: 0.9)
-    assert native.enable(fresh) is None
+    kernels.use(None)
+    native.enable(fresh)
     assert kernels.current() is None
+
+
+def test_a_choice_for_a_block_ends_with_it_and_is_seen_by_no_other_thread(kernel, monkeypatch):
+    monkeypatch.setattr(kernels, "_process", None)
+    with kernels.using(kernel):
+        assert kernels.current() is kernel
+        with kernels.using(None):
+            assert kernels.current() is None
+        with ThreadPoolExecutor(1) as other:
+            assert other.submit(kernels.current).result() is None
+    assert kernels.current() is None
+
+
+def test_a_kernel_that_computes_something_else_is_not_used_and_says_so(fresh, monkeypatch):
+    wrong = fresh / "wrong.cpp"
+    source = native.SOURCE.read_text()
+    assert "o[s] = q + t;" in source
+    wrong.write_text(source.replace("o[s] = q + t;", "o[s] = q + 1.001f * t;"))
+    compiler()
+    monkeypatch.setattr(native, "SOURCE", wrong)
+    refused(fresh, "its results are not PyTorch's: they differ by ")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 2e-4])
+def test_the_check_lets_no_odd_number_through(fresh, monkeypatch, value):
+    compiler()
+    monkeypatch.setattr(native, "_difference", lambda *shape: [torch.tensor(0.0), torch.tensor(value)])
+    refused(fresh, "not PyTorch's")
+
+
+def test_the_check_passes_on_this_machine_and_leaves_no_trace(kernel):
+    state = torch.get_rng_state()
+    with torch.inference_mode():
+        assert 0 < kernel.error() < 1e-5
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_without_a_compiler_pytorch_works(fresh, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert native.enable(fresh) is None
+    refused(fresh, "there is no C++ compiler")
+    assert native.find(fresh).fix == "apt install g++"
+
+
+def test_without_avx2_pytorch_works(fresh, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+    refused(fresh, "no AVX2")
 
 
 def test_with_a_broken_compiler_pytorch_works(fresh, monkeypatch):
     broken = fresh / "c++"
-    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.write_text("#!/bin/sh\necho no header >&2\nexit 1\n")
     broken.chmod(broken.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setattr(shutil, "which", lambda name: str(broken))
-    assert native.enable(fresh) is None
+    refused(fresh, "does not compile it: no header")
 
 
 def test_with_a_cache_that_cannot_be_written_to_pytorch_works(fresh):
     (fresh / "file").write_text("")
-    assert native.enable(fresh / "file") is None
+    refused(fresh / "file", "could not be kept in")
 
 
-def test_a_compiled_kernel_that_others_may_have_written_is_not_loaded(fresh, monkeypatch):
+@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: b"no library", lambda data: data[: len(data) // 3]])
+def test_a_damaged_kernel_is_compiled_anew_and_never_loaded(fresh, capsys, damage):
+    native.build(compiler(), "AVX2", fresh / "good.so")
+    library = fresh / native.identity(torch.backends.cpu.get_cpu_capability()) / "kernel.so"
+    library.parent.mkdir()
+    library.write_bytes(damage((fresh / "good.so").read_bytes()))
+    library.with_name(native.DIGEST).write_text(native.sha256(fresh / "good.so"))
+    assert not native.whole(library)
+    assert native.find(fresh).kernel and native.whole(library)
+    assert "compiling" in capsys.readouterr().err
+
+
+def test_a_compiled_kernel_that_others_may_have_written_is_not_loaded(fresh):
     compiler()
-    monkeypatch.setattr(native.Native, "speed", lambda self, tiles: 2.0)
-    assert native.enable(fresh)
+    assert native.find(fresh).kernel
     native.found.cache_clear()
     (library,) = fresh.glob("*/kernel.so")
     library.chmod(0o777)
-    assert native.enable(fresh) is None
+    refused(fresh, "others may have written")
 
 
 def test_it_can_be_switched_off(fresh, monkeypatch):
     monkeypatch.setenv(native.SWITCH, "torch")
-    assert native.enable(fresh) is None
+    refused(fresh, "$SFUMATO_KERNEL leaves all to PyTorch")
+    assert native.find(fresh).fix == "unset SFUMATO_KERNEL"

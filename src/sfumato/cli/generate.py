@@ -12,6 +12,8 @@ from sfumato.cli.progress import Terminal
 from sfumato.errors import UserError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from sfumato.diffusion.solvers import Step
     from sfumato.model import Model
 
@@ -67,7 +69,7 @@ def generate(
     film
         Also write a film (GIF) of the denoising of each picture.
     """
-    from sfumato.codecs.grid import labelled_grid
+    from sfumato.codecs.grid import encoded, labelled_grid
     from sfumato.export.backend import use_backend
     from sfumato.generation.draw import Request, draw, open_model
 
@@ -90,7 +92,8 @@ def generate(
                 if film:
                     first, *rest = picture.film
                     durations = [FRAME] * len(rest) + [LAST]
-                    first.save(path.with_suffix(".gif"), save_all=True, append_images=rest, duration=durations, loop=0)
+                    gif = encoded(first, ".gif", save_all=True, append_images=rest, duration=durations, loop=0)
+                    write(out, f"{path.stem}.gif", gif)
         except KeyboardInterrupt:
             terminal.say(f"stopped; {len(drawn)} finished pictures are kept")
             code = 130
@@ -98,7 +101,7 @@ def generate(
     if grid and drawn:
         labels = [picture.recipe["prompt"] or "" for picture in drawn]
         sheet = labelled_grid([picture.picture for picture in drawn], labels, n if n > 1 else min(len(drawn), 8))
-        sheet.save(out / "grid.png")
+        print(write(out, "grid.png", encoded(sheet)))
     print(f"{len(drawn)} picture{'' if len(drawn) == 1 else 's'} in {out.resolve()}")
     return code
 
@@ -113,21 +116,59 @@ def rerun(picture: Path, /, *, model: str | None = None, out: Path | None = None
     model
         The model that drew it, where it is not one of the package.
     out
-        The new file; by default beside the old one, with "-rerun" in its name.
+        The new file, which ends in .png, or a folder for it; by default beside the old one, with "-rerun" in its name.
     """
+    from sfumato.durable import write_atomically
     from sfumato.export.backend import use_backend
-    from sfumato.generation.draw import open_model, redraw
+    from sfumato.generation.draw import differences, open_model, redraw
     from sfumato.generation.recipe import backend_of, read_recipe
 
-    recipe = read_recipe(picture)
+    recipe, original = read_recipe(picture), picture.read_bytes()
     with Terminal() as terminal:
         opened = use_backend(open_model(model or recipe["model"]["name"]), backend_of(recipe), terminal.say)
-        again = redraw(opened, recipe, steps_told_to(terminal, opened)).png()
-    out = out or picture.with_stem(f"{picture.stem}-rerun")
-    out.write_bytes(again)
-    same = again == picture.read_bytes()
-    print(f"{out}\n{'the same, byte for byte' if same else 'not the same bytes: another machine, or other versions'}")
-    return 0 if same else 1
+        for difference in differences(opened, recipe):
+            terminal.say(f"drawn with {difference}: the bytes may differ")
+        again = redraw(opened, recipe, steps_told_to(terminal, opened))
+    data = again.png()
+    if out is None:
+        path = write(picture.parent, f"{picture.stem}-rerun{picture.suffix}", data)
+    elif out.suffix.lower() != ".png" or out.is_dir():
+        path = write(out, picture.name, data)
+    else:
+        path = out
+        if path.exists() and path.samefile(picture) and data != original:
+            raise UserError(
+                f"out: {path} is the picture itself, and the new one is {verdict(again.picture, data, original)}",
+                "choose another file with --out",
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, data)
+    print(f"{path}\n{verdict(again.picture, data, original)}")
+    return 0 if same_pixels(again.picture, original) else 1
+
+
+def verdict(picture: Image, data: bytes, original: bytes) -> str:
+    """How like a picture that was drawn again, with its file, is to the original file."""
+    if data == original:
+        return "the same, byte for byte"
+    if same_pixels(picture, original):
+        return "the same in every pixel; the file is another: other versions drew it, or another program saved it"
+    return "not the same: another machine, other versions, or a picture that was changed"
+
+
+def same_pixels(picture: Image, original: bytes) -> bool:
+    """Whether a file holds just these pixels; False where it cannot be read."""
+    import io
+
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(original), formats=["PNG"]) as old:
+            if old.mode != picture.mode:  # e.g. with a palette, or with alpha that may hide something
+                old, picture = old.convert("RGBA"), picture.convert("RGBA")
+            return old.size == picture.size and old.tobytes() == picture.tobytes()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
 
 
 def steps_told_to(terminal: Terminal, model: Model, every: bool = False) -> Callable[[range, int, Step], None]:
@@ -167,13 +208,12 @@ def slug(prompt: str | None) -> str:
 
 def write(folder: Path, name: str, data: bytes) -> Path:
     """Write a new file; one of that name with other content is kept, and the new one numbered."""
-    path, number = folder / name, 1
+    from sfumato.durable import write_new
+
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        while path.exists() and path.read_bytes() != data:
-            number += 1
-            path = (folder / name).with_stem(f"{Path(name).stem}-{number}")
-        path.write_bytes(data)
+        return write_new(folder / name, data)
     except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}", "choose another folder with --out") from error
-    return path
+        raise UserError(
+            f"{folder / name} cannot be written: {error.strerror}",
+            "free some space, or choose another folder with --out",
+        ) from error

@@ -1,10 +1,18 @@
 """Pictures side by side with a line of text under each: the one layout of sample sheets, grids and contact sheets."""
 
+import io
 from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
 MARGIN = 6
+
+
+def encoded(picture: Image.Image, suffix: str = ".png", **options: object) -> bytes:
+    """The bytes of a picture file with this ending."""
+    file = io.BytesIO()
+    picture.save(file, Image.registered_extensions()[suffix.lower()], **options)
+    return file.getvalue()
 
 
 def labelled_grid(pictures: Sequence[Image.Image], labels: Sequence[str], columns: int, tile: int = 96) -> Image.Image:

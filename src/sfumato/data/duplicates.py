@@ -32,7 +32,7 @@ from PIL import Image
 from sfumato.data.dataset import Dataset
 from sfumato.data.faults import printable
 from sfumato.data.records import count
-from sfumato.durable import write_durably
+from sfumato.durable import write_atomically
 from sfumato.errors import MissingPackage, UserError
 
 Progress = Callable[[int, int], None]
@@ -88,7 +88,7 @@ class Duplicates:
 
     def save(self, path: Path) -> None:
         """Write all groups as JSON."""
-        write_durably(path, asdict(self))
+        write_atomically(path, asdict(self))
 
     def keep(self) -> np.ndarray:
         """The indices (K,) of the data set without repetitions: of every group, the first picture."""

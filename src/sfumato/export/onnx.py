@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 import sfumato
 from sfumato import networks
+from sfumato.durable import write_atomically
 from sfumato.errors import UserError
 from sfumato.export.backends import require
 from sfumato.export.cache import kept
@@ -56,7 +57,7 @@ def export(model: Model, path: str | Path, size: int | None = None) -> Path:
     """
     require("exporting to ONNX", "onnx", "onnxscript")
     model.check(Request((None,), size=size))
-    Path(path).write_bytes(graph(network_of(model), inputs_of(model, size), facts_of(model)))
+    write_atomically(Path(path), graph(network_of(model), inputs_of(model, size), facts_of(model)))
     return Path(path)
 
 

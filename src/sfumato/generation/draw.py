@@ -18,10 +18,12 @@ from sfumato.drawing import OnStep, unseen
 from sfumato.errors import UserError
 from sfumato.generation.recipe import backend_of, of_picture, to_png
 from sfumato.model import Model
-from sfumato.networks import kernels
+from sfumato.networks import kernels, native
+from sfumato.networks.kernels import Kernel
 from sfumato.request import Request
 from sfumato.saved import model_folder
 from sfumato.training.unfinished import is_run, open_unfinished
+from sfumato.user_cache import user_cache
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def draw(
         "torch": torch.__version__,
         "device": model.device.type,
         "threads": torch.get_num_threads(),
-        "kernel": kernel.name if (kernel := kernels.current()) else "torch",
+        "kernel": kernel.name if (kernel := kernels.current()) and model.device.type == "cpu" else "torch",
         "model": {"name": model.config.name, "weights_sha256": model.fingerprint},
         "negative": request.negative,
         "size": model.codec.size if request.size is None else request.size,
@@ -101,7 +103,8 @@ def redraw(model: Model, recipe: dict[str, Any], on_step: OnStep = unseen) -> Dr
         on_step: told of every step.
 
     Raises:
-        UserError: the model is not the one that drew it, or its network is evaluated by something else.
+        UserError: the model is not the one that drew it, or its network or its convolutions are evaluated by something
+            that is not here.
     """
     expected, found = recipe["model"]["weights_sha256"], model.fingerprint
     if expected != found:
@@ -110,6 +113,7 @@ def redraw(model: Model, recipe: dict[str, Any], on_step: OnStep = unseen) -> Dr
             f"but this one has {found[:10]}",
             fix="name the folder of that model with --model",
         )
+    kernel = kernel_of(model, recipe)
     if backend_of(recipe) != model.backend:
         raise UserError(
             f"backend: the picture was drawn with {backend_of(recipe)}, but this model uses {model.backend}",
@@ -125,6 +129,40 @@ def redraw(model: Model, recipe: dict[str, Any], on_step: OnStep = unseen) -> Dr
     before = torch.get_num_threads()
     torch.set_num_threads(recipe["threads"])  # another number of threads adds up in another order
     try:
-        return next(draw(model, request, on_step))
+        with kernels.using(kernel):
+            return next(draw(model, request, on_step))
     finally:
         torch.set_num_threads(before)
+
+
+def kernel_of(model: Model, recipe: dict[str, Any]) -> Kernel | None:
+    """What did the convolutions of a picture: a kernel, or None for PyTorch.
+
+    Raises:
+        UserError: a kernel that is not here, with the reason.
+    """
+    name, used = recipe.get("kernel"), kernels.current()
+    if name is None or model.device.type != "cpu" or model.backend != "torch":
+        return used
+    if name == "torch":
+        return None
+    if used and used.name == name:
+        return used
+    found = native.find(user_cache("kernels"))
+    if found.kernel and found.kernel.name == name:
+        return found.kernel
+    reason = f"this version has {found.kernel.name!r}" if found.kernel else found.reason
+    raise UserError(
+        f"kernel: the convolutions of the picture were done by {name!r}, which is not here: {reason}",
+        fix=found.fix or "draw it again where it was drawn, or anew with `sfumato generate`",
+    )
+
+
+def differences(model: Model, recipe: dict[str, Any]) -> list[str]:
+    """What is not as it was when a picture was drawn, in words: its bytes may differ then."""
+    backend = recipe.get("backend")
+    now = {"torch": torch.__version__, "device": model.device.type}
+    was = {name: recipe.get(name) for name in now}
+    if backend and backend["name"] == model.backend:
+        now[backend["name"]], was[backend["name"]] = metadata.version(model.backend), backend["version"]
+    return [f"{name} {was[name]}, here {now[name]}" for name in now if was[name] not in (None, now[name])]

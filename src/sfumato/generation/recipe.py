@@ -15,6 +15,7 @@ from pydantic import ConfigDict, Field
 
 from sfumato.config import LARGEST_SEED, LARGEST_SIZE, Sampling, Settings, validate
 from sfumato.errors import UserError
+from sfumato.generation.png import Damaged, NotPNG, text_of
 from sfumato.request import LARGEST_PROMPT, SMALLEST_SIZE
 
 SOLVER_NAMES = {
@@ -49,7 +50,10 @@ class Recipe(Settings):
 
     model_config = ConfigDict(extra="ignore")
     sfumato: str = Field(max_length=64, description="version")
+    torch: str | None = Field(default=None, max_length=64, description="version, None in early pictures")
+    device: str | None = Field(default=None, max_length=64)
     threads: int = Field(ge=1, le=1024, description="CPU threads")
+    kernel: str | None = Field(default=None, max_length=64, description="what did the convolutions")
     model: Drawer
     backend: Backend | None = None
     prompt: str | None = Field(max_length=LARGEST_PROMPT)
@@ -101,16 +105,18 @@ def read_recipe(path: Path) -> dict[str, Any]:
     """The recipe of a picture that Sfumato drew; its pixels are not read.
 
     Raises:
-        UserError: no such file, not a PNG, no recipe in it, or one that cannot be.
+        UserError: no such file, not a PNG, no recipe in it, a damaged one, or one that cannot be.
     """
     try:
-        with Image.open(path, formats=["PNG"]) as picture:
-            text = picture.info.get("sfumato")
+        with path.open("rb") as file:
+            text = text_of(file, "sfumato", 4 * LARGEST_RECIPE)
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file", fix="give a picture that Sfumato wrote") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, NotPNG) as error:
         raise UserError(f"{path} cannot be read as a PNG ({error})", fix="give a picture that Sfumato wrote") from error
-    if not isinstance(text, str):
+    except Damaged as error:
+        raise UserError(f"{path} is damaged: {error}", fix="give the original file") from error
+    if text is None:
         raise UserError(
             f"{path} holds no recipe; it was not drawn by Sfumato, or was saved again by a program that dropped it",
             fix="give the original file",

@@ -2,10 +2,16 @@
 
 A kernel is an object with the methods of `Kernel`. It says whether it does a certain case; where it does not, or where
 none is in use, PyTorch does. So a network is written once, and a kernel can be taken away by deleting its file.
+
+Which one is in use is a choice of the process, as the number of threads is: `use` makes it for everybody, `using` for a
+block. A model that is moved to a CPU switches the compiled kernel on (`native.enable`) where nobody has chosen before.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -51,16 +57,42 @@ class Kernel(Protocol):
         ...
 
 
-_used: Kernel | None = None
+@dataclass(frozen=True)
+class Choice:
+    """A kernel, or None for PyTorch."""
+
+    kernel: Kernel | None
+
+
+_process: Choice | None = None  # of everybody; None: nobody has chosen yet
+_block: ContextVar[Choice | None] = ContextVar("kernel", default=None)
 
 
 def use(kernel: Kernel | None) -> None:
-    """From now on, `kernel` does what it can; None leaves all to PyTorch."""
-    global _used
-    _used = kernel
+    """From now on, `kernel` does what it can, in the whole process; None leaves all to PyTorch."""
+    global _process
+    _process = Choice(kernel)
+
+
+@contextmanager
+def using(kernel: Kernel | None) -> Iterator[None]:
+    """Within the block, and in this thread alone, `kernel` does what it can; None leaves all to PyTorch."""
+    before = _block.set(Choice(kernel))
+    try:
+        yield
+    finally:
+        _block.reset(before)
+
+
+def chosen() -> bool:
+    """Whether `use` has been called in this process."""
+    return _process is not None
 
 
 def current() -> Kernel | None:
     """The kernel in use; none while PyTorch traces, compiles or counts what it does itself."""
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-    return None if traced or _get_current_dispatch_mode() is not None else _used
+    if traced or _get_current_dispatch_mode() is not None:
+        return None
+    choice = _block.get() or _process
+    return choice.kernel if choice else None

@@ -1,27 +1,29 @@
 """The kernel in C++ (`native.cpp`): convolutions by Winograd's algorithm, fused with what stands around them.
 
-It is compiled where there is a compiler, once, in a second or two, and kept in the user's cache. Kept is also from how
-many tiles on it was found to be faster than PyTorch on this machine: a decision that changed from run to run would
-change the last bits of a result. Where anything of this fails, PyTorch does the work.
+It is compiled where there is a compiler, once, in a few seconds, and kept in the user's cache. Which steps it does is
+decided by their shapes alone (`CHANNELS`, `TILES`), and its results have the same bits with AVX2 and with AVX-512. So
+the choice is the same on every start and on every machine; a choice that changed would change the last bits of a
+result. At every start it is checked against PyTorch. Where anything of this fails, PyTorch does the work, and `find`
+says why.
 
-It does float32 on x86 processors with AVX2, for pictures in channels-last memory whose channels fill registers. In
-bfloat16 it does the normalisations, which in PyTorch need float32 copies; the convolutions are PyTorch's, but of a
-training only their inputs are kept, as in float32.
+It does float32 on x86 processors with AVX2, for pictures in channels-last memory. In bfloat16 it does the
+normalisations, which in PyTorch need float32 copies; the convolutions are PyTorch's, but a training keeps their inputs
+alone, as in float32.
 """
 
 from __future__ import annotations
 
 import ctypes
 import hashlib
-import json
+import math
 import os
-import platform
 import shutil
 import subprocess
+import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -36,11 +38,20 @@ from sfumato.networks.kernels import Norm
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 COMPILERS = ("g++", "c++")
-OPTIONS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-Wno-psabi")
+OPTIONS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-Wno-psabi")
+AVX2 = ("-mavx2", "-mfma")
+INSTRUCTIONS = {"AVX2": AVX2, "AVX512": (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl")}
 PATIENCE = 120  # seconds for the compiler
-SIDE = 4  # of a tile, in results
-TRIED = (1, 4, 16, 64, 256)  # numbers of tiles at which PyTorch and the kernel are compared
+DIGEST = "kernel.sha256"
 SWITCH = "SFUMATO_KERNEL"  # environment variable: "torch" leaves all to PyTorch
+
+CHANNELS = 16  # floats of a register of AVX-512: channels are multiples of it, with AVX2 too
+SIDE = 4  # of a tile, in results
+# The kernel does convolutions of so many tiles or more. From 4 on it was faster than PyTorch with 32 to 512 channels,
+# with AVX-512 and with AVX2 (the table of `benchmarks/kernel_table.py` in docs/performance.md). One tile takes it twice
+# as long, for it transforms all filters first.
+TILES = 4
+INEXACT = 1e-4  # difference from PyTorch, of the largest number, beyond which it is not used; 1e-6 is usual
 
 Layout = torch.channels_last
 
@@ -48,66 +59,93 @@ Layout = torch.channels_last
 # --- building and choosing -------------------------------------------------------------------------------------------
 
 
-def enable(home: Path) -> Native | None:
-    """Uses the kernel from now on, if it can be built here and is faster; returns it, or None. `home` keeps it."""
-    kernel = None if os.environ.get(SWITCH) == "torch" else found(home)
-    kernels.use(kernel)
-    return kernel
+@dataclass(frozen=True)
+class Found:
+    """The kernel, or None and the reason; and what to do about that, where something can be done."""
+
+    kernel: Native | None
+    reason: str
+    fix: str = ""
+
+
+def enable(home: Path) -> None:
+    """Lets the kernel work in this process from now on, where it can be had and nobody has called `kernels.use` before.
+    `home` keeps what is compiled.
+    """
+    if not kernels.chosen():
+        kernels.use(find(home).kernel)
+
+
+def find(home: Path) -> Found:
+    """The kernel, which is compiled when `home` does not keep it, or why there is none."""
+    if os.environ.get(SWITCH) == "torch":
+        return Found(None, f"${SWITCH} leaves all to PyTorch", f"unset {SWITCH}")
+    return found(home)
 
 
 @cache
-def found(home: Path) -> Native | None:
-    """The kernel, built and measured when it was not; None where there can be none."""
-    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
-    if compiler is None or torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
-        return None
+def found(home: Path) -> Found:
+    """`find`, once a process and whatever the environment says."""
+    instructions = torch.backends.cpu.get_cpu_capability()
+    if instructions not in INSTRUCTIONS:
+        return Found(None, f"the processor has no AVX2, or PyTorch makes no use of it ({instructions})")
+    library = home / identity(instructions) / "kernel.so"
     try:
-        return built(compiler, home / identity(compiler))
-    except (OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError):
-        return None  # no room, a broken compiler, a broken cache: PyTorch does the same work
+        if not whole(library):
+            compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
+            if compiler is None:
+                return Found(None, "there is no C++ compiler", "apt install g++")
+            announce()
+            library.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            build(compiler, instructions, library)
+        if not private(library.parent) or not private(library):
+            return Found(None, f"others may have written {library}", f"delete {library.parent}")
+        kernel = Native(ctypes.CDLL(str(library)))
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.decode(errors="replace").strip().splitlines() or ["?"]
+        return Found(None, f"{error.cmd[0]} does not compile it: {said[0]}", "apt install --reinstall g++")
+    except (OSError, AttributeError, subprocess.TimeoutExpired) as error:  # no room, no right, a damaged file, a hang
+        return Found(None, f"it could not be kept in {library.parent}: {error}", f"delete {library.parent}")
+    error = kernel.error()
+    if not error <= INEXACT:
+        return Found(None, f"its results are not PyTorch's: they differ by {error:.1e}", f"delete {library.parent}")
+    return Found(kernel, f"convolutions of our own ({instructions}), compiled and checked against PyTorch's")
 
 
-def identity(compiler: str) -> str:
-    """A hash of all that the compiled kernel, and whether it is faster, depend on."""
-    version = subprocess.run(
-        [compiler, "--version"], capture_output=True, text=True, check=True, timeout=PATIENCE
-    ).stdout
-    parts = [SOURCE.read_text(), *OPTIONS, version, torch.__version__, processor()]
+def announce() -> None:
+    """Says why a first model takes so long."""
+    if sys.stderr is not None:
+        with suppress(OSError):
+            print("compiling convolutions for this machine, once (some seconds)", file=sys.stderr, flush=True)
+
+
+def identity(instructions: str) -> str:
+    """A hash of what the kernel is made from. Not of the compiler: a new one changes nothing of what is kept."""
+    parts = [SOURCE.read_text(), *OPTIONS, *INSTRUCTIONS[instructions]]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
-def processor() -> str:
-    """The processor's name and features, as far as the system tells them."""
-    with suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags"))}))
-    return f"{platform.machine()} {platform.processor()}"
+def build(compiler: str, instructions: str, library: Path) -> None:
+    """Compiles the kernel into a file, which is there when it is whole: another process may be doing the same."""
+    with tempfile.TemporaryDirectory(dir=library.parent) as aside:
+        made = Path(aside) / library.name
+        command = [compiler, *OPTIONS, *INSTRUCTIONS[instructions], str(SOURCE), "-o", str(made)]
+        subprocess.run(command, capture_output=True, check=True, timeout=PATIENCE)
+        made.chmod(0o700)  # whatever the umask
+        digest = Path(aside) / DIGEST
+        digest.write_text(sha256(made))
+        os.replace(made, library)
+        os.replace(digest, library.with_name(DIGEST))
 
 
-def built(compiler: str, folder: Path) -> Native | None:
-    """The kernel that `folder` keeps, which is made if it is not there; None if it is nowhere faster."""
-    library, facts = folder / "kernel.so", folder / "measured.json"
-    if not library.exists():
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as aside:
-            made = Path(aside) / library.name
-            command = [compiler, *OPTIONS, str(SOURCE), "-o", str(made)]
-            subprocess.run(command, capture_output=True, check=True, timeout=PATIENCE)
-            made.chmod(0o700)  # whatever the umask
-            os.replace(made, library)  # all at once, for another process may be doing the same
-    if not private(folder) or not private(library):
-        return None  # somebody else may have put his code there
-    kernel = Native(ctypes.CDLL(str(library)))
-    if not facts.exists():
-        with tempfile.TemporaryDirectory(dir=folder) as aside:
-            made = Path(aside) / facts.name
-            made.write_text(json.dumps({"speed": {str(tiles): round(kernel.speed(tiles), 2) for tiles in TRIED}}))
-            with suppress(FileExistsError):
-                os.link(made, facts)  # the first to finish decides for all
-    speed = json.loads(facts.read_text())["speed"]
-    slower = [tiles for tiles in TRIED if speed[str(tiles)] < 1]
-    kernel.least = next((tiles for tiles in TRIED if tiles > max(slower, default=0)), 0)
-    return kernel if kernel.least else None
+def sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def whole(library: Path) -> bool:
+    """Whether a compiled kernel is there as it was written: to load half of one would kill the process."""
+    digest = library.with_name(DIGEST)
+    return library.exists() and digest.exists() and digest.read_text() == sha256(library)
 
 
 def private(path: Path) -> bool:
@@ -127,7 +165,6 @@ class Native:
     def __init__(self, library: ctypes.CDLL) -> None:
         self.library = library
         self.lanes = library.lanes()
-        self.least = 1  # tiles
 
     def does_norm(self, x: Tensor, norm: Norm) -> bool:
         return self._takes(x, (torch.float32, torch.bfloat16)) and x.shape[1] % norm.groups == 0
@@ -147,10 +184,10 @@ class Native:
         if torch.is_autocast_enabled("cpu"):
             return torch.is_grad_enabled() and self._takes(x, (torch.bfloat16,))
         return (
-            conv.out_channels % self.lanes == 0
+            conv.out_channels % CHANNELS == 0
             and conv.weight.dtype == torch.float32
             and self._takes(x, (torch.float32,))
-            and len(x) * -(-x.shape[2] // SIDE) * -(-x.shape[3] // SIDE) >= self.least
+            and len(x) * -(-x.shape[2] // SIDE) * -(-x.shape[3] // SIDE) >= TILES
         )
 
     def convolution(
@@ -176,7 +213,7 @@ class Native:
             and x.is_cpu
             and x.dtype in types
             and x.dim() == 4
-            and x.shape[1] % self.lanes == 0
+            and x.shape[1] % CHANNELS == 0
             and x.numel() > 0
             and x.is_contiguous(memory_format=Layout)
         )
@@ -270,13 +307,15 @@ class Native:
         """Calls a function of the library: tensors by their memory, which the caller keeps alive; threads come last."""
         function(*map(as_c, arguments), ctypes.c_int64(torch.get_num_threads()))
 
-    def speed(self, tiles: int) -> float:
-        """PyTorch's time for a convolution of so many tiles over that of the kernel, the best of several each."""
-        x = torch.zeros(1, SIDE, SIDE * tiles, 128).permute(0, 3, 1, 2)
-        weight = torch.zeros(128, 3, 3, 128).permute(0, 3, 1, 2)
-        with torch.no_grad():
-            theirs, ours = best(lambda: F.conv2d(x, weight, padding=1), lambda: self.convolve(x, weight, 128))
-            return theirs / ours
+    def error(self) -> float:
+        """The largest difference of a step with all its parts, and of its gradients, from PyTorch's in double
+        precision, as a share of the largest number; takes some milliseconds.
+        """
+        found = []
+        for shape in ((1, 6, 5), (1, 36, 32)):  # the two ways through the work: many filters, many tiles
+            with torch.inference_mode(False), torch.enable_grad():
+                found += _difference(self, *shape)
+        return torch.stack(found).max().item()
 
 
 def as_c(argument: Tensor | float | None) -> ctypes.c_void_p | ctypes.c_float | ctypes.c_int64:
@@ -284,19 +323,6 @@ def as_c(argument: Tensor | float | None) -> ctypes.c_void_p | ctypes.c_float | 
     if argument is None or isinstance(argument, Tensor):
         return ctypes.c_void_p(None if argument is None else argument.data_ptr())
     return ctypes.c_float(argument) if isinstance(argument, float) else ctypes.c_int64(argument)
-
-
-def best(*calls: Callable[[], object], repeats: int = 9) -> list[float]:
-    """The least seconds of each of some calls, which take turns; the first turn warms up."""
-    turns = []
-    for _ in range(repeats + 1):
-        turn = []
-        for call in calls:
-            begin = time.perf_counter()
-            call()
-            turn.append(time.perf_counter() - begin)
-        turns.append(turn)
-    return [min(seconds) for seconds in zip(*turns[1:], strict=True)]
 
 
 # --- gradients -------------------------------------------------------------------------------------------------------
@@ -408,3 +434,33 @@ def _convolved(native: Native, x: Tensor, tables: Tables, silu: bool, doubled: b
     """doubled(silu(norm(x))), what a convolution takes."""
     h = x if tables is None else native.norm_apply(x, tables, silu)
     return F.interpolate(h, scale_factor=2.0) if doubled else h
+
+
+# --- the check -------------------------------------------------------------------------------------------------------
+
+
+def _difference(
+    native: Native, batch: int, height: int, width: int, inputs: int = 16, outputs: int = 32
+) -> list[Tensor]:
+    """For the result of a step and the gradient of each of its inputs, the largest difference from PyTorch's."""
+    picture = (batch, inputs, height, width)
+    shapes = [picture, (outputs, inputs, 3, 3), (outputs,), (inputs,), (inputs,), (batch, outputs)]
+    shapes.append((batch, outputs, height, width))
+    exact = [_waves(shape).requires_grad_() for shape in shapes]
+    single = [value.detach().float() for value in exact]
+    ours = [v.contiguous(memory_format=Layout if v.dim() == 4 else torch.contiguous_format) for v in single]
+    x, weight, bias, scale, offset, shift, residual = (value.requires_grad_() for value in ours)
+    y = _Convolution.apply(native, x, weight, bias, scale, offset, shift, residual, (4, 1e-5, True), False)
+    found = [y, *torch.autograd.grad(y, ours, _waves(y.shape).float().contiguous(memory_format=Layout))]
+
+    x, weight, bias, scale, offset, shift, residual = exact
+    h = F.silu(F.group_norm(x, 4, scale, offset, 1e-5))
+    y = F.conv2d(h, weight, bias, padding=1) + shift[:, :, None, None] + residual
+    expected = [y, *torch.autograd.grad(y, exact, _waves(y.shape))]
+    return [(a - b).abs().max() / b.abs().max() for a, b in zip(found, expected, strict=True)]
+
+
+def _waves(shape: Sequence[int]) -> Tensor:
+    """Numbers in [-1, 1] without a pattern, the same every time, without a generator."""
+    places = torch.arange(math.prod(shape), dtype=torch.float64)
+    return torch.sin(places * places * 0.37 + places).reshape(shape)
