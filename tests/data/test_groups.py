@@ -1,6 +1,8 @@
 """Groups are held out whole: no frame of a film that was learned is among the pictures that judge."""
 
+import io
 import json
+import tarfile
 
 import numpy as np
 import pytest
@@ -77,6 +79,28 @@ def test_a_column_gives_the_group(tmp_path, folder, table):
     with pytest.raises(NoGroup, match="did you mean 'patient'"):
         open_source(tmp_path, "patent")
     assert set(groups(open_source(tmp_path)).values()) == {None}
+
+
+def test_shards_and_hugging_face_rows_have_groups(tmp_path, encoded, picture):
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for n in range(4):
+            about = json.dumps({"text": "a slice", "patient": f"p{n // 2}"}).encode()
+            for name, content in ((f"film {n % 2}/{n}.png", encoded(n)), (f"film {n % 2}/{n}.json", about)):
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    shard = tmp_path / "0.tar"
+    assert list(groups(open_source(shard, "patient")).values()) == ["p0", "p0", "p1", "p1"]
+    assert list(groups(open_source(shard, "folder")).values()) == ["film 0", "film 1", "film 0", "film 1"]
+
+    import datasets
+
+    columns = {"image": [picture(n) for n in range(4)], "patient": [7, 7, 8, 8]}
+    features = datasets.Features(image=datasets.Image(), patient=datasets.Value("int64"))
+    datasets.Dataset.from_dict(columns, features=features).save_to_disk(str(tmp_path / "rows"))
+    assert list(groups(open_source(tmp_path / "rows", "patient")).values()) == ["7", "7", "8", "8"]
+    with pytest.raises(NoGroup, match="did you mean 'patient'"):
+        open_source(tmp_path / "rows", "patients")
 
 
 def test_a_picture_of_two_groups_is_a_fault(tmp_path, folder):
