@@ -24,6 +24,12 @@ CAPTIONS = ("a red apple", "a brown dog", "a cat on a red house", "flag of Japan
 WORDS = sorted({word.lower() for caption in CAPTIONS for word in caption.split()} | {"##s", "##ish", "blue", "green"})
 
 
+@pytest.fixture(autouse=True)
+def own_features(monkeypatch, tmp_path):
+    """Features that a test learns are kept in its own folder, and not in the user's cache."""
+    monkeypatch.setattr("sfumato.features.cache.user_cache", lambda part: tmp_path / "user-cache" / part)
+
+
 @pytest.fixture(scope="session")
 def bert(tmp_path_factory) -> Path:
     """The folder of a random sentence encoder of MiniLM's width: one layer, 16 positions, a few words."""

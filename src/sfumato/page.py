@@ -7,6 +7,7 @@ the name of something that exists.
 import base64
 import io
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -19,13 +20,14 @@ from sfumato.errors import UserError
 
 PAGE = "index.html"
 LARGE = 160_000  # bytes of a PNG; noise cannot be compressed, and the page is to stay below 4 MB
+WORDS = 48  # letters of a cell that is no number and may wrap
 MIME = {"png": "image/png", "webp": "image/webp"}
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #23262d; --soft: #626975; --paper: #fbfaf7; --card: #ffffff; --line: #dfdbd2;
-  --mark: #a4502b; }
+  --mark: #a4502b; --good: #2a7d4f; --bad: #b3261e; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e4e2dc; --soft: #a2a6ae; --paper: #17191d; --card: #1f2227;
-  --line: #383c43; --mark: #e39a72; } }
+  --line: #383c43; --mark: #e39a72; --good: #7cc79a; --bad: #f2938c; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink);
   font: 1.08rem/1.62 "Iowan Old Style", "Palatino Linotype", Palatino, Charter, Georgia, serif; }
@@ -46,6 +48,7 @@ code { font: .82rem/1.4 ui-monospace, "SF Mono", Menlo, Consolas, monospace; ove
 figure { margin: 1.5rem 0; }
 figure > img { display: block; max-width: 100%; height: auto; background: #fff; border: 1px solid var(--line);
   border-radius: 6px; }
+figure > .wide > img { display: block; max-width: none; background: #fff; border-radius: 6px; }
 figure > .plot { display: block; width: 100%; max-width: 44rem; height: auto; }
 figcaption { margin-top: .5rem; max-width: 42rem; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(27rem, 100%), 1fr)); gap: 0 1.8rem; }
@@ -56,7 +59,17 @@ table { border-collapse: collapse; min-width: min(26rem, 100%); margin: 1.3rem 0
 caption { text-align: left; padding-bottom: .5rem; max-width: 42rem; }
 th, td { text-align: right; padding: .32rem .9rem .32rem 0; border-bottom: 1px solid var(--line); }
 th { font-weight: 500; color: var(--soft); }
-th:first-child, td:first-child { text-align: left; }
+th, td { white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 8.5rem;
+  position: sticky; left: 0; background: var(--paper); }
+td.words { text-align: left; white-space: normal; min-width: 14rem; }
+td:last-child, th:last-child { padding-right: 0; }
+.marked { list-style: none; padding: 0; max-width: 46rem; }
+.marked li { display: flex; gap: .8rem; align-items: baseline; padding: .55rem 0;
+  border-bottom: 1px solid var(--line); }
+.marked li > b { flex: none; width: 1.2rem; text-align: center; }
+.marked .yes > b { color: var(--good); }
+.marked .no > b { color: var(--bad); }
 summary { cursor: pointer; color: var(--mark); }
 sub, sup { font-size: .72em; line-height: 0; }
 @media print { details { display: none; } }
@@ -72,12 +85,14 @@ class Figure:
         data: the content of the file.
         alt: what it shows, in words, for those who do not see it.
         caption: HTML under it.
+        strip: whether it scrolls where the page is narrow, for its parts would be too small to be seen.
     """
 
     name: str
     data: bytes
     alt: str
     caption: str
+    strip: bool = False
 
     def html(self) -> str:
         """The figure with its data inside; a film can be folded away, for not everybody likes moving pictures."""
@@ -87,6 +102,7 @@ class Figure:
         else:
             data = base64.b64encode(self.data).decode()
             shown = f'<img alt="{escape(self.alt)}" src="data:{MIME[kind]};base64,{data}">'
+            shown = f'<div class="wide">{shown}</div>' if self.strip else shown
         figure = f"<figure>{shown}<figcaption>{self.caption}</figcaption></figure>"
         return f"<details open><summary>Film</summary>{figure}</details>" if kind == "webp" else figure
 
@@ -153,10 +169,25 @@ def number(value: float) -> str:
 
 
 def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of HTML cells, the first column to the left; it scrolls where the page is narrow."""
-    first = "".join(f'<th scope="col">{cell}</th>' for cell in head)
-    rest = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+    """A table of HTML cells, the first column to the left; it scrolls where the page is narrow, and no number wraps."""
+
+    def cell(html: str) -> str:
+        words = len(re.sub("<[^>]*>", "", html)) > WORDS
+        return f'<td class="words">{html}</td>' if words else f"<td>{html}</td>"
+
+    first = "".join(f'<th scope="col">{name}</th>' for name in head)
+    rest = "".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in rows)
     return f'<div class="wide"><table><caption>{caption}</caption><tr>{first}</tr>{rest}</table></div>'
+
+
+def marked(items: Sequence[tuple[bool | None, str]]) -> str:
+    """A list of HTML with a tick, a cross or a tilde (neither) before each."""
+    signs = {True: ("yes", "✓", "yes"), False: ("no", "✗", "no"), None: ("so", "~", "partly")}
+    rows = []
+    for passed, html in items:
+        kind, sign, word = signs[passed]
+        rows.append(f'<li class="{kind}"><b role="img" aria-label="{word}">{sign}</b><div>{html}</div></li>')
+    return f'<ul class="marked">{"".join(rows)}</ul>'
 
 
 def page(title: str, introduction: str, sections: Sequence[Section]) -> str:

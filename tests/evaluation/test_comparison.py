@@ -63,11 +63,11 @@ def test_equal_models_do_not_differ_and_a_worse_one_is_found(models, pictures, c
     verdicts = {(row["part"], row["row"]): row["to_first"][1]["verdict"] for row in found["rows"]}
     assert verdicts["quality-learned-by-class", "kid"] == "worse"
     assert {row["row"]: row["to_first"][1]["test"] for row in tested}.items() >= {
-        "kid": "paired jackknife",
-        "precision": "paired jackknife",
+        "kid": "paired exchange",
+        "precision": "paired exchange",
         "all": "paired",
         "sharpness": "paired",
-        "sharpness-distance": "paired jackknife",
+        "sharpness-distance": "paired exchange",
     }.items()
 
     assert found["tests"] == sum(told["p"] is not None for row in found["rows"] for told in row["to_first"])

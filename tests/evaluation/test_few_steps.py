@@ -6,6 +6,7 @@ import pytest
 
 from sfumato import registry
 from sfumato.cli import main as cli
+from sfumato.cli.search_grid import advice
 from sfumato.evaluation.few_steps import search_grid
 from sfumato.report import Silent
 
@@ -33,18 +34,28 @@ def test_as_many_steps_as_the_truth_has_miss_nothing_on_its_own_grid(tiny, monke
     assert found.misses["log-snr"] == 0 < found.misses["uniform"]
 
 
-def test_the_command_compares_and_its_times_draw(folder, tmp_path, capsys):
+def test_the_command_compares_and_the_times_that_it_recommends_draw(folder, tmp_path, capsys):
     assert cli.main(["search-grid", str(folder), "cat", "--steps", "3", "--n", "4"]) == 0
     out = capsys.readouterr().out
     shown = {name: float(miss) for name, miss in re.findall(r"^  (\S+) +([\d.]+)", out, re.MULTILINE)}
     assert shown.keys() == {*registry.GRIDS, "searched"}
     assert re.search(rf"^  {min(shown, key=lambda name: shown[name])} .*the least$", out, re.MULTILINE)
 
-    times = out.split("--times ")[1].strip()
+    how = out.split("sfumato generate ")[1].split()
     drawn = ["generate", "cat", "--model", str(folder), "--seed", "1", "--out", str(tmp_path)]
-    assert cli.main([*drawn, "--times", times]) == 0
+    assert cli.main([*drawn, *how]) == 0
     assert cli.main(["rerun", str(tmp_path / "cat-1.png"), "--model", str(folder)]) == 0
     assert "the same, byte for byte" in capsys.readouterr().out
+
+
+def test_only_times_that_won_are_recommended(tiny):
+    model = tiny("class")
+    settings, times = model.sampling(steps=3, grid="log-snr"), (1.0, 0.7, 0.2, 0.0)
+    assert advice(model, settings, "searched", times).endswith("--times 1,0.7,0.2,0")
+    lost = advice(model, settings, "uniform", times)
+    assert "no better times than those of the grid uniform" in lost and lost.endswith("--times 1,0.6667,0.3333,0")
+    own = advice(model, settings, "log-snr", times)
+    assert "which the model has" in own and own.endswith("generate --steps 3") and "0.7" not in own
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,11 @@ from sfumato.evaluation.release import (
     evaluated_card,
     licence_checks,
     lineage_checks,
+    section,
     threshold_checks,
     verdict,
 )
+from sfumato.measures.probes import Attribute
 from sfumato.model import Model
 from sfumato.report import Silent
 
@@ -52,7 +54,26 @@ def test_a_threshold_holds_up_to_itself(demands, passed):
 
 def test_what_was_not_measured_fails_and_what_was_is_named():
     (check,) = threshold_checks(PARTS, Release(at_most={"memorization.copies": 0.1}))
-    assert not check.passed and "not measured" in check.told and "membership.auc" in check.told
+    assert not check.passed and "not measured" in check.told and "membership.auc" in check.fix
+    why = {"memorization": "3 held-out pictures are too few; fix: hold out more"}
+    (check,) = threshold_checks(PARTS, Release(at_most={"memorization.copies": 0.1}), why)
+    assert "3 held-out pictures are too few" in check.told and check.fix == "hold out more"
+
+
+def test_every_refusal_has_a_reason_and_a_fix():
+    demands = Release(at_most={"membership.auc": 0.1, "bias-*.tv": 0.1, "x.y": 1}, licences=("CC0",))
+    checks = [
+        *threshold_checks(PARTS, demands),
+        *lineage_checks(
+            cast(Any, SimpleNamespace(record={"environment": {"commit": "1 with uncommitted changes"}})), data([])
+        ),
+        *licence_checks(data([{"source": "x", "licence": "MIT"}, {"source": "y"}]), demands),
+    ]
+    assert len(checks) == 7 and not any(check.passed for check in checks)
+    page = section(checks).parts[1]
+    for check in checks:
+        assert check.told and check.fix and f"fix: {check.fix}" in str(check)
+        assert check.fix.split("`")[0].replace("'", "&#x27;") in str(page) and '<li class="no">' in str(page)
 
 
 @pytest.mark.parametrize(("least", "passed"), [(0.001, [True, True]), (0.02, [False, True]), (0.6, [False, False])])
@@ -74,10 +95,10 @@ def test_the_card_has_what_was_measured_once_and_keeps_all_else():
     for part in parts.values():
         part["rows"] = {key: {"name": key, **row} for key, row in part["rows"].items()}
     once = evaluated_card(CARD, parts, [Check("a", True, "fine")])
-    assert "| auc | 0.61 [0.55, 0.67] |  |" in once and "passed  a: fine" in once and "share:dark" not in once
+    assert "| auc | 0.61 [0.55, 0.67] |  |" in once and "passed   a: fine" in once and "share:dark" not in once
     assert once.startswith("# Model card\n\n## Data\n\nx\n") and once.endswith("## Settings\n\n```yaml\n```\n")
     again = evaluated_card(once, parts, [Check("b", True, "fine")])
-    assert again == once.replace("passed  a", "passed  b")
+    assert again == once.replace("passed   a", "passed   b")
 
 
 @pytest.fixture
@@ -110,7 +131,7 @@ def test_a_model_is_released_with_its_cards_or_refused_with_reasons(trained, cap
     before, after = Model.load(trained / "model"), Model.load(trained / "yes" / "model")
     assert after.fingerprint == before.fingerprint and after.record == before.record
     card = (trained / "yes" / "model" / "README.md").read_text()
-    assert "Membership test of one query" in card and "passed  licence of own: CC0-1.0, 160 pictures" in card
+    assert "Membership test of one query" in card and "passed   licence of own: CC0-1.0, 160 pictures" in card
     assert "| own | CC0-1.0 | 160 |" in (trained / "yes" / "model" / "data-card.md").read_text()
 
     assert cli.main([*command, str(trained / "no"), *fair, "--at-most", "membership.auc=0.1"]) == 1
@@ -149,22 +170,23 @@ def test_the_lineage_needs_the_data_of_the_training_and_committed_code(record, p
     assert [check.passed for check in checks] == passed
 
 
-def test_the_data_card_has_sources_classes_and_shares():
+def test_the_shares_of_the_data_card_are_of_all_pictures():
     card = data_card(
         data(
-            [{"source": "shop", "licence": "CC0"}] * 3,
-            labels=[0, 1, 1],
+            [{"source": "shop", "licence": "CC0"}] * 4,
+            labels=[0, 1, 1, 1],
             classes=("cat", "dog"),
-            captions=[("a cat",), (), ()],
-            describe=lambda: "3 pictures",
+            captions=[("a cat in snow",), ("sun",), ("a beach",), ("sun and snow",)],
+            describe=lambda: "4 pictures",
         ),
-        PARTS,
+        [Attribute("season", {"winter": ["snow"], "summer": ["sun", "beach"]}), Attribute("tone", {"dark": ["dark"]})],
     )
-    assert "| shop | CC0 | 3 |" in card and "| dog | 2 |" in card and "| dark | 25.0% |" in card
-    assert "1 pictures have captions" in card
+    assert "| shop | CC0 | 4 |" in card and "| dog | 3 | 75.0% |" in card and "4 pictures have captions" in card
+    assert "| winter | 1 | 25.0% |" in card and "| summer | 2 | 50.0% |" in card
+    assert "| several values | 1 | 25.0% |" in card and "tone" not in card
 
 
 def test_the_verdict_names_the_failed_checks_first():
     told = verdict([Check("a", True, "fine"), Check("b", False, "bad")]).splitlines()
-    assert told == ["REFUSED  b: bad", "passed  a: fine", "", "not released: 1 of 2 checks failed"]
+    assert told == ["REFUSED  b: bad", "passed   a: fine", "", "not released: 1 of 2 checks failed"]
     assert verdict([Check("a", True, "fine")]).endswith("\nreleased")

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from sfumato.evaluation.report import Part, Row, html, text, to_json, values
+from sfumato.evaluation.report import Evaluation, Part, Row, text, to_json, values
+from sfumato.evaluation.report_page import html
 from sfumato.measures.interval import Interval
 from sfumato.page import Figure
 
@@ -42,13 +43,22 @@ def test_json_holds_every_number_with_its_interval_and_its_basis():
 def test_the_terminal_shows_drawn_beside_real():
     lines = text(PARTS).splitlines()
     (kid,) = (line for line in lines if "KID" in line)
-    assert kid.split("KID x 1000")[1].split("|")[0].strip() == "4.2500 [3.5000, 5.0000]"
-    assert "| 0.1250 [-0.2500, 0.5000]  (lower is better)" in kid
+    assert kid.split("KID x 1000")[1].split("|")[0].strip() == "4.25 [3.5, 5]"
+    assert "| 0.125 [-0.25, 0.5]  (lower is better)" in kid
     assert any(line.startswith("Speed") for line in lines) and lines[0].endswith("drawn | real")
 
 
+def test_what_is_not_drawn_does_not_stand_under_drawn():
+    row = Row("bound", "bound, bits/dim", Interval(3.5, 3.0, 4.0), better="lower")
+    part = Part("nll", "Likelihood", "Of real pictures.", [row], columns=("real pictures", ""))
+    content, _ = html("Evaluation of m", Evaluation({}, [part], {}, [], {}, []))
+    assert "real pictures" in text([part]) and "drawn" not in text([part])
+    assert '<th scope="col">real pictures</th>' in content and '<th scope="col">drawn</th>' not in content
+
+
 def test_the_page_has_the_numbers_the_basis_and_the_pictures():
-    content, sections = html("Evaluation of m", "<p>Drawn today.</p>", PARTS)
+    content, sections = html("Evaluation of m", Evaluation({"seed": 0}, PARTS, {}, [], {"bias": "no <words>"}, []))
+    assert "seed: <code>0</code>" in content and "Not measured" in content and "no &lt;words&gt;" in content
     assert "Distance &lt;to&gt; the data" in content
     assert "<td>4.25</td><td>3.5 to 5</td><td>0.125</td><td>−0.25 to 0.5</td><td>lower</td>" in content
     assert "Comparable only with: space learned, pictures 500." in content

@@ -12,6 +12,7 @@ from sfumato.errors import UserError
 from sfumato.evaluation.parts import accuracy_part
 from sfumato.evaluation.run import sets_of
 from sfumato.material import Material
+from sfumato.measures.interval import digits
 
 
 @pytest.mark.parametrize("seen", [0, 30, 95])
@@ -63,7 +64,7 @@ def test_one_command_writes_one_report_in_three_forms_and_goes_on(tiny, pictures
     assert {"quality-learned-by-class", "accuracy", "statistics", "speed"} < parts.keys() and len(parts) == 5
     for part in parts.values():
         for row in part["rows"].values():
-            assert f"{row['drawn']['mean']:.4f}" in printed
+            assert digits(row["drawn"]["mean"]) in printed
     page = (tmp_path / "out" / "index.html").read_text()
     assert "Class accuracy" in page and (tmp_path / "out" / "samples.png").is_file()
     values = np.load(tmp_path / "out" / "values.npz")

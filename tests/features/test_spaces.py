@@ -132,6 +132,8 @@ def test_the_hash_is_that_of_weights_statistics_and_preprocessing():
 class Counted:
     """A space that counts what it is asked: the mean colour of each picture."""
 
+    blind = "It does not see where a colour is."
+
     def __init__(self, sha256: str = "a"):
         self.name, self.sha256, self.asked = "mean colour", sha256, 0
 

@@ -7,7 +7,6 @@ from sfumato.errors import UserError
 from sfumato.measures.interval import (
     Interval,
     difference,
-    difference_of,
     jackknife,
     of_mean,
     of_share,
@@ -56,8 +55,6 @@ def test_pairs_that_share_what_they_differ_by_are_told_apart_only_as_pairs():
     a, b = shared + 0.1 * normal(100, seed=1) + 0.1, shared + 0.1 * normal(100, seed=2)
     together, apart = difference(a, b, paired=True), difference(a, b, paired=False)
     assert together.p is not None and together.p < 1e-6 and apart.p is not None and apart.p > 0.9
-    [together], [apart] = (difference_of(mean, a, b, paired, seed=0) for paired in (True, False))
-    assert together.p is not None and together.p < 1e-4 and apart.p is not None and apart.p > 0.9
 
 
 @pytest.mark.parametrize("groups", [2, 4])
@@ -74,20 +71,6 @@ def test_groups_are_left_out_in_turn_and_pairs_together():
     left = [set(x.tolist()) - set(part.tolist()) for part, _ in sets]
     assert set.union(*left) == set(range(10)) and sorted(map(len, left)) == [2, 2, 3, 3]
     assert all((pairs[:, 0] == pairs[:, 1]).all() for _, pairs in sets)
-
-
-def test_the_interval_of_a_difference_of_statistics_holds_the_truth_95_times_of_100():
-    def spread(x, scale):
-        return (x.var(0) * scale.mean()).log()
-
-    missed = 0
-    for trial in range(300):  # the variances are as 4 to 1
-        a, b = 2 * normal(60, seed=3 * trial), normal(80, seed=3 * trial + 1)
-        [found] = difference_of(spread, a, b, False, trial, shared=[normal(50, seed=3 * trial + 2) * 0.1 + 1])
-        assert found.interval.low is not None and found.interval.high is not None and found.p is not None
-        missed += not found.interval.low < torch.tensor(4.0).log() < found.interval.high
-        assert (found.p < 0.05) == (found.interval.low > 0 or found.interval.high < 0)
-    assert 5 <= missed <= 28
 
 
 def test_the_same_seed_gives_the_same_error_and_all_progress_is_told():
@@ -128,6 +111,7 @@ def test_the_interval_of_a_share_covers_it():
         assert inside / 400 > 0.92
 
 
-def test_small_numbers_are_told_with_digits_that_say_something():
-    assert str(Interval(0.6234, 0.0, 1.0)) == "0.6234 [0.0000, 1.0000]"
-    assert str(Interval(0.00001234, None, None)) == "1.2e-05"
+def test_numbers_are_told_with_three_digits():
+    assert str(Interval(0.6234, 0.0, 1.0)) == "0.623 [0, 1]"
+    assert str(Interval(0.00001234, None, None)) == "1.23e-05"
+    assert str(Interval(12345.6, -1234.5, 7.0)) == "12,346 [-1,234, 7]"

@@ -17,6 +17,7 @@ from sfumato.evaluation import nll_report
 from sfumato.evaluation.pictures import pictures_for
 from sfumato.material import Pictures
 from sfumato.measures import nll as module
+from sfumato.measures.interval import digits
 from sfumato.measures.nll import chain, dequantised
 from sfumato.measures.nll import nll as measured
 
@@ -167,7 +168,8 @@ def test_the_command_prints_and_writes_the_same_numbers(model, folder, tmp_path,
     report = json.loads((out / "report.json").read_text())
     found = report["nll"]
     for method in ("bound", "entropies", "continuous", "ode"):
-        assert f"{found[method]['total']['mean']:.4f} [{found[method]['total']['low']:.4f}, " in printed
+        total = found[method]["total"]
+        assert f"{digits(total['mean'])} [{digits(total['low'])}, " in printed
     assert found["pictures"] == len(found["names"]) == 3 and not report["data"]["held_out"]
     parts = found["bound"]
     whole = parts["L_T"]["mean"] + parts["sum_of_KL"]["mean"] + parts["L_0"]["mean"]
@@ -177,6 +179,8 @@ def test_the_command_prints_and_writes_the_same_numbers(model, folder, tmp_path,
     assert [row["term"] for row in rows] == [f"L_{i}" for i in range(6, -1, -1)]
     assert abs(sum(float(row["bits_per_dim"]) for row in rows) - parts["total"]["mean"]) < 1e-5
     assert ET.parse(out / "kl.svg").getroot().tag.endswith("svg")
+    page = (out / "index.html").read_text()
+    assert 'aria-label="terms of the bound over time"' in page and '<th scope="col">real pictures</th>' in page
 
 
 @pytest.mark.parametrize(

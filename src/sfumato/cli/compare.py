@@ -34,15 +34,15 @@ def compare(
     ----------
     models
         Two or more, each held against the first: names of models in the package, run or model folders, or folders with
-        a report of `sfumato evaluate`, which is not measured anew. One with --grid.
+        a report of `sfumato evaluate`, which is not measured again. With --grid, one.
     data
         Folder of pictures, or the name of a public data set; best the data of the training.
     metrics
-        What to measure of each model, as in `sfumato evaluate`; quality, statistics and speed by default.
+        What to measure, as in `sfumato evaluate`; quality, statistics and speed by default.
     grid
         A setting of sampling and its values, "steps=5,10,20"; once or twice.
     metric
-        Of a grid, the first in the report: kid, fd (Fréchet distance) or accuracy.
+        The metric that comes first in the report of a grid: kid, fd (Fréchet distance) or accuracy.
     n
         Pictures of each model or cell, and real ones that they are compared with.
     seed
@@ -91,14 +91,15 @@ def side_by_side(
     models: tuple[str, ...], data: str | None, metrics: tuple[str, ...], n: int, seed: int, out: Path, report: Report
 ) -> str:
     """Models or reports, each held against the first."""
-    from sfumato.evaluation import comparison, run
+    from sfumato.evaluation import comparison
     from sfumato.evaluation.comparison_page import written
+    from sfumato.evaluation.settings import METRICS as KNOWN
     from sfumato.generation.draw import open_model
     from sfumato.page import folder
 
     for name in metrics:
-        if name not in run.METRICS:
-            raise unknown("metric", name, run.METRICS)
+        if name not in KNOWN:
+            raise unknown("metric", name, KNOWN)
     names = distinct(models)
     kept = {place for place, model in enumerate(models) if is_report(Path(model), data)}
     opened: list[tuple[int, str, Model]] = []

@@ -37,11 +37,11 @@ def evaluate(
     data
         Folder of pictures, or the name of a public data set; best the data of the training.
     metrics
-        What to measure; by default all that the model and the data allow. quality: distances, fidelity and diversity
-        in two feature spaces or more, and class accuracy; statistics: sharpness and colours; speed; nll: bits per
-        dimension, by two bounds and the probability-flow ODE; memorization: copies of training pictures; membership:
-        whether the loss tells them; alignment: with the prompts; bias: shares of labels, or of words by template;
-        duplicates: near-duplicates of the training data.
+        What to measure; by default all that the model and the data allow but the likelihood, which takes long.
+        quality: distances, fidelity and diversity in two feature spaces or more, and class accuracy; statistics:
+        sharpness and colours; speed; nll: bits per dimension, by two bounds and the probability-flow ODE; memorization:
+        copies of training pictures; membership: whether the loss tells them; alignment: with the prompts; bias: shares
+        of labels, or of words by template; duplicates: near-duplicates of the training data.
     n
         Pictures that are drawn, and real ones that they are compared with.
     steps
@@ -76,35 +76,32 @@ def evaluate(
     if not 0 <= alarm <= 1:
         raise UserError(f"evaluate: alarm = {alarm} is not possible", "set --alarm to a number from 0 to 1")
 
-    from sfumato.evaluation import run
-    from sfumato.evaluation.report import written
+    from sfumato.evaluation.report_page import written
+    from sfumato.evaluation.run import evaluate as measured
+    from sfumato.evaluation.settings import BY_DEFAULT, METRICS, Groups, Likelihoods, Measuring
     from sfumato.generation.draw import open_model
     from sfumato.measures.probes import read_attributes
     from sfumato.page import folder
 
     for metric in metrics or ():
-        if metric not in run.METRICS:
-            raise unknown("metric", metric, run.METRICS)
+        if metric not in METRICS:
+            raise unknown("metric", metric, METRICS)
     try:
         own = read_attributes(attributes.read_text("utf-8"), str(attributes)) if attributes else ()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{attributes} cannot be read as text: {error}", "give a YAML file in UTF-8") from None
+    how = Measuring(
+        metrics=metrics or BY_DEFAULT,
+        n=n,
+        seed=seed,
+        likelihoods=Likelihoods(nll_n, chain, probes),
+        groups=Groups(template, own, alarm),
+        inception=inception,
+        strict=metrics is not None,
+    )
     with Terminal() as terminal:
         opened = open_model(model)
         settings = opened.sampling(steps=steps, solver=solver, guidance=guidance)
         folder(out)
-        found = run.evaluate(
-            opened,
-            data,
-            settings,
-            metrics or run.METRICS,
-            n,
-            seed,
-            out,
-            terminal,
-            likelihoods=run.Likelihoods(nll_n, chain, probes),
-            groups=run.Groups(template, own, alarm),
-            inception=inception,
-            strict=metrics is not None,
-        )
-    print(written(out, f"Evaluation of {opened.config.name}", found.about, found.parts, found.files, found.words))
+        found = measured(opened, data, settings, how, out, terminal)
+    print(written(out, f"Evaluation of {opened.config.name}", found))

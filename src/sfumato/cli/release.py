@@ -23,8 +23,8 @@ def release(
 ) -> int:
     """Measure and check a model, and write it with its cards, or refuse with reasons; exits with 1 if it is refused.
 
-    Checked are the thresholds, that the data are those of the training and the code was committed, and that every
-    source has a licence that is allowed.
+    It checks the thresholds, that the data are those of the training, that the code was committed, and that every
+    source has an allowed licence.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def release(
     data
         What it was trained on; by default the place that the training read.
     recipe
-        Whose group `release` is demanded; by default that which the model was trained with.
+        The recipe with the thresholds (its group `release`); by default the one that the model was trained with.
     at_most
         One more threshold, e.g. membership.auc=0.6 or "memorization-*.near-copies=0.01"; may be given again.
     at_least
@@ -52,9 +52,11 @@ def release(
 
     from sfumato.config import load_recipe
     from sfumato.evaluation import release as gate
-    from sfumato.evaluation import run
     from sfumato.evaluation.pictures import material_for
-    from sfumato.evaluation.report import told, written
+    from sfumato.evaluation.report import told
+    from sfumato.evaluation.report_page import written
+    from sfumato.evaluation.run import evaluate
+    from sfumato.evaluation.settings import METRICS, Likelihoods, Measuring
     from sfumato.generation.draw import model_folder
     from sfumato.model import Model
     from sfumato.page import folder
@@ -69,19 +71,16 @@ def release(
         }
     )
     named = [*demands.at_most, *demands.at_least]
-    metrics = [metric for metric in run.METRICS if metric != "nll" or any(name.startswith("nll") for name in named)]
+    metrics = [metric for metric in METRICS if metric != "nll" or any(name.startswith("nll") for name in named)]
+    how = Measuring(metrics, n, seed, likelihoods=Likelihoods(nll_n))
     path = data or opened.config.data.path
     with Terminal() as terminal:
         folder(out)
-        likelihoods = run.Likelihoods(nll_n)
-        settings = opened.sampling()
-        found = run.evaluate(
-            opened, path, settings, metrics, n, seed, out, terminal, likelihoods=likelihoods, strict=False
-        )
+        found = evaluate(opened, path, opened.sampling(), how, out, terminal)
         trained_on = material_for(opened, path, out / "data", terminal).data
     parts = told(found.parts)
     checks = [
-        *gate.threshold_checks(parts, demands),
+        *gate.threshold_checks(parts, demands, found.left_out),
         *gate.lineage_checks(opened, trained_on),
         *gate.licence_checks(trained_on, demands),
     ]
@@ -89,7 +88,7 @@ def release(
         found.words.append("no thresholds are demanded: set release.at_most and release.at_least in the recipe")
     passed = gate.released(place, trained_on, parts, checks, out)
     title = f"Release of {opened.config.name}"
-    print(written(out, title, found.about, found.parts, found.files, found.words, [gate.section(checks)]))
+    print(written(out, title, found, [gate.section(checks)]))
     print(f"\n{gate.verdict(checks)}")
     return 0 if passed else 1
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import cycle, islice
+from typing import TYPE_CHECKING
 
 from sfumato.cli.progress import Terminal
 from sfumato.errors import UserError
+
+if TYPE_CHECKING:
+    from sfumato.config import Sampling
+    from sfumato.model import Model
 
 NOISY = ("ddpm", "edm", "dpm++2m-sde", "sa")
 MOST = 20  # steps; more gain nothing from a search
@@ -46,6 +52,7 @@ def search_grid(
 
     from sfumato.evaluation.few_steps import search_grid as found_by
     from sfumato.generation.draw import open_model
+    from sfumato.measures.interval import digits
     from sfumato.request import Request
 
     with Terminal() as terminal:
@@ -63,6 +70,20 @@ def search_grid(
     least = min(found.misses, key=lambda name: found.misses[name])
     print(f"{steps} steps of {settings.solver} miss the pictures of many steps by (of 255 levels, {n} pictures)\n")
     for name, miss in found.misses.items():
-        print(f"  {name:10}{miss:8.2f}{'  the least' if name == least else ''}")
-    times = ",".join(f"{t:.4g}" for t in found.times)
-    print(f"\ndraw with the searched times: sfumato generate --times {times}")
+        print(f"  {name:10}{digits(miss):>8}{'  the least' if name == least else ''}")
+    print(f"\n{advice(opened, settings, least, found.times)}")
+
+
+def advice(model: Model, settings: Sampling, least: str, searched: Sequence[float]) -> str:
+    """How to draw with the times that miss least: the searched ones are recommended only where they won."""
+    if least == "searched":
+        return f"draw with the searched times: sfumato generate --times {_listed(searched)}"
+    lost = f"the search found no better times than those of the grid {least}"
+    if least == settings.grid:
+        return f"{lost}, which the model has: sfumato generate --steps {settings.steps}"
+    times = model.times(settings.model_copy(update={"grid": least, "times": ()})).tolist()
+    return f"{lost}: sfumato generate --times {_listed(times)}"
+
+
+def _listed(times: Sequence[float]) -> str:
+    return ",".join(f"{t:.4g}" for t in times)

@@ -1,13 +1,13 @@
 """Two or more reports side by side, and which of their differences are more than chance.
 
 Reports are compared part by part, and only where the basis of the part is the same: a Fréchet distance in another
-feature space, or of another number of pictures, is another quantity. Where a number is a mean over pictures, and the
-reports drew the same prompts from the same seeds, the test is paired; else it is that of two independent means whose
-standard errors their intervals tell. The p-value is two-sided, from Student's law or the normal one.
+feature space, or of another number of pictures, is another quantity. Where a number is a mean over pictures, and both
+reports drew the same prompts from the same seeds, the test is paired; else it takes the two means for independent, with
+the standard errors of their intervals. The p-value is two-sided, from Student's law or the normal one.
 
-Many tests at once find differences where there are none: of 40 without any, two have p < 0.05 on average. Holm's
-correction (Holm 1979) makes the p-values of a family so much larger that the chance of one false alarm or more among
-all of them is at most that of one test.
+Many tests at once find differences where there are none: among 40 tests without any, two have p < 0.05 on average.
+Holm's correction (Holm 1979) enlarges the p-values of a family so that the chance of any false alarm among all of them
+is at most that of one test.
 """
 
 import math
@@ -27,7 +27,7 @@ Values = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Compared:
-    """What a row of one report has above the same row of another.
+    """A row of one report less the same row of another.
 
     Attributes:
         difference: with its interval and p-value.
@@ -85,8 +85,8 @@ def compare(
 
 
 def independent(first: Interval, second: Interval) -> Difference:
-    """The test of two independent numbers by their intervals, taken for those of the normal law, as wide on either side
-    as on the wider."""
+    """The test of two independent numbers by their intervals, which are taken for those of the normal law, as wide on
+    both sides as on the wider one."""
     from scipy.stats import norm
 
     gap = second.mean - first.mean

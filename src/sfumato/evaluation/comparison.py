@@ -1,12 +1,12 @@
 """Several models side by side: each against the first, row by row of their reports.
 
-Every model is evaluated as by `sfumato evaluate`, with the same seeds and conditions, or has been; what is compared is
-what their reports hold. A part whose basis is another is left out, with the reason. Each difference has the most exact
-test that what is at hand allows:
+Every model is evaluated as by `sfumato evaluate`, with the same seeds and conditions, or has been before; their reports
+are compared. A part with another basis is left out, with the reason. Each difference has the most exact test that the
+reports allow:
 
     paired             Student's, picture by picture of one seed and prompt
-    paired jackknife   of a number of whole sets, pairs left out together
-    jackknife          the same where the pictures are no pairs
+    paired exchange    of a number of whole sets: the pictures of a pair change sides
+    exchange           the same where the pictures are no pairs
     independent        of two independent numbers, by their intervals; wider than need be
 
 and all p-values of the comparison are one family for Holm's correction.
@@ -25,9 +25,10 @@ import torch
 from sfumato.errors import UserError
 from sfumato.evaluation import run
 from sfumato.evaluation.compare import Compared, comparable, compare, holm, same_draws
-from sfumato.evaluation.report import written
+from sfumato.evaluation.report_page import written
+from sfumato.evaluation.settings import Measuring
 from sfumato.evaluation.trust_parts import Reading
-from sfumato.evaluation.yardstick import Yardstick, feature_differences, picture_differences, yardstick
+from sfumato.evaluation.yardstick import SET_STATISTICS, Yardstick, feature_differences, picture_differences, yardstick
 from sfumato.measures import bias
 from sfumato.measures.interval import Difference, Interval
 from sfumato.model import Model
@@ -171,7 +172,7 @@ def evaluated(
         name: for people.
         place: among the models, from 1.
         path: of the data.
-        metrics: some of `sfumato.evaluation.run.METRICS`.
+        metrics: some of `sfumato.evaluation.settings.METRICS`.
         n: pictures of each set.
         seed: of every choice and draw.
         out: for the folder <place>-<name>, and "shared" for what the models share.
@@ -179,8 +180,9 @@ def evaluated(
     """
     folder, shared = out / f"{place}-{slug(name)}", out / "shared"
     folder.mkdir(parents=True, exist_ok=True)
-    found = run.evaluate(model, path, model.sampling(), metrics, n, seed, folder, Named(name, report), shared=shared)
-    written(folder, f"Evaluation of {model.config.name}", found.about, found.parts, found.files, found.words)
+    how = Measuring(metrics, n, seed, strict=True)
+    found = run.evaluate(model, path, model.sampling(), how, folder, Named(name, report), shared)
+    written(folder, f"Evaluation of {model.config.name}", found)
     held = None
     if {"quality", "statistics"} & set(metrics):
         held = yardstick(model, path, n, seed, shared, Silent(), features="quality" in metrics)
@@ -218,7 +220,7 @@ def exact_differences(
     if not np.array_equal(one.reference, other.reference):
         return {}
     paired = same_draws(first.report, second.report)
-    kind = "paired jackknife" if paired else "jackknife"
+    kind = "paired exchange" if paired else "exchange"
 
     found: dict[str, tuple[Difference, str]] = {}
     for space in one.spaces:
@@ -228,10 +230,11 @@ def exact_differences(
                 one.features(space, pictures, report) for pictures in (first.pictures, second.pictures, one.real)
             )
             task = f"{second.name}: difference to {first.name}, {space.name}"
-            for row, difference in feature_differences(
-                other_drawn, drawn, real, paired, seed, progress=lambda *at, task=task: report.progress(task, *at)
-            ).items():
-                found[f"{part}.{row}"] = difference, kind
+            names = [name for name in SET_STATISTICS if not space.blind or "precision" not in name]
+            differences = feature_differences(
+                other_drawn, drawn, real, paired, seed, names, lambda *at, task=task: report.progress(task, *at)
+            )
+            found |= {f"{part}.{row}": (difference, kind) for row, difference in differences.items()}
     if comparable(first.report, second.report, "statistics"):
         for row, difference in picture_differences(second.pictures, first.pictures, one.real, paired, seed).items():
             of_sets = row.endswith("-distance")

@@ -19,8 +19,8 @@ NAMES = 56  # letters of a row's name in the terminal, at most
 
 KINDS = {
     "paired": "pictures of one seed and prompt compared one by one (Student's test)",
-    "paired jackknife": "a number of whole sets, pairs of one seed and prompt left out together",
-    "jackknife": "a number of whole sets held against the same real pictures",
+    "paired exchange": "a number of whole sets, against what 200 exchanges within pairs of one seed and prompt make",
+    "exchange": "the same where the pictures are no pairs: all change places",
     "independent": "two numbers by their intervals, as if nothing were common to them: wider than need be",
 }
 
@@ -36,26 +36,21 @@ def holm_told(count: int) -> str:
 def text(found: Comparison) -> str:
     """The table for the terminal."""
     first, lines = found.sides[0].name, []
-    told = [_short(value) for line in found.lines for value in line.values if value is not None]
+    told = [str(value) for line in found.lines for value in line.values if value is not None]
     width = max(map(len, [*told, *(side.name for side in found.sides)]))
     left = min(NAMES, max((len(line.name) for line in found.lines), default=0)) + 2
     for part, rows in groupby(found.lines, lambda line: line.part):
         lines += ["", f"{part:<{left + 2}}" + "".join(f"{side.name:<{width + 2}}" for side in found.sides)]
         for line in rows:
-            values = "".join(f"{'-' if value is None else _short(value):<{width + 2}}" for value in line.values)
+            values = "".join(f"{'-' if value is None else str(value):<{width + 2}}" for value in line.values)
             lines.append(f"  {line.name[:NAMES]:<{left}}{values}".rstrip())
             for side, test in zip(found.sides[1:], line.tests, strict=True):
                 if test is not None:
-                    lines.append(f"    {side.name} less {first}: {_short(test.difference.interval)}{_p(test, line)}")
+                    lines.append(f"    {side.name} less {first}: {test.difference.interval}{_p(test, line)}")
     tests = count(found)
     told = [holm_told(tests)] if tests else []
     told += [f"{drift.part}, {drift.side}: {drift.told}" for drift in found.drifts]
     return "\n".join([*lines[1:], "", *told, *(f"not compared: {why}" for why in found.apart)])
-
-
-def _short(value: Interval) -> str:
-    ends = "" if value.low is None else f" [{value.low:.4g}, {value.high:.4g}]"
-    return f"{value.mean:.4g}{ends}"
 
 
 def _p(test: Test, line: Line) -> str:
@@ -215,4 +210,4 @@ def sheet(sides: Sequence[Side]) -> Figure | None:
     picture = labelled_rows(tiles, [name for name, _ in shown], [asked or "" for asked in first.asked[:n]])
     left_out = f" Without {escape(', '.join(without))}: other seeds or prompts, or no pictures." if without else ""
     caption = f"A row a model, a column a seed and a prompt.{left_out}"
-    return Figure("pictures.png", png(picture), "Rows of drawn pictures, one a model.", caption)
+    return Figure("pictures.png", png(picture), "Rows of drawn pictures, one a model.", caption, True)

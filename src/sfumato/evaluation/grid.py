@@ -1,9 +1,9 @@
 """One or two settings of sampling, each at several values: the metrics of every combination, drawn from the same seeds.
 
 Every cell asks for the same pictures from the same seeds, so that the cells differ by their settings and by nothing
-else, and a difference of two has a paired jackknife (`sfumato.evaluation.yardstick`). The best cell of a table is also
-the luckiest; so each other is tested against it, with Holm's correction over the table, and those without a significant
-difference are told as no worse. Of these the cheapest is the one to take.
+else, and the difference of two has a paired test (`sfumato.measures.permutation`). The best cell of a table is also the
+luckiest, so every other cell is tested against it, with Holm's correction over the table; those without a significant
+difference are marked as no worse. Take the cheapest of these.
 """
 
 from collections.abc import Mapping, Sequence

@@ -27,7 +27,7 @@ def text(grid: Grid, metric: str) -> str:
     """The table of one metric for the terminal."""
     rows, columns = grid.axes
     name, better = METRICS[metric]
-    cells = [f"{_short(grid, cell, metric)} {mark(grid, cell, metric)}" for cell in grid.cells]
+    cells = [f"{cell.values[metric]} {mark(grid, cell, metric)}" for cell in grid.cells]
     width = max(map(len, [*cells, *columns.labels()])) + 2
     left = max(len(label) for label in rows.labels()) + 2 if rows.name else 0
     lines = [f"{name} of {grid.about['pictures']} pictures, {better} is better", ""]
@@ -42,11 +42,6 @@ def legend(better: str) -> str:
     """What the marks mean."""
     test = "paired by seed, Holm's correction over the table"
     return f"{BEST} the {'lowest' if better == 'lower' else 'highest'}, {NO_WORSE} not significantly worse ({test})"
-
-
-def _short(grid: Grid, cell: Cell, metric: str) -> str:
-    value = cell.values[metric]
-    return f"{value.mean:.4g}" + ("" if value.low is None else f" [{value.low:.4g}, {value.high:.4g}]")
 
 
 def to_json(grid: Grid, metric: str) -> str:
@@ -114,10 +109,7 @@ def _table(grid: Grid, metric: str) -> str:
         ground = f"background:rgba(164,80,43,{DEEPEST * share:.2f})"
         return f'<div style="{ground};padding:.3rem .6rem;border-radius:4px"{title}>{told}{interval}</div>'
 
-    caption = (
-        f"{better.capitalize()} is better; intervals of 95 %. {legend(better)}. Of these, the "
-        "cheapest is the one to take."
-    )
+    caption = f"{better.capitalize()} is better; intervals of 95 %. {legend(better)}. Take the cheapest of these."
     return _by_place(grid, caption, [shown(cell) for cell in grid.cells])
 
 
@@ -145,4 +137,4 @@ def sheet(grid: Grid) -> Figure:
     prompts = [escape(condition or "") for condition in grid.cells[0].samples.conditions[:n]]
     told = f" Asked for: {', '.join(prompts)}." if any(prompts) else ""
     caption = f"The first {n} pictures of every cell, from the same seeds.{told}"
-    return Figure("pictures.png", png(picture), "A table of strips of drawn pictures, one a cell.", caption)
+    return Figure("pictures.png", png(picture), "A table of strips of drawn pictures, one a cell.", caption, True)

@@ -1,4 +1,4 @@
-"""What `evaluate --metrics nll` tells: a text for people, a JSON for programs, the terms of the bound as CSV and SVG.
+"""The report of `evaluate --metrics nll`: text for people, JSON for programs, the bound as CSV and SVG.
 
 Intervals are Student's, of 95 %: over pictures they say what another choice of pictures might have given, and hold the
 noise of all draws; over probes, what other probes might have given for these pictures.
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sfumato import plots
 from sfumato.diffusion.schedules import Schedule
-from sfumato.measures.interval import Interval, interval
+from sfumato.measures.interval import Interval, digits, interval
 from sfumato.measures.nll import NLL
 
 
@@ -85,7 +85,7 @@ def text(found: NLL) -> str:
     """The result for people."""
     bound, entropies, continuous, ode = found.bound, found.bound.entropies, found.continuous, found.ode
     means = {
-        name: f"{value.mean().item():.4f}"
+        name: digits(value.mean().item())
         for name, value in {
             "prior": bound.prior,
             "kl": bound.kl.sum(1),
@@ -96,14 +96,15 @@ def text(found: NLL) -> str:
             "continuous decoder": continuous.decoder,
         }.items()
     }
+    prior, last, first = (digits(entropy.item()) for entropy in (entropies.prior, entropies.last, entropies.first))
     return "\n".join(
         [
             f"variational bound, {len(bound.times) - 1} steps:  {over_pictures(bound.total)}",
             f"    L_T {means['prior']} + sum of KL {means['kl']} + L_0 {means['decoder']}",
             f"by conditional entropies:  {over_pictures(entropies.total)}, the same to {difference(found):.0e}",
-            f"    sum of KL {means['entropy kl']} + H_p(X_T) {entropies.prior:.4f} - H_q(X_T|X_0) {entropies.last:.4f}"
-            f" + H_q(X_1|X_0) {entropies.first:.4f} + ends {means['ends']}",
-            f"continuous-time bound:  {over_pictures(continuous.total)}, draws +- {1.96 * draws_error(found):.4f}",
+            f"    sum of KL {means['entropy kl']} + H_p(X_T) {prior} - H_q(X_T|X_0) {last} + H_q(X_1|X_0) {first}"
+            f" + ends {means['ends']}",
+            f"continuous-time bound:  {over_pictures(continuous.total)}, draws +- {digits(1.96 * draws_error(found))}",
             f"    L_T {means['prior']} + L_inf {means['infinite']} + L_0 {means['continuous decoder']}",
             f"probability-flow ODE:  {over_pictures(ode.total)}, over probes {over_probes(ode.probes)}",
             f"    uniform dequantisation, {len(ode.probes)} probes a picture, {ode.evaluations} slopes",

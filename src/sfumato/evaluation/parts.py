@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.evaluation.nll_report import over_pictures
+from sfumato.evaluation.nll_report import kl_svg, over_pictures
 from sfumato.evaluation.report import Part, Row
 from sfumato.evaluation.samples import Samples
+from sfumato.features.spaces import FeatureSpace
 from sfumato.measures.frechet import frechet
 from sfumato.measures.interval import Interval, of_share
 from sfumato.measures.kernel import kid
@@ -16,18 +17,23 @@ from sfumato.measures.manifold import manifold
 from sfumato.measures.nll import NLL
 from sfumato.measures.statistics import compared
 from sfumato.measures.vendi import vendi
+from sfumato.page import Figure
 from sfumato.report import Report
 
 Basis = Mapping[str, Any]
+NEIGHBOURS = (
+    "Precision and density say whether drawn pictures look real, recall and coverage whether all of the data are drawn."
+)
+TERMS = "What each step of the chain costs, from noise (t = 1) to picture (t = 0); kl.csv has the numbers."
 
 
 def quality_part(
-    space: str, reference: Tensor, control: Tensor, drawn: Tensor, seed: int, basis: Basis, report: Report
+    space: FeatureSpace, reference: Tensor, control: Tensor, drawn: Tensor, seed: int, basis: Basis, report: Report
 ) -> Part:
     """Distances, fidelity and diversity in one feature space.
 
     Args:
-        space: its name.
+        space: where it is blind to what a picture shows, only distances are told, and why.
         reference: features (N, D) of real pictures.
         control: features (N, D) of other real pictures: what a perfect model would reach.
         drawn: features (N, D).
@@ -38,15 +44,16 @@ def quality_part(
 
     def measured(of: Tensor, which: str) -> dict[str, Interval]:
         def tell(task: str):
-            return lambda done, total: report.progress(f"{task} in {space}, {which}", done, total)
+            return lambda done, total: report.progress(f"{task} in {space.name}, {which}", done, total)
 
         distances = frechet(reference, of, seed, tell("Fréchet distance"))
         found = {"fd": distances.distance}
         if distances.infinite is not None:
             found["fd_infinity"] = distances.infinite
         found["kid"] = _times(kid(reference, of), 1000)
-        neighbours = manifold(reference, of, seed, progress=tell("neighbours"))
-        found |= {name: getattr(neighbours, name) for name in ("precision", "recall", "density", "coverage")}
+        if not space.blind:
+            neighbours = manifold(reference, of, seed, progress=tell("neighbours"))
+            found |= {name: getattr(neighbours, name) for name in ("precision", "recall", "density", "coverage")}
         found["vendi"] = vendi(of, seed, tell("Vendi score"))
         return found
 
@@ -62,11 +69,10 @@ def quality_part(
     }
     of_drawn, of_real = measured(drawn, "drawn"), measured(control, "real")
     return Part(
-        f"quality-{space.replace(' ', '-')}",
-        f"Quality in the features {space}",
+        f"quality-{space.name.replace(' ', '-')}",
+        f"Quality in the features {space.name}",
         "Drawn pictures against real ones, and as many other real ones against the same. Distances say how far the "
-        "laws are apart, precision and density whether drawn pictures look real, recall and coverage whether all of "
-        "the data are drawn, the Vendi score how many pictures would be as diverse.",
+        "laws are apart, and the Vendi score how many pictures would be as diverse. " + (space.blind or NEIGHBOURS),
         [Row(name, told[name][0], value, of_real.get(name), told[name][1]) for name, value in of_drawn.items()],
         basis,
     )
@@ -150,6 +156,8 @@ def likelihood_part(found: NLL, basis: Basis) -> Part:
             for key, (name, value) in methods.items()
         ],
         {**basis, "pictures": len(found.bound.prior), "steps": steps, "probes": len(found.ode.probes)},
+        [Figure("kl.svg", kl_svg(found).encode(), "The terms of the bound over time.", TERMS)],
+        columns=("real pictures", ""),
     )
 
 
@@ -166,4 +174,5 @@ def speed_part(samples: Samples, machine: str) -> Part:
             Row("evaluations", "network evaluations a picture", evaluations, better="lower"),
         ],
         {"machine": machine},
+        columns=("measured", ""),
     )

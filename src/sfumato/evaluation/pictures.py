@@ -1,4 +1,4 @@
-"""The pictures that a model is judged by: real ones, as the model sees them, that it was not trained on."""
+"""The real pictures that a model is judged by: fitted as in its training, and held out where it was trained on them."""
 
 import json
 from pathlib import Path

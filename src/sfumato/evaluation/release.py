@@ -2,8 +2,8 @@
 
 A check is one sentence with a yes or a no. Thresholds are the recipe's (`release.at_most`, `release.at_least`) and name
 the report's numbers as "part.row"; with a star, as in "memorization-*.near-copies", every part (or row) of such a name
-is held to it. A number that was not measured fails its threshold. The mean is held against the threshold, and the
-interval is told.
+is held to it. The mean is held against the threshold, and its interval is printed beside it. A number that was not
+measured fails. Every failed check gives its reason and a fix.
 """
 
 import json
@@ -17,8 +17,10 @@ from typing import Any
 from sfumato import saved
 from sfumato.config import Release
 from sfumato.data.dataset import Dataset
+from sfumato.measures.interval import Interval
+from sfumato.measures.probes import ATTRIBUTES, Attribute
 from sfumato.model import Model
-from sfumato.page import Section, table
+from sfumato.page import Section, marked
 from sfumato.training.card import licences
 
 UNKNOWN = "not stated"
@@ -32,23 +34,41 @@ class Check:
     Attributes:
         name: what is checked.
         passed: whether it holds.
-        told: what was found, and where it fails, what was demanded and what to do.
+        told: what was found and what is demanded.
+        fix: what to do where it fails.
     """
 
     name: str
     passed: bool
     told: str
+    fix: str = ""
 
     def __str__(self) -> str:
-        return f"{'passed' if self.passed else 'REFUSED'}  {self.name}: {self.told}"
+        fix = f"\n         fix: {self.fix}" if self.fix and not self.passed else ""
+        return f"{'passed ' if self.passed else 'REFUSED'}  {self.name}: {self.told}{fix}"
 
 
-def threshold_checks(parts: Mapping[str, Any], demands: Release) -> list[Check]:
+# What helps where a number misses its threshold, by the beginning of its part.
+HELP = {
+    "accuracy": "train longer, or look at the classes that are confused (recall by class in the report)",
+    "quality": "train longer, draw with more steps, or compare settings with sfumato compare --grid",
+    "membership": "train for fewer steps or on more pictures, or drop copies (data.duplicates: drop)",
+    "memorization": "drop copies (data.duplicates: drop) and train anew, for fewer steps or on more pictures",
+    "bias": "look at the groups in the report; balance the data, or say in the model's card what it leaves out",
+    "alignment": "train longer, raise guidance, or give more captions",
+    "nll": "train longer, or with objective.weight for the bound",
+}
+
+
+def threshold_checks(
+    parts: Mapping[str, Any], demands: Release, left_out: Mapping[str, str] | None = None
+) -> list[Check]:
     """The report's numbers against the thresholds.
 
     Args:
         parts: the entry "parts" of report.json.
         demands: the recipe's.
+        left_out: metric -> why it was not measured, and what helps.
     """
     limits = [(name, limit, "at most") for name, limit in demands.at_most.items()]
     limits += [(name, limit, "at least") for name, limit in demands.at_least.items()]
@@ -56,64 +76,85 @@ def threshold_checks(parts: Mapping[str, Any], demands: Release) -> list[Check]:
     checks = []
     for pattern, limit, side in limits:
         held = [name for name in sorted(numbers) if fnmatchcase(name, pattern)]
-        checks += [_threshold(name, numbers[name]["drawn"], limit, side) for name in held]
+        checks += [_threshold(name, pattern, numbers[name]["drawn"], limit, side) for name in held]
         if not held:
-            told = f"not measured, but {side} {limit:g} is demanded; there are: {', '.join(sorted(numbers)) or 'none'}"
-            checks.append(Check(pattern, False, told))
+            checks.append(_unmeasured(pattern, f"{side} {limit:g} is demanded", sorted(numbers), left_out or {}))
     return checks
 
 
-def _threshold(name: str, found: Mapping[str, Any], limit: float, side: str) -> Check:
+def _threshold(name: str, pattern: str, found: Mapping[str, Any], limit: float, side: str) -> Check:
     mean, low, high = (found[end] for end in ("mean", "low", "high"))
     passed = mean <= limit if side == "at most" else mean >= limit
-    told = f"{mean:.4g}" + ("" if low is None else f" [{low:.4g}, {high:.4g}]")
-    return Check(name, passed, f"{told}, {side} {limit:g} is demanded")
+    told = f"{Interval(mean, low, high)}, {side} {limit:g} is demanded"
+    help_first = next((words for part, words in HELP.items() if name.startswith(part)), "train the model further")
+    setting = f"release.{side.replace(' ', '_')}"
+    return Check(name, passed, told, f"{help_first}; where {limit:g} is too strict, change {setting} of {pattern!r}")
+
+
+def _unmeasured(pattern: str, demand: str, measured: Sequence[str], left_out: Mapping[str, str]) -> Check:
+    """A threshold of a number that there is not: why, or which names there are."""
+    why = next((why for metric, why in left_out.items() if pattern.startswith(metric)), "")
+    if why:
+        reason, _, fix = why.partition("; fix: ")
+        return Check(pattern, False, f"not measured ({reason}), but {demand}", fix or "leave the threshold out")
+    near = f"name one that is there: {', '.join(measured)}" if measured else "measure something: see --at-most"
+    return Check(pattern, False, f"not measured, but {demand}", near)
 
 
 def lineage_checks(model: Model, data: Dataset) -> list[Check]:
-    """Where the weights come from: the data they were trained on are at hand, and so is the code."""
+    """Whether the data of the training are at hand, and its code was committed."""
     trained_on, found = model.record.get("manifest_sha256", "nothing"), data.manifest_hash
     same = f"manifest {found[:12]}, that of the training"
-    other = f"manifest {found[:12]}, but the model was trained on {trained_on[:12]}: give the data of the training"
+    other = f"manifest {found[:12]}, but the model was trained on {trained_on[:12]}"
 
     commit = model.record.get("environment", {}).get("commit") or "no commit: an installed version"
-    changed = commit.endswith("with uncommitted changes")
-    fix = ": commit the changes and train again, or the run cannot be repeated" if changed else ""
     return [
-        Check("data", trained_on == found, same if trained_on == found else other),
-        Check("code", not changed, commit + fix),
+        Check(
+            "data",
+            trained_on == found,
+            same if trained_on == found else other,
+            "name the data of the training after the model, unchanged",
+        ),
+        Check(
+            "code",
+            not commit.endswith("with uncommitted changes"),
+            commit,
+            "commit the changes and train again, or the run cannot be repeated",
+        ),
     ]
 
 
 def licence_checks(data: Dataset, demands: Release) -> list[Check]:
     """The licence of every source: stated, and allowed where the recipe names those that are."""
-    return [
-        Check(
-            f"licence of {source}",
-            licence != UNKNOWN and (not demands.licences or licence in demands.licences),
-            f"{licence}, {count:,} pictures"
-            + (": state it in the data's metadata" if licence == UNKNOWN else "")
-            + (f"; allowed are {', '.join(demands.licences)}" if demands.licences else ""),
+    checks = []
+    for source, licence, count in licences(data):
+        allowed = licence != UNKNOWN and (not demands.licences or licence in demands.licences)
+        named = f"; allowed are {', '.join(demands.licences)}" if demands.licences else ""
+        fix = (
+            "write the licence of each picture into the data's metadata.jsonl (`licence`), and train again"
+            if licence == UNKNOWN
+            else "leave this source out, or add its licence to release.licences"
         )
-        for source, licence, count in licences(data)
-    ]
+        checks.append(Check(f"licence of {source}", allowed, f"{licence}, {count:,} pictures{named}", fix))
+    return checks
 
 
-def data_card(data: Dataset, parts: Mapping[str, Any]) -> str:
+def data_card(data: Dataset, attributes: Sequence[Attribute] = ATTRIBUTES) -> str:
     """The data card in Markdown (Gebru et al. 2021): what there is, where from, under which licence.
+
+    Every share is one of all pictures of the data, and not of those that an evaluation has looked at.
 
     Args:
         data: what the model was trained on.
-        parts: the entry "parts" of report.json, for attributes and near-duplicates.
+        attributes: whose words are counted in the captions.
     """
     sources = "\n".join(f"| {source} | {licence} | {count:,} |" for source, licence, count in licences(data))
     classes = ""
     if data.labels and data.classes:
         counts = [data.labels.count(i) for i in range(len(data.classes))]
-        rows = "\n".join(f"| {name} | {count:,} |" for name, count in zip(data.classes, counts, strict=True))
-        classes = f"\n## Classes\n\n| class | pictures |\n|---|---|\n{rows}\n"
+        classes = _counted("Classes", "class", data.classes, counts)
     captioned = sum(bool(captions) for captions in data.captions)
-    attributes = "".join(_attribute(part, told) for part, told in parts.items() if part.startswith("bias-"))
+    words = "".join(_attribute(each, data.captions) for each in attributes)
     return f"""# Data card
 
 {data.describe()}
@@ -125,15 +166,23 @@ Manifest: SHA-256 `{data.manifest_hash}`, a line a picture with its own hash. {c
 | source | licence | pictures |
 |---|---|---|
 {sources}
-{classes}{attributes}"""
+{classes}{words}"""
 
 
-def _attribute(part: str, told: Mapping[str, Any]) -> str:
-    shares = {row: found for row, found in told["rows"].items() if row.startswith("share:") and found["real"]}
-    if not shares:
+def _attribute(attribute: Attribute, captions: Sequence[Sequence[str]]) -> str:
+    """How many captions say each value of an attribute; nothing where none does."""
+    said = attribute.labels(captions).tolist()
+    if all(label == len(attribute.words) for label in said):
         return ""
-    rows = "\n".join(f"| {row.partition(':')[2]} | {found['real']['mean']:.1%} |" for row, found in shares.items())
-    return f"\n## {part.removeprefix('bias-')}\n\n| value | share of the pictures |\n|---|---|\n{rows}\n"
+    names = [*attribute.words, "no such word", "several values"]
+    counts = [*(said.count(i) for i in range(len(attribute.words) + 1)), said.count(-1)]
+    return _counted(f"Captions by {attribute.name}", "value", names, counts)
+
+
+def _counted(title: str, column: str, names: Sequence[str], counts: Sequence[int]) -> str:
+    total = sum(counts)
+    rows = "\n".join(f"| {name} | {count:,} | {count / total:.1%} |" for name, count in zip(names, counts, strict=True))
+    return f"\n## {title}\n\n| {column} | pictures | share |\n|---|---|---|\n{rows}\n"
 
 
 def evaluated_card(card: str, parts: Mapping[str, Any], checks: Sequence[Check]) -> str:
@@ -160,9 +209,7 @@ def evaluated_card(card: str, parts: Mapping[str, Any], checks: Sequence[Check])
 
 
 def _told(value: Mapping[str, Any] | None) -> str:
-    if value is None:
-        return ""
-    return f"{value['mean']:.4g}" + ("" if value["low"] is None else f" [{value['low']:.4g}, {value['high']:.4g}]")
+    return "" if value is None else str(Interval(value["mean"], value["low"], value["high"]))
 
 
 def released(folder: Path, data: Dataset, parts: Mapping[str, Any], checks: Sequence[Check], out: Path) -> bool:
@@ -178,7 +225,7 @@ def released(folder: Path, data: Dataset, parts: Mapping[str, Any], checks: Sequ
     Returns:
         whether the model was released.
     """
-    card = data_card(data, parts)
+    card = data_card(data)
     passed = all(check.passed for check in checks)
     hashes = {}
     if passed:
@@ -194,13 +241,15 @@ def released(folder: Path, data: Dataset, parts: Mapping[str, Any], checks: Sequ
 
 
 def section(checks: Sequence[Check]) -> Section:
-    """The decision and all checks for the page, the failed ones first."""
-    rows = [
-        [escape(check.name), "passed" if check.passed else "<b>refused</b>", escape(check.told)]
-        for check in sorted(checks, key=lambda check: check.passed)
-    ]
-    title = "Released" if all(check.passed for check in checks) else "Not released"
-    return Section(title, [table("", ["checked", "", "found"], rows)])
+    """The decision and all checks for the page, the failed ones first, each with its reason and its fix."""
+    items = []
+    for check in sorted(checks, key=lambda check: check.passed):
+        fix = f"<br><em>Fix:</em> {escape(check.fix)}." if check.fix and not check.passed else ""
+        items.append((check.passed, f"<code>{escape(check.name)}</code><br>{escape(check.told)}{fix}"))
+    failed = sum(not check.passed for check in checks)
+    title = "Not released" if failed else "Released"
+    count = f"{failed} of {len(checks)} checks failed." if failed else f"All {len(checks)} checks passed."
+    return Section(title, [f"<p>{count}</p>", marked(items)])
 
 
 def verdict(checks: Sequence[Check]) -> str:

@@ -2,106 +2,58 @@
 
 Three sets of one size are compared: drawn pictures; reference pictures, which the model was trained on where the data
 are its own; and control pictures, real ones that are none of these (held-out ones first). The drawn ones are asked for
-what other pictures show: were it the reference, the two would be alike in more than their laws, and unbiased distances
-fall below 0. Every metric of the drawn set is also that of the control set: what a perfect model would
-reach.
+what other pictures show: with the prompts of the reference, the two would be alike in more than their laws, and
+unbiased distances would fall below 0. Every metric is measured on the control set, too: that is what a perfect model
+would reach.
 """
 
 import hashlib
 import json
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
-from sfumato.codecs.grid import labelled_grid
 from sfumato.config import Sampling
 from sfumato.errors import UserError
 from sfumato.evaluation import trust
-from sfumato.evaluation.nll_report import kl_csv, kl_svg, numbers, text
+from sfumato.evaluation.cost import Cost, told
+from sfumato.evaluation.nll_report import kl_csv, numbers, text
 from sfumato.evaluation.parts import accuracy_part, likelihood_part, quality_part, speed_part, statistics_part
 from sfumato.evaluation.pictures import material_for, pictures_of
-from sfumato.evaluation.report import Part
-from sfumato.evaluation.samples import Samples, draw_samples
+from sfumato.evaluation.report import Evaluation, Part
+from sfumato.evaluation.samples import Samples, draw_samples, drawn_already
+from sfumato.evaluation.settings import Likelihoods, Measuring
+from sfumato.evaluation.sheets import labelled_rows, strip
+from sfumato.features.cache import feature_cache
+from sfumato.features.learned import seconds_left
 from sfumato.features.spaces import LearnedFeatures, spaces_for
 from sfumato.generation.recipe import of_picture
 from sfumato.material import Material, asked_of, chosen
-from sfumato.measures.bias import THRESHOLD
+from sfumato.measures.membership import LEVELS
 from sfumato.measures.nll import nll
-from sfumato.measures.probes import Attribute
 from sfumato.model import Model
 from sfumato.page import Figure, png
 from sfumato.report import Report
 
-METRICS = ("quality", "statistics", "speed", "nll", "memorization", "membership", "alignment", "bias", "duplicates")
 OF_SAMPLES = {"quality", "statistics", "speed", "memorization", "alignment", "bias"}  # those that need drawn pictures
+OF_FEATURES = {"quality", "memorization", "alignment", "bias"}
 FEWEST = 16  # pictures of a set: fewer have no intervals
-SHOWN = 12  # pictures a row of the sheet
-
-
-@dataclass(frozen=True)
-class Likelihoods:
-    """How the likelihood is measured: pictures at most, steps of the chain, random vectors a picture."""
-
-    pictures: int = 32
-    chain: int = 1000
-    probes: int = 4
-
-
-DEFAULT_LIKELIHOODS = Likelihoods()
-
-
-@dataclass(frozen=True)
-class Groups:
-    """What is monitored for bias: prompt templates, attributes, the total variation from which on there is an alarm.
-
-    Without templates or attributes, `trust.TEMPLATES` and `probes.ATTRIBUTES` are.
-    """
-
-    templates: tuple[str, ...] = ()
-    attributes: tuple[Attribute, ...] = ()
-    threshold: float = THRESHOLD
-
-
-DEFAULT_GROUPS = Groups()
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What was found.
-
-    Attributes:
-        about: model, data, settings: what the numbers are of.
-        parts: the numbers.
-        files: more files of the report by name.
-        words: what the terminal is told besides the rows.
-    """
-
-    about: dict[str, Any]
-    parts: list[Part]
-    files: dict[str, str]
-    words: list[str]
+LEAST_MEMBERS = 1000  # pictures of a kind whose membership is tested, where there are as many
+SHOWN = 8  # pictures a row of the sheet
 
 
 def evaluate(
     model: Model,
     path: str,
     settings: Sampling,
-    metrics: Sequence[str],
-    n: int,
-    seed: int,
+    how: Measuring,
     out: Path,
     report: Report,
-    likelihoods: Likelihoods = DEFAULT_LIKELIHOODS,
     shared: Path | None = None,
-    groups: Groups = DEFAULT_GROUPS,
-    inception: Sequence[str] = (),
-    strict: bool = True,
 ) -> Evaluation:
     """Measure a model on a folder of pictures or a named data set.
 
@@ -109,68 +61,65 @@ def evaluate(
         model: in evaluation mode.
         path: of the data.
         settings: how the pictures are drawn.
-        metrics: some of METRICS.
-        n: pictures of each set; fewer where the data hold fewer than three times as many.
-        seed: of every choice and draw.
+        how: what is measured, of how many pictures.
         out: keeps the drawn pictures, so that a stopped evaluation goes on.
-        report: told how far it is.
-        likelihoods: how "nll" measures.
-        shared: keeps the data and what is learned of them, which several evaluations may share; `out` by default.
-        groups: what "bias" monitors.
-        inception: files with the weights of Inception, for a further feature space.
-        strict: whether a metric that the model or the data do not allow is an error; else the report says so.
+        report: told what is measured and about how long it takes, and then how far it is.
+        shared: keeps the data, which several evaluations may share; `out` by default.
 
     Raises:
-        UserError: no such data, too few of them, a class that the model does not know, or (if strict) a metric that
-            cannot be measured.
+        UserError: no such data, too few of them, a class that the model does not know, or (if `how.strict`) a metric
+            that cannot be measured.
     """
-    shared = shared or out
-    material = material_for(model, path, shared / "data", report)
+    material = material_for(model, path, (shared or out) / "data", report)
     about: dict[str, Any] = {
         "model": {"name": model.config.name, "weights_sha256": model.fingerprint},
         "data": {"path": path, "manifest_sha256": material.data.manifest_hash, "held_out": material.trained_on},
         "sampling": of_picture(settings),
-        "seed": seed,
+        "seed": how.seed,
     }
     if material.trained_on and model.config.data.group:
         about["data"]["held_out_by"] = f"whole groups: {model.config.data.group}"
-    found = Evaluation(about, [], {}, [])
+    found, metrics = Evaluation(about, [], {}, [], {}, []), set(how.metrics)
 
-    def attempt(measure: Callable[[], Sequence[Part]]) -> None:
+    def attempt(metric: str, measure: Callable[[], Sequence[Part]]) -> None:
         try:
             found.parts.extend(measure())
         except UserError as error:
-            if strict:
+            if how.strict:
                 raise
-            found.words.append(f"left out: {error.message}")
+            found.left_out[metric] = f"{error.message}; fix: {error.fix}" if error.fix else error.message
 
-    if OF_SAMPLES & set(metrics):
-        drawn, samples = _drawn(found, model, material, settings, metrics, n, out, shared, inception, report)
+    sets = sets_of(material, how.n, how.seed) if OF_SAMPLES & metrics else None
+    report.say(planned(model, material, settings, how, sets, out))
+    if sets is not None:
+        drawn, samples = _drawn(found, model, material, settings, how, sets, out, report)
+        found.pictures.append(sheet(samples, drawn))
         if "quality" in metrics:
             found.parts.extend(_quality(drawn))
         if "statistics" in metrics:
             of_real, of_drawn = (torch.from_numpy(np.array(x)) for x in (drawn.real, drawn.pictures))
-            found.parts.append(statistics_part(of_real, of_drawn, seed, drawn.basis))
+            found.parts.append(statistics_part(of_real, of_drawn, how.seed, drawn.basis))
         if "speed" in metrics:
             machine = f"{platform.machine()}, {torch.get_num_threads()} threads, {model.device.type}"
             found.parts.append(speed_part(samples, machine))
         if "alignment" in metrics:
-            attempt(lambda: trust.alignment_parts(drawn))
+            attempt("alignment", lambda: trust.alignment_parts(drawn))
         if "memorization" in metrics:
-            attempt(lambda: trust.memorization_parts(drawn))
+            attempt("memorization", lambda: trust.memorization_parts(drawn))
         if "bias" in metrics:
+            groups = how.groups
             parts, left_out = trust.bias_parts(drawn, groups.templates, groups.attributes, groups.threshold)
             found.parts.extend(parts)
-            found.words.extend(f"left out: {why}" for why in left_out)
-        if found.parts:
-            first = found.parts[0]
-            found.parts[0] = replace(first, figures=[sheet(samples, drawn), *first.figures])
+            if left_out:
+                found.left_out["bias"] = "; ".join(left_out)
     if "membership" in metrics:
-        attempt(lambda: trust.membership_parts(model, material, max(n, 1000), seed, report))
+        most = max(how.n, LEAST_MEMBERS)
+        attempt("membership", lambda: trust.membership_parts(model, material, most, how.seed, report))
     if "duplicates" in metrics:
-        attempt(lambda: trust.duplicates_parts(material, report))
+        attempt("duplicates", lambda: trust.duplicates_parts(material, report))
     if "nll" in metrics:
-        attempt(lambda: _likelihood(found, model, material, path, likelihoods, report))
+        attempt("nll", lambda: _likelihood(found, model, material, path, how.likelihoods, report))
+    found.words.extend(f"left out: {why}" for why in found.left_out.values())
     return found
 
 
@@ -197,23 +146,20 @@ def _drawn(
     model: Model,
     material: Material,
     settings: Sampling,
-    metrics: Sequence[str],
-    n: int,
+    how: Measuring,
+    sets: tuple[np.ndarray, np.ndarray, np.ndarray],
     out: Path,
-    shared: Path,
-    inception: Sequence[str],
     report: Report,
 ) -> tuple[trust.Drawn, Samples]:
     """The drawn pictures beside the real ones, with the feature spaces that the metrics need."""
-    data, seed, kept = material.data, found.about["seed"], shared / "features"
-    reference, control, asked = sets_of(material, n, seed)
+    data, seed, kept = material.data, how.seed, feature_cache()
+    reference, control, asked = sets
     conditions = asked_of(model, data, asked)
     samples = draw_samples(model, conditions, settings, seed, out / "samples", report)
     found.about["draws"] = hashlib.sha256(json.dumps([conditions, seed]).encode()).hexdigest()
     spaces = []
-    if {"quality", "memorization", "alignment", "bias"} & set(metrics):
-        learn_from = material.seen if material.trained_on else np.setdiff1d(material.unseen, control)
-        spaces = spaces_for(data, learn_from, kept, report, inception)
+    if OF_FEATURES & set(how.metrics):
+        spaces = spaces_for(data, learned_from(material, control), kept, report, how.inception)
     drawn = trust.Drawn(
         model=model,
         material=material,
@@ -233,13 +179,47 @@ def _drawn(
     return drawn, samples
 
 
+def learned_from(material: Material, control: np.ndarray) -> np.ndarray:
+    """Indices of the pictures that features are learned on: never a control picture."""
+    return material.seen if material.trained_on else np.setdiff1d(material.unseen, control)
+
+
+def planned(
+    model: Model,
+    material: Material,
+    settings: Sampling,
+    how: Measuring,
+    sets: tuple[np.ndarray, np.ndarray, np.ndarray] | None,
+    out: Path,
+) -> str:
+    """What will be measured, and about how long it takes on this machine."""
+    cost, metrics = Cost.measured(model, settings), set(how.metrics)
+    parts: list[tuple[str, float]] = []
+    if sets is not None:
+        left = len(sets[0]) - drawn_already(out / "samples")
+        parts.append((f"drawing {len(sets[0]):,} pictures", left * cost.picture))
+        if OF_FEATURES & metrics:
+            learning = seconds_left(material.data, learned_from(material, sets[1]), feature_cache())
+            parts.append(("learning features, once for these data", learning))
+    if "bias" in metrics and model.config.condition.kind in ("text", "sentence"):
+        prompts = trust.EACH * len(how.groups.templates or trust.TEMPLATES)
+        parts.append((f"drawing {prompts} pictures of templates, for bias", prompts * cost.picture))
+    if "membership" in metrics and material.trained_on:
+        kinds = sum(min(len(part), max(how.n, LEAST_MEMBERS)) for part in (material.seen, material.unseen))
+        parts.append(("membership", kinds * len(LEVELS) * cost.evaluation))
+    likelihood = ("likelihood", cost.likelihood(how.likelihoods, len(material.unseen)))
+    if "nll" in metrics:
+        parts.append(likelihood)
+    return told(parts, [] if "nll" in metrics else [likelihood])
+
+
 def _quality(drawn: trust.Drawn) -> list[Part]:
     """Distances, fidelity and diversity in every space, and the class accuracy where there are classes."""
     data, parts = drawn.material.data, []
     for space in drawn.spaces:
         told = {"features": f"{space.name} {space.sha256[:12]}", **drawn.basis}
         features = [drawn.features(space, x) for x in (drawn.real, data.pictures[drawn.control], drawn.pictures)]
-        parts.append(quality_part(space.name, *features, seed=drawn.seed, basis=told, report=drawn.report))
+        parts.append(quality_part(space, *features, seed=drawn.seed, basis=told, report=drawn.report))
     own = drawn.spaces[0]
     if isinstance(own, LearnedFeatures) and own.classes and drawn.model.config.condition.kind == "class":
         assert data.labels is not None
@@ -252,17 +232,13 @@ def _quality(drawn: trust.Drawn) -> list[Part]:
 
 
 def sheet(samples: Samples, drawn: trust.Drawn) -> Figure:
-    """Drawn pictures above real ones of the same conditions."""
+    """Real pictures, and below each what the model draws when it is asked for the same."""
     count = min(SHOWN, len(samples.pictures))
-    tiles = [
-        Image.fromarray(picture if picture.shape[2] == 3 else picture[:, :, 0])
-        for pictures in (samples.pictures, drawn.material.data.pictures[drawn.asked])
-        for picture in pictures[:count]
-    ]
+    real, own = drawn.material.data.pictures[drawn.asked[:count]], samples.pictures[:count]
     labels = [condition or "" for condition in samples.conditions[:count]]
-    drawn_above = "Above the first drawn pictures, below what the data show of the same."
-    alt = "A row of drawn pictures above a row of real ones."
-    return Figure("samples.png", png(labelled_grid(tiles, [*labels, *[""] * count], count)), alt, drawn_above)
+    picture = labelled_rows([[strip([one]) for one in row] for row in (real, own)], ["real", "drawn"], labels)
+    caption = "Above what the data show, below what the model draws when it is asked for the same."
+    return Figure("samples.png", png(picture), "Real pictures above drawn ones.", caption, True)
 
 
 def _likelihood(
@@ -274,7 +250,6 @@ def _likelihood(
     measured = nll(model, pictures, how.chain, how.probes, seed, report)
     found.about["nll"] = {**numbers(measured), "names": list(pictures.names)}
     found.files["kl.csv"] = kl_csv(measured, model.denoiser.process.schedule)
-    found.files["kl.svg"] = kl_svg(measured)
     which = f"{len(pictures.keys)} {'held-out ' if pictures.held_out else ''}pictures of {path}"
     found.words.append(f"bits/dim of {which}, with intervals of 95 % over pictures\n\n{text(measured)}")
     return [likelihood_part(measured, {"data": pictures.manifest[:12], "seed": seed})]

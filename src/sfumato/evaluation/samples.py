@@ -1,4 +1,4 @@
-"""The drawn pictures that a model is judged by; drawing goes on where it was stopped.
+"""The drawn pictures that a model is judged by; a drawing that was stopped goes on where it was.
 
 A folder holds `samples.npy`, uint8 (N, H, W, C), and `samples.json`, what was asked for and how many are done. Every
 picture has its own seed, so that the set does not depend on where drawing was interrupted.
@@ -108,3 +108,9 @@ def draw_samples(
         hook.remove()
         save()
     return Samples(pictures, conditions, seeds, state["seconds"], state["evaluations"])
+
+
+def drawn_already(folder: Path) -> int:
+    """How many pictures a folder of `draw_samples` holds, whatever they were asked for; for an estimate of the time."""
+    note = folder / "samples.json"
+    return int(json.loads(note.read_text(encoding="utf-8"))["done"]) if note.is_file() else 0

@@ -1,7 +1,7 @@
 """What the report measures of trust: copies of training pictures, membership, prompts, and the shares of groups.
 
-Where a measurement needs what a model or its data do not have (prompts, held-out pictures, words that say a value), the
-report says so in the place of numbers.
+Where a measurement needs something that a model or its data do not have (prompts, held-out pictures, words that say a
+value), the report gives the reason instead of numbers.
 """
 
 import hashlib
@@ -113,6 +113,7 @@ class Pixels:
     """The space (N, D) of the pictures themselves, at no more than 32 x 32 pixels."""
 
     name = "pixels"
+    blind = "A picture that is moved by a pixel is another one."
     sha256 = hashlib.sha256(name.encode()).hexdigest()
 
     def __call__(self, pictures: np.ndarray) -> Tensor:
@@ -150,6 +151,7 @@ def memorization_parts(drawn: Drawn) -> list[Part]:
             "Drawn pictures, each beside the nearest training and the nearest held-out picture.",
             "The drawn pictures that are nearest to a training picture, relative to held-out ones: drawn, nearest of "
             "the training, nearest held out.",
+            strip=True,
         )
         basis = {
             **drawn.basis,

@@ -76,6 +76,7 @@ def memorization_part(space: str, found: Memorization, figures: Sequence[Figure]
         ],
         basis,
         figures,
+        columns=("drawn", "without copying"),
     )
 
 
@@ -95,9 +96,10 @@ def membership_part(found: Membership, basis: Basis) -> Part:
         "membership",
         "Membership test of one query",
         f"How well the loss tells {found.members:,} pictures of the training from {found.others:,} held-out ones. "
-        "It is the weakest attack worth the name: what it finds is there, and others find more.",
+        "This is the weakest attack worth the name: what it finds is there, and other attacks find more.",
         rows,
         {**basis, "pictures": found.members + found.others},
+        columns=("found", "by guessing"),
     )
 
 
@@ -108,14 +110,15 @@ def duplicates_part(found: Duplicates, basis: Basis) -> Part:
     return Part(
         "duplicates",
         "Near-duplicates of the data",
-        "The same picture in another brightness, compression or position. What occurs often is what a model learns by "
-        "heart; data.duplicates = drop leaves it out of the next training.",
+        "The same picture in another brightness, compression or position. A model learns by heart what occurs often; "
+        "data.duplicates = drop leaves the copies out of the next training.",
         [
             Row("spare", "share of pictures that repeat another", of_share(spare, found.pictures), None, "lower"),
             Row("groups", "groups", single(float(len(found.groups)))),
             Row("largest", "pictures of the largest group", single(float(largest)), None, "lower"),
         ],
         {**basis, "pictures": found.pictures},
+        columns=("in the data", ""),
     )
 
 
@@ -129,8 +132,8 @@ def alignment_part(drawn: Alignment, real: Alignment, basis: Basis) -> Part:
         "alignment",
         "Prompt alignment",
         "A probe of pictures and sentences, trained on real pictures of other prompts, tells the prompt of each "
-        f"picture from {drawn.prompts - 1:,} others. By guessing the nearest is right in {drawn.chance_1:.1%}, one of "
-        f"the ten nearest in {drawn.chance_10:.1%}. Real pictures of the same prompts are the ceiling.",
+        f"picture from {drawn.prompts - 1:,} others. A guess is right in {drawn.chance_1:.1%}, one of ten in "
+        f"{drawn.chance_10:.1%}. Real pictures of the same prompts are the ceiling.",
         [
             row("recall-1", "own prompt is the nearest"),
             row("recall-10", "own prompt is among the ten nearest"),
@@ -178,10 +181,11 @@ def bias_part(
     return Part(
         key_of("bias", attribute),
         f"Shares by {attribute}",
-        f"{about} The distance of the data is what chance alone would make of so many pictures. "
+        f"{about} The distance in the column of the data is what chance alone would make of so many pictures. "
         + ". ".join(sentence[0].upper() + sentence[1:] for sentence in told)
         + ".",
         rows,
         {**basis, "pictures": sum(overall.pictures)},
+        columns=("drawn", "data"),
         arrays=reading.arrays(),
     )

@@ -1,12 +1,12 @@
-"""What several models, or several settings of one, are held against: the same real pictures in the same features.
+"""The yardstick of several models, or of several settings of one: the same real pictures in the same features.
 
-It is that of `sfumato.evaluation.run.evaluate`, so that a number is the same wherever it is measured. Where two sets of
-drawn pictures are held against the same real ones, the difference of their numbers has its own jackknife: what only
-these real pictures add to both cancels, and of pairs (the same seed and prompt) also what the two have in common. Two
-intervals beside each other know nothing of either.
+`sfumato.evaluation.run.evaluate` has the same one, so that a number is the same wherever it is measured. Where two sets
+of drawn pictures are held against the same real ones, the difference of their numbers has a test of its own
+(`sfumato.measures.permutation`): what only these real pictures add to both cancels, and so does what pairs (the same
+seed and prompt) have in common. Two intervals beside each other know nothing of either.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,24 +17,23 @@ from torch import Tensor
 from sfumato.conditioning.conditioners import Condition
 from sfumato.data.dataset import Dataset
 from sfumato.evaluation.pictures import material_for
-from sfumato.evaluation.run import sets_of
+from sfumato.evaluation.run import learned_from, sets_of
+from sfumato.features.cache import feature_cache
 from sfumato.features.spaces import FeatureSpace, features_of, spaces_for
 from sfumato.material import asked_of
-from sfumato.measures.frechet import distance
-from sfumato.measures.interval import Difference, Progress, difference, difference_of, ignored
-from sfumato.measures.kernel import cubic, mmd
-from sfumato.measures.manifold import prdc
+from sfumato.measures import frechet, kernel, manifold, vendi
+from sfumato.measures.interval import Difference, Progress, difference, ignored
+from sfumato.measures.permutation import Statistic, difference_of, directly, together
 from sfumato.measures.statistics import statistics, wasserstein
-from sfumato.measures.vendi import log_score
 from sfumato.model import Model
 from sfumato.report import Report
 
-# Statistics of a set of features (N, D), by the rows of the report; the reference comes second.
-SET_STATISTICS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "fd": lambda drawn, reference: distance(reference, drawn)[None],
-    "kid": lambda drawn, reference: 1000 * mmd(reference, drawn, cubic)[None],
-    "precision recall density coverage": lambda drawn, reference: prdc(reference, drawn),
-    "vendi": lambda drawn, reference: log_score(drawn).exp()[None],
+# Numbers of whole sets, by the rows of the report.
+SET_STATISTICS: Mapping[str, Statistic] = {
+    "fd": frechet.of_parts,
+    "kid": kernel.of_parts,
+    "precision recall density coverage": manifold.of_parts,
+    "vendi": vendi.of_parts,
 }
 
 
@@ -71,14 +70,14 @@ class Yardstick:
 def yardstick(
     model: Model, path: str, n: int, seed: int, shared: Path, report: Report, features: bool = True
 ) -> Yardstick:
-    """That of an evaluation of the model with these arguments; what it shares with that is not made anew.
+    """The yardstick of an evaluation of the model with these arguments; nothing that both need is made twice.
 
     Args:
         model: in evaluation mode.
         path: of the data.
         n: pictures of each set.
         seed: of their choice.
-        shared: the folder that keeps the data and what is learned of them.
+        shared: the folder that keeps the data.
         report: told how far it is.
         features: whether spaces are wanted; to learn one can take minutes.
 
@@ -87,9 +86,8 @@ def yardstick(
     """
     material = material_for(model, path, shared / "data", report)
     reference, control, asked = sets_of(material, n, seed)
-    learn_from = material.seen if material.trained_on else np.setdiff1d(material.unseen, control)
-    kept = shared / "features"
-    spaces = spaces_for(material.data, learn_from, kept, report) if features else []
+    kept = feature_cache()
+    spaces = spaces_for(material.data, learned_from(material, control), kept, report) if features else []
     conditions = asked_of(model, material.data, asked)
     return Yardstick(material.data, reference, conditions, model.config.condition.kind == "class", spaces, kept)
 
@@ -110,16 +108,13 @@ def feature_differences(
         b: features (N, D).
         reference: features (M, D) of the real pictures that both are held against.
         paired: whether a[i] and b[i] are of one seed and prompt.
-        seed: of the jackknife.
+        seed: of the exchanges.
         names: some of SET_STATISTICS.
         progress: told of every part.
     """
-
-    def all_of(drawn: Tensor, reference: Tensor) -> Tensor:
-        return torch.cat([SET_STATISTICS[name](drawn, reference) for name in names])
-
     rows = [row for name in names for row in name.split()]
-    found = difference_of(all_of, a, b, paired, seed, [reference], progress)
+    statistic = together([SET_STATISTICS[name] for name in names])
+    found = difference_of(statistic, a, b, reference, paired, seed, progress)
     return dict(zip(rows, found, strict=True))
 
 
@@ -131,5 +126,5 @@ def picture_differences(
     found = {}
     for name, real in of_real.items():
         found[name] = difference(of_a[name], of_b[name], paired)
-        [found[f"{name}-distance"]] = difference_of(wasserstein, of_a[name], of_b[name], paired, seed, [real])
+        [found[f"{name}-distance"]] = difference_of(directly(wasserstein), of_a[name], of_b[name], real, paired, seed)
     return found

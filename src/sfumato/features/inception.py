@@ -1,9 +1,9 @@
 """The Inception network of the published FID (Heusel et al. 2017, arXiv:1706.08500), and its 2,048 features.
 
-Inception-v3 (Szegedy et al. 2016, arXiv:1512.00567) as TensorFlow's file of 2015-12-05 has it, and not as the paper:
-average pooling does not count the padding, the last block pools by maximum, and there are 1,008 classes. Pictures are
-resized to 299 pixels as TensorFlow 1 did it, bilinear, without antialiasing and with the corners' pixels at a corner,
-and shifted to (x - 128) / 128.
+This is Inception-v3 (Szegedy et al. 2016, arXiv:1512.00567) as in TensorFlow's file of 2015-12-05, which differs from
+the paper: average pooling does not count the padding, the last block pools by maximum, and there are 1,008 classes.
+Pictures are resized to 299 pixels as TensorFlow 1 did it, bilinear, without antialiasing and with the corners' pixels
+at a corner, and shifted to (x - 128) / 128.
 
 The weights are the user's own file: `pt_inception-2015-12-05-6726825d.pth`, published with pytorch-fid, or the same
 tensors as safetensors. Names of modules are those of that file.

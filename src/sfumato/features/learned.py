@@ -1,10 +1,10 @@
 """Features that Sfumato learns on the user's own pictures, so that no foreign network need judge them.
 
-A small convolutional network, its last layer averaged over positions. Where the pictures have classes it learns to
-tell them, by cross-entropy. Where they have none it learns by VICReg (Bardes et al. 2022, arXiv:2105.04906,
-equations 1 to 6): two views of a picture are to have near embeddings (invariance), every entry of the embedding a
-standard deviation of 1 over the batch (variance), and different entries no covariance. VICReg needs no negative
-pictures, so pictures that are nearly the same do no harm, and small batches and two processor cores suffice.
+The features are the last layer of a small convolutional network, averaged over positions. Where the pictures have
+classes it learns to tell them, by cross-entropy. Where they have none it learns by VICReg (Bardes et al. 2022,
+arXiv:2105.04906, equations 1 to 6): two views of a picture are to have near embeddings (invariance), every entry of the
+embedding a standard deviation of 1 over the batch (variance), and different entries no covariance. VICReg needs no
+negative pictures, so pictures that are nearly the same do no harm, and small batches and two processor cores suffice.
 
 What the views differ in (place, mirroring, some colour and noise) the embedding learns to overlook, and the features
 before it overlook in part. So the views are mild, and this is never the only space in which pictures are compared.
@@ -13,10 +13,12 @@ Only training pictures are learned from: pictures that are held out stay a fair 
 """
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +30,7 @@ from torch import Tensor, nn
 from sfumato.data.dataset import Dataset
 from sfumato.durable import DAMAGED, sha256, write_atomically, writing
 from sfumato.errors import UserError
+from sfumato.features.cache import used
 from sfumato.keyed import Order, generator, key
 from sfumato.report import Report
 
@@ -122,6 +125,40 @@ def learned(
         UserError: the files in the folder are damaged, or it cannot be written.
     """
     indices = np.asarray(indices, dtype=np.int64)
+    classes, views, made_of = _asked(data, indices, seed, views)
+    place = _place(folder, made_of)
+
+    with _first_weights(seed, "learned"):
+        network = Learned(data.channels, data.size, classes).eval()
+    if (place / DESCRIPTION).exists():
+        _read(network, place, made_of)
+        used(place)
+        return network
+    train = _train_by_class if classes else _train_without_labels
+    train(network, data, indices, seed, views, report)
+    _standardise(network.eval(), data, indices)
+    _write(network, place, made_of)
+    return network
+
+
+def seconds_left(data: Dataset, indices: np.ndarray, folder: Path) -> float:
+    """How long `learned` would take here, by one step of its network; 0 where the folder holds its result."""
+    classes, views, made_of = _asked(data, np.asarray(indices, dtype=np.int64), 0, None)
+    if (_place(folder, made_of) / DESCRIPTION).exists():
+        return 0.0
+    with _first_weights(0, "timed"):
+        network = Learned(data.channels, data.size, classes).train()
+        x = torch.rand(BATCH, data.channels, network.side, network.side)
+    for _ in range(2):  # the first is slower
+        begin = time.perf_counter()
+        network.trunk(x).square().mean().backward()
+    return views / BATCH * (time.perf_counter() - begin)
+
+
+def _asked(
+    data: Dataset, indices: np.ndarray, seed: int, views: int | None
+) -> tuple[Sequence[str], int, dict[str, Any]]:
+    """Classes, views, and all that the features depend on."""
     classes = data.classes if data.labels is not None and len(data.classes) > 1 else ()
     views = views or min(max(EPOCHS * len(indices), LEAST), MOST)
     made_of = {
@@ -134,18 +171,11 @@ def learned(
         "seed": seed,
         "views": views,
     }
-    place = folder / f"learned-{sha256(json.dumps(made_of).encode())[:16]}"
+    return classes, views, made_of
 
-    with _first_weights(seed, "learned"):
-        network = Learned(data.channels, data.size, classes).eval()
-    if (place / DESCRIPTION).exists():
-        _read(network, place, made_of)
-        return network
-    train = _train_by_class if classes else _train_without_labels
-    train(network, data, indices, seed, views, report)
-    _standardise(network.eval(), data, indices)
-    _write(network, place, made_of)
-    return network
+
+def _place(folder: Path, made_of: dict[str, Any]) -> Path:
+    return folder / f"learned-{sha256(json.dumps(made_of).encode())[:16]}"
 
 
 # --- training --------------------------------------------------------------------------------------------------------

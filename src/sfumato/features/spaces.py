@@ -1,13 +1,14 @@
-"""The spaces in which drawn pictures are compared with real ones: always two at least.
+"""The spaces in which drawn pictures are compared with real ones: always two or more.
 
-What a distance between sets of pictures says depends on the features in which it is taken: FID in the features of
+The meaning of a distance between sets of pictures depends on the features: FID in the features of
 Inception misleads on pictures unlike ImageNet's (Stein et al. 2023, arXiv:2306.04675), and a model may be good in one
 space and bad in another. So the data choose:
 
 - features learned on the user's own training pictures, always;
 - those of EfficientNet-lite0, where its packages are installed;
 - those of Inception, the space of the published FID, where the user gives the file of its weights;
-- those of a network with random weights, where there would be no second space.
+- those of a network with random weights, where there would be no second space: distances alone, for they cannot
+  see what a picture shows (`RANDOM`).
 
 A network here takes pictures (B, C, H, W) with values 0 ... 255 and holds its own preprocessing.
 """
@@ -25,12 +26,17 @@ from torch import Tensor, nn
 
 from sfumato.data.dataset import Dataset
 from sfumato.durable import sha256, write_atomically, writing
+from sfumato.features.cache import prune, used
 from sfumato.features.inception import inception, name_of
 from sfumato.features.learned import Learned, learned, untrained
 from sfumato.features.pretrained import NAME, efficientnet_lite0, installed
 from sfumato.report import Report
 
 BATCH = 32  # pictures at once
+RANDOM = (
+    "Random convolutions see colours, edges and textures, and not what a picture shows: clumps of noise in the right "
+    "colours had a precision of 0.95. So their neighbours are not told, and their distances only find gross faults."
+)
 
 
 class FeatureSpace(Protocol):
@@ -43,7 +49,12 @@ class FeatureSpace(Protocol):
 
     @property
     def sha256(self) -> str:
-        """Of all that decides the features: weights and preprocessing."""
+        """The hash of all that decides the features: weights and preprocessing."""
+        ...
+
+    @property
+    def blind(self) -> str:
+        """What the features cannot see, in one sentence; "" where they are trained to see what pictures show."""
         ...
 
     def __call__(self, pictures: np.ndarray) -> Tensor:
@@ -57,6 +68,7 @@ class NetworkFeatures:
 
     name: str
     network: nn.Module
+    blind: str = ""
 
     @property
     def sha256(self) -> str:
@@ -71,6 +83,8 @@ class LearnedFeatures:
     """Those learned on the user's data; where it has classes, they can also be told."""
 
     network: Learned
+
+    blind = ""
 
     @property
     def name(self) -> str:
@@ -136,11 +150,12 @@ def spaces_for(
     Raises:
         UserError: a file is damaged, or is none of Inception's.
     """
+    prune(folder)
     others: list[FeatureSpace] = [NetworkFeatures(name_of(Path(file)), inception(Path(file))) for file in extra]
     if installed() or not others:
         others.insert(0, general_space(data, train_indices))
     if not installed() and not extra:
-        report.say("no pretrained network is installed: the second feature space is one of random convolutions")
+        report.say("no pretrained network is installed: the second feature space is of random convolutions")
     return [LearnedFeatures(learned(data, train_indices, folder, report)), *others]
 
 
@@ -148,7 +163,7 @@ def general_space(data: Dataset, train_indices: np.ndarray) -> FeatureSpace:
     """A space that was not learned on the data: EfficientNet-lite0's where installed, else random convolutions."""
     if installed():
         return NetworkFeatures(NAME, efficientnet_lite0())
-    return NetworkFeatures("random convolutions", untrained(data, train_indices))
+    return NetworkFeatures("random convolutions", untrained(data, train_indices), RANDOM)
 
 
 def features_of(space: FeatureSpace, pictures: np.ndarray, report: Report, cache: Path | None = None) -> Tensor:
@@ -160,6 +175,7 @@ def features_of(space: FeatureSpace, pictures: np.ndarray, report: Report, cache
     for file in cache.glob(f"{made_of}-*.npy") if cache else ():
         content = file.read_bytes()
         if file.stem.endswith(sha256(content)):
+            used(file)
             return torch.from_numpy(np.load(io.BytesIO(content), allow_pickle=False))
 
     parts = []

@@ -1,12 +1,12 @@
-"""How well drawn pictures fit their prompts, told by a small probe trained on real captioned pictures.
+"""How well drawn pictures fit their prompts, by a small probe that is trained on real captioned pictures.
 
 Frozen features of pictures and frozen sentence vectors of texts go through one linear head each to vectors of unit
 length, trained by the symmetric InfoNCE loss of CLIP (Radford et al. 2021, arXiv:2103.00020, fig. 3; van den Oord et
 al. 2018, arXiv:1807.03748, eq. 4). Pictures of the same text in one batch are no negatives of each other.
 
-What the probe cannot tell of real pictures it cannot tell of drawn ones: its scores on real pictures of texts that it
-was not trained on are the ceiling. Ask the model for those texts, and tell them from as many others, for the share of
-right ones depends on that. Pictures of texts that the probe was trained on, drawn or real, it knows too well.
+The probe cannot read more in drawn pictures than in real ones: its scores on real pictures of texts that it was not
+trained on are the ceiling. Ask the model for those texts, and tell each from as many others in both cases, for the
+share of right answers depends on their number. The probe knows the texts of its own training too well to judge them.
 """
 
 import hashlib

@@ -1,22 +1,22 @@
 """Whether the values of an attribute are as frequent in drawn pictures as in the data, and in one model as in another.
 
 The distance is the total variation of the two laws, TV = 1/2 sum_v |a_v - b_v|: the share of pictures that would have
-to change. That of two finite samples of one law is above 0, so it is told beside its mean by chance and with a p-value:
-by permutation where both sides are known or read by one probe, else by drawing from the common law (a parametric
-bootstrap). By the triangle inequality it errs by at most half the 1-norm of the error of a - b, whose 95 % quantile is
-the reach of its interval: exact at equal laws, elsewhere wider than need be.
+to change. The distance of two finite samples of one law is above 0, so its mean by chance stands beside it, with a
+p-value: by permutation where both sides are known or read by one probe, else by drawing from the common law (a
+parametric bootstrap). By the triangle inequality the distance errs by at most half the 1-norm of the error of a - b;
+the 95 % quantile of that is the reach of its interval, which is exact at equal laws and elsewhere wider than need be.
 
 Amplification is that of Zhao et al. 2017 (arXiv:1707.09457, sec. 3): with b(t, v) the share of value v in the pictures
 of template t, and V values,
 
     A = 1/T sum over (t, v) with b_data(t, v) > 1/V of b_drawn(t, v) - b_data(t, v),
 
-which is above 0 where what prevails in the data prevails even more in what is drawn. Its interval takes the data as
-they are: a share that prevails in few pictures by chance falls back in what is drawn, which makes A smaller.
+which is above 0 where the drawn pictures exaggerate what prevails in the data. Its interval takes the data as they are:
+a share that prevails in few pictures by chance falls back in the drawn ones, which makes A smaller.
 
-Shares that a probe has read are corrected for its errors (`sfumato.measures.probes`). The uncertainty of shares and
-of the probe's errors comes from draws of Dirichlet laws with Jeffreys' prior, counts + 1/2; that of A from samples of
-each template's law.
+Shares that a probe has read are corrected for its errors (`sfumato.measures.probes`). The uncertainty of the shares and
+of the probe's errors comes from draws of Dirichlet laws with Jeffreys' prior, counts + 1/2; the uncertainty of A comes
+from samples of each template's law.
 """
 
 import re

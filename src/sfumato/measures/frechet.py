@@ -29,6 +29,7 @@ from torch import Tensor
 
 from sfumato.keyed import generator
 from sfumato.measures.interval import Interval, Progress, ignored, interval, jackknife, without_groups
+from sfumato.measures.permutation import Against, Of
 
 CUTS = 20  # into halves, for the interval
 LINES = 8  # of which FD_infinity is the mean intercept
@@ -101,6 +102,32 @@ def frechet(real: Tensor, drawn: Tensor, seed: int, progress: Progress = ignored
     fit_error = found_there.std().item() / math.sqrt(LINES)
     infinite = interval(found_there.mean().item(), math.hypot(error, fit_error), found.freedom)
     return Frechet(at_n, infinite, fit_error)
+
+
+def of_parts(pool: Tensor, reference: Tensor) -> Against:
+    """FD of parts of a pool (N, D) to parts of a reference (M, D), for many parts (`sfumato.measures.permutation`).
+
+    The pool is turned into the axes of the reference once; a part then costs the eigenvalues of a symmetric matrix of
+    min(n, m, D) sides: a millisecond for 128 features, 20 for 500 pictures with 512.
+    """
+    x, y = pool.double(), reference.double()
+    lengths = x.square().sum(1)
+
+    def against(j: Tensor) -> Of:
+        mean_y, n_y = y[j].mean(0), len(j)
+        root = _triangle((y[j] - mean_y) / math.sqrt(n_y - 1))  # root^T root is the covariance
+        spread_y, turned = root.square().sum(), x @ root.T
+
+        def of(i: Tensor) -> Tensor:
+            n, mean, z = len(i), x[i].mean(0), turned[i]
+            z = (z - z.mean(0)) / math.sqrt(n - 1)
+            overlap = torch.linalg.eigvalsh(z.T @ z if n > z.shape[1] else z @ z.T).clamp(min=0).sqrt().sum()
+            spread = (lengths[i].sum() - n * mean.square().sum()) / (n - 1)
+            return ((mean - mean_y).square().sum() + spread + spread_y - 2 * overlap)[None]
+
+        return of
+
+    return against
 
 
 def _intercept(sets: list[Tensor], at_size: Tensor, groups: int, source: torch.Generator) -> Tensor:

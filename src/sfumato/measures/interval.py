@@ -1,15 +1,16 @@
-"""Numbers with intervals of 95 %: no measured mean is told without one.
+"""Numbers with intervals of 95 %: every measured mean is told with one.
 
-The mean of independent pictures has Student's interval. What is measured on a whole set (a distance of two sets, the
-neighbours in a set, its eigenvalues) has one by the delete-a-group jackknife (Shao & Wu 1989; Kott 2001): cut every set
-into G random groups, measure without each group in turn, and of the G values theta_g take
+The mean of independent pictures has Student's interval. A number of a whole set (a distance of two sets, the neighbours
+in a set, its eigenvalues) has one by the delete-a-group jackknife (Shao & Wu 1989; Kott 2001): cut every set into G
+random groups, measure without each group in turn, and take of the G values theta_g
 
     variance = (G - 1) / G  sum_g (theta_g - their mean)^2,
 
-averaged over several random cuts. The bootstrap is wrong for these: a resample holds pictures twice, which brings sets
-apart, neighbours near and diversity down. Its interval of 95 % held the mean over other sets as large in 0 to 55 % for
-a Fréchet distance, 0 to 63 % for precision and its like and 0 to 74 % for a Vendi score; the jackknife's held it in 93
-to 97, 88 to 100 and 92 to 94 % (the module of each says where).
+averaged over several random cuts. The bootstrap is wrong for such numbers: a resample holds pictures twice, which
+brings sets apart, neighbours near and diversity down. Its interval of 95 % held the mean over other sets of the same
+size in 0 to 55 % for a Fréchet distance, 0 to 63 % for precision and its like and 0 to 74 % for a Vendi score; the
+jackknife's held it in 93 to 97, 88 to 100 and 92 to 94 % (the module of each says where). Differences of such numbers
+have a test of their own (`sfumato.measures.permutation`).
 """
 
 import math
@@ -39,8 +40,8 @@ class Interval:
     high: float | None
 
     def __str__(self) -> str:
-        ends = "" if self.low is None or self.high is None else f" [{_digits(self.low)}, {_digits(self.high)}]"
-        return _digits(self.mean) + ends
+        ends = "" if self.low is None or self.high is None else f" [{digits(self.low)}, {digits(self.high)}]"
+        return digits(self.mean) + ends
 
     def within(self, least: float, most: float = math.inf) -> "Interval":
         """The interval with its ends moved into the range that the values can have."""
@@ -49,9 +50,9 @@ class Interval:
         return Interval(self.mean, max(self.low, least), min(self.high, most))
 
 
-def _digits(value: float) -> str:
-    """Four digits after the point, or two in all where they would be zeros."""
-    return f"{value:.4f}" if not value or abs(value) >= 5e-4 else f"{value:.1e}"
+def digits(value: float) -> str:
+    """Three digits, as the pages have them: 12,345 or 4.25 or 0.0123 or 1.2e-05."""
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def of_share(count: float, n: float) -> Interval:
     z2 = 1.959964**2
     p = count / n
     middle, reach = (p + z2 / (2 * n)) / (1 + z2 / n), (z2 * (p * (1 - p) / n + z2 / (4 * n**2))) ** 0.5 / (1 + z2 / n)
-    return Interval(p, max(0.0, middle - reach), min(1.0, middle + reach))
+    return Interval(p, middle - reach if count else 0.0, middle + reach if count < n else 1.0)
 
 
 def difference(a: Tensor, b: Tensor, paired: bool) -> Difference:
@@ -101,15 +102,15 @@ def difference(a: Tensor, b: Tensor, paired: bool) -> Difference:
         ValueError: pairs of unequal numbers.
     """
     if paired:
-        _same_number(a, b)
+        same_number(a, b)
         gap = a.double() - b.double()
-        return _tested(gap.mean().item(), math.sqrt(_squared_error(gap)), len(gap) - 1)
+        return tested(gap.mean().item(), math.sqrt(_squared_error(gap)), len(gap) - 1)
 
     of_a, of_b = _squared_error(a), _squared_error(b)
     freedom = min(len(a), len(b)) - 1
     if freedom > 0 and of_a + of_b > 0:
         freedom = (of_a + of_b) ** 2 / (of_a**2 / (len(a) - 1) + of_b**2 / (len(b) - 1))
-    return _tested((a.double().mean() - b.double().mean()).item(), math.sqrt(of_a + of_b), freedom)
+    return tested((a.double().mean() - b.double().mean()).item(), math.sqrt(of_a + of_b), freedom)
 
 
 def _squared_error(values: Tensor) -> float:
@@ -117,7 +118,8 @@ def _squared_error(values: Tensor) -> float:
     return values.double().var().item() / len(values) if len(values) > 1 else 0.0
 
 
-def _tested(mean: float, error: float, freedom: float) -> Difference:
+def tested(mean: float, error: float, freedom: float) -> Difference:
+    """Student's interval of a difference, and the p-value that agrees with it: below 0.05 where 0 is outside."""
     from scipy.stats import t
 
     if freedom < 1:
@@ -126,7 +128,8 @@ def _tested(mean: float, error: float, freedom: float) -> Difference:
     return Difference(interval(mean, error, freedom), p)
 
 
-def _same_number(a: Tensor, b: Tensor) -> None:
+def same_number(a: Tensor, b: Tensor) -> None:
+    """Refuse pairs of unequal numbers with a ValueError."""
     if len(a) != len(b):
         raise ValueError(f"pairs need as many values on either side, got {len(a)} and {len(b)}")
 
@@ -185,45 +188,3 @@ def without_groups(sets: Sequence[Tensor], groups: int, generator: torch.Generat
         [members[torch.cat(cut[:g] + cut[g + 1 :])] for members, cut in zip(sets, cuts, strict=True)]
         for g in range(groups)
     ]
-
-
-def difference_of(
-    statistic: Statistic,
-    a: Tensor,
-    b: Tensor,
-    paired: bool,
-    seed: int,
-    shared: Sequence[Tensor] = (),
-    progress: Progress = ignored,
-) -> list[Difference]:
-    """statistic(a, *shared) - statistic(b, *shared), one difference a value of the statistic.
-
-    Statistics that depend on the number of pictures are only comparable where `a` and `b` have as many.
-
-    Args:
-        statistic: of one set and those that are shared, such as the real pictures.
-        a: (N, ...).
-        b: (M, ...), as many as in `a` where they are paired.
-        paired: whether a[i] and b[i] belong together; they are then left out together.
-        seed: of the jackknife.
-        shared: sets that both are measured with.
-        progress: told of every part.
-
-    Raises:
-        ValueError: pairs of unequal numbers.
-        UserError: too few members for an interval.
-    """
-
-    def gap(a: Tensor, b: Tensor, *shared: Tensor) -> Tensor:
-        return statistic(a, *shared) - statistic(b, *shared)
-
-    def gap_of_pairs(pairs: Tensor, *shared: Tensor) -> Tensor:
-        return gap(pairs[:, 0], pairs[:, 1], *shared)
-
-    if paired:
-        _same_number(a, b)
-        found = jackknife(gap_of_pairs, [torch.stack([a, b], 1), *shared], seed, progress=progress)
-    else:
-        found = jackknife(gap, [a, b, *shared], seed, progress=progress)
-    means, errors = gap(a, b, *shared).flatten().tolist(), found.error.flatten().tolist()
-    return [_tested(mean, error, found.freedom) for mean, error in zip(means, errors, strict=True)]

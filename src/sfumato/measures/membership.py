@@ -1,8 +1,8 @@
 """Whether the loss of a picture tells that the model was trained on it: a membership test of one query.
 
 A model that has learned its pictures by heart denoises them better than others of the same law (Carlini et al. 2023,
-arXiv:2301.13188; Matsumoto et al. 2023, arXiv:2302.03262). The one question that is put to it for each picture
-and noise level is
+arXiv:2301.13188; Matsumoto et al. 2023, arXiv:2302.03262). The test asks it one question for each picture and noise
+level:
 
     loss = || x_0 - E[x_0 | x_t] ||^2  a dimension,    x_t = alpha_t x_0 + sigma_t eps,
 
@@ -12,9 +12,9 @@ levels are fixed beforehand: memory shows in the middle, where neither the pictu
 to see. Each level also has its own score; their mean is that of the logarithms, each in units of the standard deviation
 of held-out pictures, since losses at high noise would outweigh all others.
 
-Told are the AUC, 0.5 where nothing is remembered, with the interval of DeLong et al. 1988, and the share of members
-found when 1 % of the others are taken for members (Carlini et al. 2022, arXiv:2112.03570), with a bootstrap interval
-over both: an average may look harmless where a few pictures are known by heart.
+The result is the AUC, 0.5 where nothing is remembered, with the interval of DeLong et al. 1988, and the share of
+members that are found when 1 % of the others are taken for members (Carlini et al. 2022, arXiv:2112.03570), with a
+bootstrap interval over both: an average may look harmless where a few pictures are known by heart.
 """
 
 import math

@@ -11,18 +11,18 @@ of one size. So the training pictures are subsampled to as many as are held out,
 
 The statistic C_T of Meehan et al. 2020 (arXiv:2004.05675) and the authenticity of Alaa et al. 2022 (arXiv:2102.08921)
 compare with distances between real pictures instead, and so call a blurred picture a copy and a noisy one authentic.
-Both sets are chance, too; intervals are by the jackknife over drawn, training and held-out pictures. Features that were
-learned on the training pictures may tell the two apart by themselves: take one space that has seen neither.
+Both sets are samples, too: the intervals are jackknives over drawn, training and held-out pictures. Features that were
+learned on the training pictures may tell the two sets apart by themselves: use one space that has seen neither.
 
-Single copies are looked for among all training pictures. What counts is the nearness
+Single copies are searched among all training pictures, by the nearness
 
     d(x, nearest training picture) / mean of d(x, the ten nearest held-out pictures),
 
 the adaptive distance of Carlini et al. 2023 (arXiv:2301.13188), but relative to held-out neighbours: a picture that was
-trained on a hundred times has a hundred near training pictures. A near-copy is nearer than all but 0.1 % of the
-held-out pictures, of which the same is measured. That many are expected of an honest model, and of n drawn pictures the
-number below the j-th smallest of K values follows the beta-binomial law (n, j, K + 1 - j), which gives the p-value.
-Where near-duplicates lie on both sides of the split, the threshold is small: scan for them first.
+trained on a hundred times has a hundred near training pictures. The same nearness is measured for held-out pictures,
+and a near-copy is nearer than all but 0.1 % of them. An honest model has that many: among n drawn pictures, the number
+below the j-th smallest of K values follows the beta-binomial law (n, j, K + 1 - j), which gives the p-value. Where
+near-duplicates lie on both sides of the split, the threshold is small: scan for them first.
 """
 
 import math

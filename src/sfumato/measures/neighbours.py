@@ -1,7 +1,8 @@
 """The nearest of many references, by faiss (Douze et al. 2024, arXiv:2401.08281): exact up to `EXACT` references.
 
-Above, the references are cut into cells about 4 sqrt(M) centres, and a sixteenth of the cells is searched. That may
-miss a neighbour in another cell, so distances are never too small; a copy lies in the cell of its original.
+Above that, the references are cut into cells around about 4 sqrt(M) centres, and a sixteenth of the cells is searched.
+The search may miss a neighbour in another cell, so a distance is never too small; a copy lies in the cell of its
+original.
 """
 
 from dataclasses import dataclass

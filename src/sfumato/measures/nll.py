@@ -1,11 +1,12 @@
 """The negative log likelihood of pictures under a model, three times over, in bits per dimension.
 
-Two upper bounds for the 8-bit pictures themselves, of the chain of T steps and of infinitely many, and the value of the
-probability-flow ODE for pictures that are dequantised by uniform noise over each value's bin; by Jensen's inequality
-that, too, is an upper bound on the bits of the 8-bit picture under the ODE's density (Theis et al. 2016,
-arXiv:1511.01844, eq. 6). The mathematics is in `sfumato.diffusion.bound` and `sfumato.diffusion.likelihood`.
+Two numbers are upper bounds for the 8-bit pictures themselves: that of a chain of T steps and that of infinitely many.
+The third is the value of the probability-flow ODE for pictures that are dequantised by uniform noise over each value's
+bin; by Jensen's inequality it is an upper bound, too, on the bits of the 8-bit picture under the ODE's density (Theis
+et al. 2016, arXiv:1511.01844, eq. 6). The mathematics is in `sfumato.diffusion.bound` and
+`sfumato.diffusion.likelihood`.
 
-All that chance decides is drawn by key (seed, picture, place): the same numbers for any size of batch.
+All draws are keyed by (seed, picture, place), so that the numbers are the same for any size of batch.
 """
 
 import math

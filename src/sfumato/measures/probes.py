@@ -1,10 +1,10 @@
-"""What a picture shows of an attribute: read from the words said of it, or from the picture by a linear probe.
+"""Which value of an attribute a picture shows: read from its words, or from the picture by a linear probe.
 
-An attribute has values, such as woman, man and person; what shows none of them is "none". Where words decide, a value
-is read from a caption or prompt. Where only the picture is there, a probe reads it: multinomial logistic regression on
+An attribute has values, such as woman, man and person; a picture that shows none of them has the value "none". Where
+there are words, the value is read from a caption or prompt. Else a probe reads it: multinomial logistic regression on
 frozen features, trained on real pictures whose words say the value (Alain & Bengio 2016, arXiv:1610.01644).
 
-A probe errs, and what it says is a mixture: with p the true shares and C[i, j] the probability that it says j of a
+A probe errs, and its answers are a mixture: with p the true shares and C[i, j] the probability that it says j of a
 picture of value i, it says q = p C. Hence p = q C^-1 (for two values Rogan & Gladen 1978,
 doi:10.1093/oxfordjournals.aje.a112510; for more Lipton et al. 2018, arXiv:1802.03916), if it errs on drawn pictures as
 it does on real ones.
@@ -166,6 +166,7 @@ class ColourHistogram:
     """
 
     name = "colour histogram, 8 x 8 x 8"
+    blind = "A histogram does not see where the colours are."
     sha256 = hashlib.sha256(name.encode()).hexdigest()
 
     def __call__(self, pictures: np.ndarray) -> Tensor:

@@ -8,8 +8,8 @@ One number a picture, over its grey values Y = 0.299 R + 0.587 G + 0.114 B of 0 
     colourfulness   |std(rg, yb)| + 0.3 |mean(rg, yb)| with rg = R - G and yb = (R + G) / 2 - B, of colour pictures only
                     (Hasler & Süsstrunk 2003)
 
-The means may agree where the distributions do not: the Wasserstein-1 distance of the two, in the unit of the number, is
-told with them. It is biased upwards, and above 0 also for two sets of one law.
+The means may agree where the distributions do not, so the Wasserstein-1 distance of the two, in the unit of the number,
+stands beside them. It is biased upwards: it is above 0 for two sets of one law, too.
 """
 
 from dataclasses import dataclass

@@ -1,0 +1,64 @@
+"""About how long an evaluation takes on this machine: measured on a few pictures, told before it begins."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from sfumato.conditioning.conditioners import Unconditional
+from sfumato.config import Sampling
+from sfumato.evaluation.settings import Likelihoods
+from sfumato.measures.nll import DRAWS
+from sfumato.model import Model
+
+PICTURES, STEPS = 8, 2  # that are drawn for the measurement
+SLOPES = 100  # of the probability-flow ODE, about; each has a derivative by every probe, which costs twice as much
+SHORT = 20  # seconds; what takes less is not worth a line
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds for one picture.
+
+    Attributes:
+        picture: from noise to the end, guidance and all.
+        evaluation: the network asked once.
+    """
+
+    picture: float
+    evaluation: float
+
+    @classmethod
+    def measured(cls, model: Model, settings: Sampling) -> Self:
+        """Draw a few pictures in two steps, after as many that are not timed."""
+        short = settings.model_copy(update={"steps": STEPS, "times": ()})
+        condition = model.classes[0] if model.classes else None
+        for _ in range(2):
+            begin = time.perf_counter()
+            for _ in model.drawn([condition] * PICTURES, range(PICTURES), short):
+                pass
+        step = (time.perf_counter() - begin) / (PICTURES * STEPS)
+        guided = settings.guidance != 1 and not isinstance(model.conditioner, Unconditional)
+        return cls(step * settings.steps, step / 2 if guided else step)
+
+    def likelihood(self, how: Likelihoods, unseen: int) -> float:
+        """Seconds of the two bounds and the ODE."""
+        return min(how.pictures, unseen) * self.evaluation * (how.chain + DRAWS + SLOPES * (1 + 2 * how.probes))
+
+
+def told(parts: Sequence[tuple[str, float]], instead: Sequence[tuple[str, float]]) -> str:
+    """Lines of what takes long, the sum, and what is left out because nobody asked for it."""
+    total = sum(seconds for _, seconds in parts)
+    lines = [f"  {name:<48}{duration(seconds)}" for name, seconds in parts if seconds >= SHORT]
+    lines = [f"this takes about {duration(total)} here{':' if lines else ''}", *lines]
+    lines += [f"  left out is {name} ({duration(seconds)}): --metrics nll" for name, seconds in instead]
+    return "\n".join(lines)
+
+
+def duration(seconds: float) -> str:
+    """A rough time in words: "less than a minute", "4 min", "1 h 20 min"."""
+    minutes = math.ceil(seconds / 60)
+    if seconds < 60:
+        return "less than a minute"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

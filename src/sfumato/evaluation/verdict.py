@@ -1,0 +1,107 @@
+"""The numbers of a report as answers to what people ask, a plain sentence each.
+
+Do they look real? Is the variety there? Are they copies? Do they follow what was asked for? Each answer holds a number
+of the drawn pictures against that of real ones (what a perfect model would reach): yes, if it comes within their
+interval or to nine tenths of them; no, if it does not come to half; else partly. An answer is only as good as the
+features: it is of those that were learned on the data, and of the strictest space for copies.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from sfumato.evaluation.report import Part, Row
+from sfumato.measures.interval import digits
+from sfumato.page import Figure, Section, marked
+
+NEARLY, HARDLY = 0.9, 0.5  # of what real pictures reach
+LEAST_PROMPTS = 40
+SURELY = 0.001  # p-value of so many near-copies
+WORDS = {True: "Yes. ", False: "No. ", None: "Partly. "}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A question, yes (True), no (False) or neither (None), and the sentence that says so."""
+
+    question: str
+    holds: bool | None
+    sentence: str
+
+
+def answers(parts: Sequence[Part]) -> list[Answer]:
+    """The answers that the parts allow."""
+    rows = {f"{part.key}.{row.key}": row for part in parts for row in part.rows}
+    learned = next((part.key for part in parts if part.key.startswith("quality-learned")), "")
+    found = [
+        _reached(
+            "Do they look real?",
+            rows.get(f"{learned}.precision"),
+            "{drawn} of the drawn pictures lie among real ones in the learned features; of other real ones {real} do.",
+        ),
+        _reached(
+            "Is the variety there?",
+            rows.get(f"{learned}.recall"),
+            "The drawn pictures come near {drawn} of the real ones; as many other real ones come near {real}.",
+        ),
+        _copies(parts),
+        _reached(
+            "Are they of the class that was asked for?",
+            rows.get("accuracy.all"),
+            "A classifier takes {drawn} of them for it; of real pictures it is right about {real}.",
+        ),
+        _prompts(parts),
+    ]
+    return [answer for answer in found if answer is not None]
+
+
+def _reached(question: str, row: Row | None, sentence: str) -> Answer | None:
+    if row is None or row.real is None:
+        return None
+    drawn, real = row.drawn.mean, row.real.mean
+    least = min(NEARLY * real, real if row.real.low is None else row.real.low)
+    holds = True if drawn >= least else False if drawn < HARDLY * real else None
+    return Answer(question, holds, WORDS[holds] + sentence.format(drawn=f"{drawn:.0%}", real=f"{real:.0%}"))
+
+
+def _prompts(parts: Sequence[Part]) -> Answer | None:
+    """By the ten nearest of many prompts; among few, a guess is right too often to say anything."""
+    part = next((part for part in parts if part.key == "alignment"), None)
+    if part is None:
+        return None
+    question, prompts = "Do they follow the prompts?", int(part.basis.get("prompts", 0))
+    if prompts < LEAST_PROMPTS:
+        return Answer(question, None, f"{prompts} unseen prompts are too few to say; raise --n.")
+    sentence = (
+        f"Among {prompts} unseen prompts the own one is one of the ten nearest for {{drawn}} of the drawn pictures "
+        f"and for {{real}} of real ones ({10 / prompts:.0%} by guessing)."
+    )
+    return _reached(question, next(row for row in part.rows if row.key == "recall-10"), sentence)
+
+
+def _copies(parts: Sequence[Part]) -> Answer | None:
+    """By the space in which most near-copies were found."""
+    found = []
+    for part in parts:
+        rows, space = {row.key: row for row in part.rows}, part.key.removeprefix("memorization-")
+        if space != part.key and {"near-copies", "near-copies-p"} <= rows.keys():
+            found.append((rows["near-copies-p"].drawn.mean, rows["near-copies"], space))
+    if not found:
+        return None
+    p, row, space = min(found, key=lambda each: each[0])
+    expected = "" if row.real is None else f", where {row.real.mean:.1%} are expected of a model that copies nothing"
+    told = f"{row.drawn.mean:.1%} are near-copies of training pictures in the space {space.replace('-', ' ')}{expected}"
+    return Answer("Are they new, and not copies?", p >= SURELY, f"{WORDS[p >= SURELY]}{told} (p {digits(p)}).")
+
+
+def text(parts: Sequence[Part]) -> str:
+    """For the terminal; "" without any answer."""
+    return "\n".join(f"{answer.question} {answer.sentence}" for answer in answers(parts))
+
+
+def sections(parts: Sequence[Part], pictures: Sequence[Figure]) -> list[Section]:
+    """The pictures and the answers as the first section of a page; none without either."""
+    items = [(each.holds, f"<b>{escape(each.question)}</b> {escape(each.sentence)}") for each in answers(parts)]
+    if not items and not pictures:
+        return []
+    return [Section("In short", [*pictures, *([marked(items)] if items else [])])]

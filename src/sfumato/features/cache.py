@@ -1,0 +1,43 @@
+"""Where features are kept: once for a data set and its settings, whichever folder a report goes to.
+
+What is kept is named by the hashes of all that it was made of (manifest, chosen pictures, settings, weights), so that
+many evaluations of many models share it. It can be made again, so the folder is bounded: what was used last stays.
+"""
+
+import os
+import shutil
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from sfumato.user_cache import user_cache
+
+MOST = 2 << 30  # bytes
+
+
+def feature_cache() -> Path:
+    """The folder, which may not be there yet."""
+    return user_cache("features")
+
+
+def used(entry: Path) -> None:
+    """Mark what is kept as used now."""
+    with suppress(OSError):  # a folder that may only be read is of use, too
+        os.utime(entry, (time.time(), entry.stat().st_mtime))
+
+
+def prune(folder: Path, most: int | None = None) -> None:
+    """Delete what was used longest ago, until at most `most` bytes are kept (MOST by default)."""
+    entries = []
+    for entry in folder.iterdir() if folder.is_dir() else ():
+        with suppress(FileNotFoundError):  # another process prunes, too
+            files = [entry] if entry.is_file() else [file for file in entry.rglob("*") if file.is_file()]
+            status = entry.stat()
+            entries.append((max(status.st_atime, status.st_mtime), sum(file.stat().st_size for file in files), entry))
+    excess = sum(size for _, size, _ in entries) - (MOST if most is None else most)
+    for _, size, entry in sorted(entries):
+        if excess <= 0:
+            return
+        with suppress(OSError):
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            excess -= size
