@@ -26,8 +26,14 @@ def test_pictures_look_real_when_as_many_lie_among_real_ones_as_real_ones_do(dra
     assert f"{drawn:.0%}" in answer.sentence and "90%" in answer.sentence
 
 
-def test_random_convolutions_are_not_asked_whether_pictures_look_real():
-    assert answers([part("quality-random-convolutions", precision=(share(0.95), share(0.9)))]) == []
+def test_the_features_in_which_they_do_worst_decide_and_those_without_neighbours_say_nothing():
+    kind, strict = (
+        part("quality-a", precision=(share(0.98), share(1))),
+        part("quality-b-c", precision=(share(0.4), share(0.8))),
+    )
+    (answer,) = answers([kind, strict])
+    assert answer.holds is None and "40% of the drawn" in answer.sentence and "features b c" in answer.sentence
+    assert answers([part("quality-random-convolutions", kid=(share(0.1), share(0)))]) == []
 
 
 def test_copies_are_told_by_the_space_that_finds_most():

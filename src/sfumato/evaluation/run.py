@@ -30,7 +30,7 @@ from sfumato.evaluation.settings import Likelihoods, Measuring
 from sfumato.evaluation.sheets import labelled_rows, strip
 from sfumato.features.cache import feature_cache
 from sfumato.features.learned import seconds_left
-from sfumato.features.spaces import LearnedFeatures, spaces_for
+from sfumato.features.spaces import LearnedFeatures, seconds_a_picture, spaces_for
 from sfumato.generation.recipe import of_picture
 from sfumato.material import Material, asked_of, chosen
 from sfumato.measures.membership import LEVELS
@@ -199,6 +199,9 @@ def planned(
         left = len(sets[0]) - drawn_already(out / "samples")
         parts.append((f"drawing {len(sets[0]):,} pictures", left * cost.picture))
         if OF_FEATURES & metrics:
+            if {"memorization", "alignment", "bias"} & metrics:
+                seconds = min(len(material.data), trust.MOST) * seconds_a_picture(material.data)
+                parts.append(("features of the data, at most; kept for the next time", seconds))
             learning = seconds_left(material.data, learned_from(material, sets[1]), feature_cache())
             parts.append(("learning features, once for these data", learning))
     if "bias" in metrics and model.config.condition.kind in ("text", "sentence"):

@@ -3,7 +3,7 @@
 Do they look real? Is the variety there? Are they copies? Do they follow what was asked for? Each answer holds a number
 of the drawn pictures against that of real ones (what a perfect model would reach): yes, if it comes within their
 interval or to nine tenths of them; no, if it does not come to half; else partly. An answer is only as good as the
-features: it is of those that were learned on the data, and of the strictest space for copies.
+features, so it comes from the space in which the drawn pictures do worst.
 """
 
 from collections.abc import Sequence
@@ -31,28 +31,45 @@ class Answer:
 
 def answers(parts: Sequence[Part]) -> list[Answer]:
     """The answers that the parts allow."""
-    rows = {f"{part.key}.{row.key}": row for part in parts for row in part.rows}
-    learned = next((part.key for part in parts if part.key.startswith("quality-learned")), "")
     found = [
-        _reached(
+        _quality(
+            parts,
+            "precision",
             "Do they look real?",
-            rows.get(f"{learned}.precision"),
-            "{drawn} of the drawn pictures lie among real ones in the learned features; of other real ones {real} do.",
+            "{drawn} of the drawn pictures lie among real ones; of other real ones {real} do",
         ),
-        _reached(
+        _quality(
+            parts,
+            "recall",
             "Is the variety there?",
-            rows.get(f"{learned}.recall"),
-            "The drawn pictures come near {drawn} of the real ones; as many other real ones come near {real}.",
+            "The drawn pictures come near {drawn} of the real ones; as many other real ones come near {real}",
         ),
         _copies(parts),
         _reached(
             "Are they of the class that was asked for?",
-            rows.get("accuracy.all"),
+            _row(parts, "accuracy", "all"),
             "A classifier takes {drawn} of them for it; of real pictures it is right about {real}.",
         ),
         _prompts(parts),
     ]
     return [answer for answer in found if answer is not None]
+
+
+def _row(parts: Sequence[Part], part: str, row: str) -> Row | None:
+    return next((each for found in parts if found.key == part for each in found.rows if each.key == row), None)
+
+
+def _quality(parts: Sequence[Part], row: str, question: str, sentence: str) -> Answer | None:
+    """By the features in which the drawn pictures reach the smallest part of what real ones do."""
+    found = []
+    for part in parts:
+        value = _row(parts, part.key, row) if part.key.startswith("quality-") else None
+        if value is not None and value.real is not None:
+            found.append((value.drawn.mean / max(value.real.mean, 1e-9), value, part.key.removeprefix("quality-")))
+    if not found:
+        return None
+    _, value, space = min(found, key=lambda each: each[0])
+    return _reached(question, value, f"{sentence} (features {space.replace('-', ' ')}).")
 
 
 def _reached(question: str, row: Row | None, sentence: str) -> Answer | None:

@@ -15,6 +15,7 @@ A network here takes pictures (B, C, H, W) with values 0 ... 255 and holds its o
 
 import hashlib
 import io
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,6 +165,17 @@ def general_space(data: Dataset, train_indices: np.ndarray) -> FeatureSpace:
     if installed():
         return NetworkFeatures(NAME, efficientnet_lite0())
     return NetworkFeatures("random convolutions", untrained(data, train_indices), RANDOM)
+
+
+def seconds_a_picture(data: Dataset) -> float:
+    """How long the pretrained network takes for a picture of the data here; 0 without one."""
+    if not installed():
+        return 0.0
+    space, pictures = NetworkFeatures(NAME, efficientnet_lite0()), data.pictures[:BATCH]
+    space(pictures)  # the first batch is slower
+    begin = time.perf_counter()
+    space(pictures)
+    return (time.perf_counter() - begin) / len(pictures)
 
 
 def features_of(space: FeatureSpace, pictures: np.ndarray, report: Report, cache: Path | None = None) -> Tensor:
