@@ -51,7 +51,8 @@ def told(parts: Sequence[tuple[str, float]], instead: Sequence[tuple[str, float]
     """Lines of what takes long, the sum, and what is left out because nobody asked for it."""
     total = sum(seconds for _, seconds in parts)
     lines = [f"  {name:<48}{duration(seconds)}" for name, seconds in parts if seconds >= SHORT]
-    lines = [f"this takes about {duration(total)} here{':' if lines else ''}", *lines]
+    whole = duration(total) if total < 60 else f"about {duration(total)}"
+    lines = [f"this takes {whole} here{':' if lines else ''}", *lines]
     lines += [f"  left out is {name} ({duration(seconds)}): --metrics nll" for name, seconds in instead]
     return "\n".join(lines)
 
