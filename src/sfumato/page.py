@@ -56,7 +56,8 @@ figcaption { margin-top: .5rem; max-width: 42rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; min-width: min(26rem, 100%); margin: 1.3rem 0; font-size: .95rem;
   font-variant-numeric: tabular-nums; }
-caption { text-align: left; padding-bottom: .5rem; max-width: 42rem; }
+caption { text-align: left; padding-bottom: .5rem; }
+caption > span { display: block; position: sticky; left: 0; max-width: min(42rem, calc(100vw - 2.5rem)); }
 th, td { text-align: right; padding: .32rem .9rem .32rem 0; border-bottom: 1px solid var(--line); }
 th { font-weight: 500; color: var(--soft); }
 th, td { white-space: nowrap; }
@@ -177,7 +178,8 @@ def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> s
 
     first = "".join(f'<th scope="col">{name}</th>' for name in head)
     rest = "".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in rows)
-    return f'<div class="wide"><table><caption>{caption}</caption><tr>{first}</tr>{rest}</table></div>'
+    told = f"<caption><span>{caption}</span></caption>" if caption else ""
+    return f'<div class="wide"><table>{told}<tr>{first}</tr>{rest}</table></div>'
 
 
 def marked(items: Sequence[tuple[bool | None, str]]) -> str:

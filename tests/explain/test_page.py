@@ -95,7 +95,7 @@ def text_of(folder: Path) -> str:
 
 def rows_of(folder: Path, caption: str) -> list[list[str]]:
     """The cells of the table whose caption begins so."""
-    table = re.search(rf"<caption>{re.escape(caption)}.*?</table>", text_of(folder), re.DOTALL)
+    table = re.search(rf"<caption><span>{re.escape(caption)}.*?</table>", text_of(folder), re.DOTALL)
     assert table
     return [re.findall(r"<td>(.*?)</td>", row) for row in table[0].split("<tr>")[2:]]
 

@@ -62,7 +62,7 @@ def memorization_part(space: str, found: Memorization, figures: Sequence[Figure]
     copies = (found.nearest.nearness <= found.threshold).double().numpy()
     return Part(
         key_of("memorization", space),
-        f"Memorization in the {space}",
+        f"Memorization in the {space if space == 'pixels' else f'features {space}'}",
         "Whether drawn pictures are nearer to the pictures of the training than to as many that were held out, which "
         "are the control: without copying half of them are. A near-copy is nearer to a training picture, in units of "
         "the distance to its held-out neighbours, than all but 0.1 % of the held-out pictures are; that many are "
