@@ -87,7 +87,7 @@ def test_a_model_that_remembers_its_pictures_is_told_by_them(model, material, pi
     for separated in (found.together, found.levels[0.25]):
         assert separated.auc.mean > 0.97 and separated.auc.low is not None and separated.auc.low > 0.9
         assert separated.p_value < 1e-6 and separated.found.mean > 0.8
-    assert 0.6 < found.levels[1.0].auc.mean < found.levels[0.5].auc.mean < 1  # much noise hides what they are
+    assert 0.5 < found.levels[1.0].auc.mean < found.levels[0.5].auc.mean < 1  # much noise hides what they are
 
 
 def test_a_model_that_knows_only_the_law_tells_nothing(model, material):
