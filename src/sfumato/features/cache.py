@@ -23,7 +23,7 @@ def feature_cache() -> Path:
 def used(entry: Path) -> None:
     """Mark what is kept as used now."""
     with suppress(OSError):  # a folder that may only be read is of use, too
-        os.utime(entry, (time.time(), entry.stat().st_mtime))
+        os.utime(entry, ns=(time.time_ns(), entry.stat().st_mtime_ns))
 
 
 def prune(folder: Path, most: int | None = None) -> None:
