@@ -15,12 +15,14 @@ from sfumato.evaluation.release import (
     Check,
     data_card,
     evaluated_card,
+    foreseen,
     licence_checks,
     lineage_checks,
     section,
     threshold_checks,
     verdict,
 )
+from sfumato.material import Material
 from sfumato.measures.probes import Attribute
 from sfumato.model import Model
 from sfumato.report import Silent
@@ -58,6 +60,27 @@ def test_what_was_not_measured_fails_and_what_was_is_named():
     why = {"memorization": "3 held-out pictures are too few; fix: hold out more"}
     (check,) = threshold_checks(PARTS, Release(at_most={"memorization.copies": 0.1}), why)
     assert "3 held-out pictures are too few" in check.told and check.fix == "hold out more"
+
+
+@pytest.mark.parametrize(
+    ("seen", "n", "words"),
+    [
+        (0, 500, ["memorization needs the data of the training", "membership needs the data of the training"]),
+        (
+            185,
+            500,
+            ["memorization needs 50 held-out pictures, and there are 15", "membership needs 20"],
+        ),
+        (170, 500, ["memorization needs 50 held-out pictures, and there are 30"]),
+        (100, 40, ["memorization needs 50 drawn pictures, and these will be 40"]),
+        (100, 60, []),
+    ],
+)
+def test_a_refusal_that_can_be_foreseen_is_told_before_anything_is_drawn(seen, n, words):
+    material = Material(cast(Any, range(200)), np.arange(seen), np.arange(seen, 200))
+    found = foreseen(["memorization-*.near-copies-p", "membership.auc"], material, n)
+    assert len(found) == len(words) and all(word in why for word, why in zip(words, found, strict=True))
+    assert foreseen(["accuracy.all"], material, n) == []
 
 
 def test_every_refusal_has_a_reason_and_a_fix():

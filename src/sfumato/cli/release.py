@@ -76,9 +76,11 @@ def release(
     path = data or opened.config.data.path
     with Terminal() as terminal:
         folder(out)
+        material = material_for(opened, path, out / "data", terminal)
+        for why in gate.foreseen(named, material, n):
+            terminal.say(f"this release will be refused: {why}")
         found = evaluate(opened, path, opened.sampling(), how, out, terminal)
-        trained_on = material_for(opened, path, out / "data", terminal).data
-    parts = told(found.parts)
+    parts, trained_on = told(found.parts), material.data
     checks = [
         *gate.threshold_checks(parts, demands, found.left_out),
         *gate.lineage_checks(opened, trained_on),

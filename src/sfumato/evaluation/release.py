@@ -17,6 +17,8 @@ from typing import Any
 from sfumato import saved
 from sfumato.config import Release
 from sfumato.data.dataset import Dataset
+from sfumato.material import Material
+from sfumato.measures import membership, memorization
 from sfumato.measures.interval import Interval
 from sfumato.measures.probes import ATTRIBUTES, Attribute
 from sfumato.model import Model
@@ -58,6 +60,29 @@ HELP = {
     "alignment": "train longer, raise guidance, or give more captions",
     "nll": "train longer, or with objective.weight for the bound",
 }
+
+
+def foreseen(named: Sequence[str], material: Material, n: int) -> list[str]:
+    """Why a release will be refused, as far as it can be known before anything is drawn; a sentence each.
+
+    Args:
+        named: the thresholds, "part.row".
+        material: the data, and what of them the model has seen.
+        n: pictures that are asked for.
+    """
+    found = []
+    held_out, drawn = len(material.unseen), min(n, len(material.data) // 3)
+    for metric, fewest in (("memorization", memorization.FEWEST), ("membership", membership.FEWEST)):
+        if not any(name.startswith(metric) for name in named):
+            continue
+        if not material.trained_on:
+            found.append(f"{metric} needs the data of the training, and these are others")
+        elif held_out < fewest:
+            fix = "train with a larger data.validation, or leave the threshold out"
+            found.append(f"{metric} needs {fewest} held-out pictures, and there are {held_out}: {fix}")
+        elif metric == "memorization" and drawn < fewest:
+            found.append(f"{metric} needs {fewest} drawn pictures, and these will be {drawn}: raise --n")
+    return found
 
 
 def threshold_checks(
