@@ -47,7 +47,7 @@ class Side:
     Attributes:
         name: for people.
         report: as report.json holds it.
-        values: of single pictures by "part.row".
+        values: the numbers of single pictures, by "part.row".
         pictures: the drawn ones, uint8 (N, H, W, C), where they were kept.
         asked: what they were asked for.
         link: the page of its own report, where the comparison can link to it.
@@ -117,7 +117,7 @@ class Comparison:
         sides: the first is what the others are held against.
         lines: in the order of the first report.
         apart: sentences.
-        drifts: of the groups whose shares were read in both.
+        drifts: those of the groups whose shares were read in both.
     """
 
     sides: Sequence[Side]
@@ -171,10 +171,10 @@ def evaluated(
         model: in evaluation mode.
         name: for people.
         place: among the models, from 1.
-        path: of the data.
+        path: a folder of pictures, or the name of a data set.
         metrics: some of `sfumato.evaluation.settings.METRICS`.
         n: pictures of each set.
-        seed: of every choice and draw.
+        seed: decides every choice and draw.
         out: for the folder <place>-<name>, and "shared" for what the models share.
         report: told how far it is.
     """

@@ -26,7 +26,7 @@ KINDS = {
 
 
 def holm_told(count: int) -> str:
-    """What the reader must know of p, for so many tests."""
+    """What p means on a page of so many tests."""
     return (
         f"p is by Holm's correction over all {count} tests of this page: without any true difference, the chance of "
         f"one p below {SIGNIFICANT} or more is at most 5 %."

@@ -44,7 +44,7 @@ def search_grid(
         model: in evaluation mode.
         settings: how the model draws; its solver must add no noise, or the grids could not be compared.
         conditions: one a picture; as many pictures are searched on as are compared.
-        seed: of the first picture.
+        seed: that of the first picture.
         report: told how far each part is.
     """
     count = len(conditions)

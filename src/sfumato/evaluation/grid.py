@@ -85,7 +85,7 @@ class Cell:
         return len(self.samples.pictures) / self.samples.seconds if self.samples.seconds else 0.0
 
     def no_worse(self, metric: str) -> bool:
-        """Whether it is not significantly worse than the best cell, or is that."""
+        """Whether it is the best cell, or not significantly worse."""
         return metric not in self.adjusted or self.adjusted[metric] >= SIGNIFICANT
 
 
@@ -95,7 +95,7 @@ class Grid:
 
     Attributes:
         about: model, data, seed: what the numbers are of.
-        axes: of the rows and of the columns; the first has the name "" where one setting only varies.
+        axes: those of the rows and the columns; the first has the name "" where one setting only varies.
         cells: in order.
         metrics: those that were measured.
         best: metric -> the place of its best cell in `cells`.
@@ -167,10 +167,10 @@ def measured(model: Model, path: str, axes: tuple[Axis, Axis], n: int, seed: int
 
     Args:
         model: in evaluation mode.
-        path: of the data.
+        path: a folder of pictures, or the name of a data set.
         axes: from `axes_of`.
         n: pictures a cell; fewer where the data hold fewer than twice as many.
-        seed: of every choice and draw.
+        seed: decides every choice and draw.
         out: keeps the pictures of the cells and what is learned of the data, so that a stopped grid goes on.
         report: told how far it is.
 

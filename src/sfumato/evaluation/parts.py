@@ -37,7 +37,7 @@ def quality_part(
         reference: features (N, D) of real pictures.
         control: features (N, D) of other real pictures: what a perfect model would reach.
         drawn: features (N, D).
-        seed: of random subsets.
+        seed: decides random subsets.
         basis: what the numbers depend on.
         report: told how far it is.
     """

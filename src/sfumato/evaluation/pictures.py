@@ -42,7 +42,7 @@ def pictures_for(model: Model, path: str, n: int, seed: int, cache: Path, report
 
 
 def pictures_of(model: Model, material: Material, path: str, n: int, seed: int) -> Pictures:
-    """As `pictures_for`, of data that are open already."""
+    """The same as `pictures_for`, for data that are open already."""
     data = material.data
     if not len(material.unseen):
         raise UserError(

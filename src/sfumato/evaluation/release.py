@@ -216,7 +216,7 @@ def evaluated_card(card: str, parts: Mapping[str, Any], checks: Sequence[Check])
     Args:
         card: README.md of the model.
         parts: the entry "parts" of report.json.
-        checks: of the release.
+        checks: those of the release.
     """
     mark, settings = "\n## Evaluation\n", "\n## Settings\n"
     before, _, rest = card.partition(mark if mark in card else settings)

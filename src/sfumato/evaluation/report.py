@@ -47,11 +47,11 @@ class Part:
     Attributes:
         key: by which programs know it.
         title: for people.
-        about: what the numbers are and against what to hold them, in plain sentences.
+        about: what the numbers mean, and what to compare them with, in plain sentences.
         rows: the numbers.
         basis: what the numbers depend on besides the model, plain values.
         figures: pictures of the page.
-        arrays: what another report is compared with besides the rows; kept in `values.npz` as "part.name".
+        arrays: what a comparison needs besides the rows; kept in `values.npz` as "part.name".
         columns: what the rows' `drawn` and `real` are, for people.
     """
 

@@ -58,7 +58,7 @@ def written(out: Path, title: str, found: Evaluation, first: Sequence[Section] =
 
     Args:
         out: the folder.
-        title: of the page.
+        title: the title of the page.
         found: from `sfumato.evaluation.run.evaluate`.
         first: sections of the page before all others.
     """

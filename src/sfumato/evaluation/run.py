@@ -59,7 +59,7 @@ def evaluate(
 
     Args:
         model: in evaluation mode.
-        path: of the data.
+        path: a folder of pictures, or the name of a data set.
         settings: how the pictures are drawn.
         how: what is measured, of how many pictures.
         out: keeps the drawn pictures, so that a stopped evaluation goes on.

@@ -53,7 +53,7 @@ def draw_samples(
         model: in evaluation mode.
         conditions: (N), None where there is none.
         settings: from `model.sampling`.
-        seed: of the first picture.
+        seed: that of the first picture.
         folder: keeps them; what it holds of the same request is not drawn again.
         report: told how far it is.
     """

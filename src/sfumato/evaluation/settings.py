@@ -21,9 +21,9 @@ class Likelihoods:
 
 @dataclass(frozen=True)
 class Groups:
-    """What is monitored for bias: prompt templates, attributes, the total variation from which on there is an alarm.
+    """What is monitored for bias: prompt templates, attributes, and the total variation that raises an alarm.
 
-    Without templates or attributes, `trust.TEMPLATES` and `probes.ATTRIBUTES` are.
+    The defaults are `trust.TEMPLATES` and `probes.ATTRIBUTES`.
     """
 
     templates: tuple[str, ...] = ()
@@ -38,7 +38,7 @@ class Measuring:
     Attributes:
         metrics: some of METRICS.
         n: pictures of each set; fewer where the data hold fewer than three times as many.
-        seed: of every choice and draw.
+        seed: decides every choice and draw.
         likelihoods: how "nll" measures.
         groups: what "bias" monitors.
         inception: files with the weights of Inception, for a further feature space.

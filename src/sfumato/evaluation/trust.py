@@ -1,4 +1,4 @@
-"""What the report measures of trust: copies of training pictures, membership, prompts, and the shares of groups.
+"""Whether a model can be trusted: copies of training pictures, membership, prompts, and the shares of groups.
 
 Where a measurement needs something that a model or its data do not have (prompts, held-out pictures, words that say a
 value), the report gives the reason instead of numbers.
@@ -72,7 +72,7 @@ class Drawn:
         out: folder of what is drawn.
         kept: folder of features and probes.
         basis: what all numbers depend on.
-        seed: of every choice.
+        seed: decides every choice.
         report: told how far it is.
     """
 
@@ -188,7 +188,7 @@ def duplicates_parts(material: Material, report: Report) -> list[Part]:
 
 
 def alignment_parts(drawn: Drawn) -> list[Part]:
-    """How the drawn pictures of prompts that a probe has not seen fit them.
+    """How well drawn pictures fit their prompts, for prompts that the probe has not seen.
 
     Raises:
         UserError: no prompts, or too few.

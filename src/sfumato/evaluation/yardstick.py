@@ -74,12 +74,12 @@ def yardstick(
 
     Args:
         model: in evaluation mode.
-        path: of the data.
+        path: a folder of pictures, or the name of a data set.
         n: pictures of each set.
-        seed: of their choice.
+        seed: decides their choice.
         shared: the folder that keeps the data.
         report: told how far it is.
-        features: whether spaces are wanted; to learn one can take minutes.
+        features: whether feature spaces are needed; learning one can take minutes.
 
     Raises:
         UserError: no such data, too few of them, or a class that the model does not know.
@@ -108,7 +108,7 @@ def feature_differences(
         b: features (N, D).
         reference: features (M, D) of the real pictures that both are held against.
         paired: whether a[i] and b[i] are of one seed and prompt.
-        seed: of the exchanges.
+        seed: decides the exchanges.
         names: some of SET_STATISTICS.
         progress: told of every part.
     """

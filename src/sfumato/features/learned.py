@@ -118,7 +118,7 @@ def learned(
         indices: (N,) of the training pictures; no other is looked at.
         folder: it holds a folder for each training that differs in data, indices or seed.
         report: told how far the training is.
-        seed: of first weights, order and views.
+        seed: decides first weights, order and views.
         views: pictures seen in training; by default 100 epochs, but at least 25,600 and at most 120,000.
 
     Raises:

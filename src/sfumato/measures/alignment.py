@@ -64,7 +64,7 @@ class ImageText:
 
     @property
     def sha256(self) -> str:
-        """Of the weights and of what they read."""
+        """The hash of the weights and of the features that they read."""
         return hashlib.sha256(self._bytes()).hexdigest()
 
     def _bytes(self) -> bytes:
@@ -113,7 +113,7 @@ def train(features: Tensor, texts: Sequence[str], space: str, encoder: str, seed
         texts: (N) what each shows.
         space: the SHA-256 of the feature space.
         encoder: the name or folder of the sentence encoder.
-        seed: of the first weights, the batches and the dropped features.
+        seed: decides the first weights, the batches and the dropped features.
         report: told how far it is.
     """
     unique = sorted(set(texts))

@@ -121,8 +121,8 @@ def compare(
         values: (V) names.
         before: what the other side is measured against.
         after: with the same templates; of the same probe, where it has the same tensor as `confusion`.
-        seed: of the draws.
-        threshold: of total variation, for an alarm.
+        seed: decides the draws.
+        threshold: the total variation from which on there is an alarm.
         level: of the p-value, for an alarm.
     """
     g = generator(seed, "bias")
@@ -289,9 +289,9 @@ def monitor(
         prompts: (N) what each was drawn from: a few templates, many times each, that leave the attribute open.
         said: (N) the value that each drawn picture shows, by a probe; -1 has no part.
         confusion: of that probe, None where the values are known.
-        seed: of the draws.
+        seed: decides the draws.
         report: told how far it is.
-        threshold: of total variation, for an alarm.
+        threshold: the total variation from which on there is an alarm.
     """
     labels, size = attribute.labels(captions), len(attribute.values)
     bags = [set(_words(" ".join(texts))) for texts in captions]
@@ -333,8 +333,8 @@ def drift(
         before: (N) the value that each picture of the one model shows; -1 has no part.
         after: (N) the same of the other.
         confusion: of the probe that read both, None where the values are known.
-        seed: of the draws.
-        threshold: of total variation, for an alarm.
+        seed: decides the draws.
+        threshold: the total variation from which on there is an alarm.
     """
     sides = [by_template(prompts, said, len(values)) for said in (before, after)]
     kept = [template for template in sides[0] if all(side[template].sum() > 0 for side in sides)]

@@ -73,7 +73,7 @@ def frechet(real: Tensor, drawn: Tensor, seed: int, progress: Progress = ignored
     Args:
         real: (N, D).
         drawn: (M, D).
-        seed: of the random subsets.
+        seed: decides the random subsets.
         progress: told of every distance for the interval, then of every line.
 
     Raises:

@@ -158,7 +158,7 @@ def jackknife(
     Args:
         statistic: asked ``groups * cuts`` times, of sets that lack one group each.
         sets: independent of each other, each of independent members (N, ...).
-        seed: of the random cuts.
+        seed: decides the random cuts.
         groups: 2 where time counts (halves); more leave sets that are more like the whole.
         cuts: ``cuts * (groups - 1)`` degrees of freedom; 20 make the interval 4 % wider than endlessly many.
         progress: told of every value.

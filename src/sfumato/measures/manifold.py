@@ -91,7 +91,7 @@ def manifold(real: Tensor, drawn: Tensor, seed: int, k: int = 5, progress: Progr
     Args:
         real: (N, D).
         drawn: (M, D).
-        seed: of the random cuts of the jackknife.
+        seed: decides the random cuts of the jackknife.
         k: of the neighbour that a ball reaches to.
         progress: told of every measurement.
 

@@ -79,7 +79,7 @@ def membership(model: Model, material: Material, n: int, seed: int, report: Repo
         model: in evaluation mode.
         material: the data of the model's training, from `pictures.material_for`.
         n: pictures of each kind.
-        seed: of the choice and the noise.
+        seed: decides the choice and the noise.
         report: told how far it is.
 
     Raises:
@@ -135,7 +135,7 @@ def losses(
         conditions: (B).
         keys: (B) numbers of the pictures, by which noise is drawn.
         levels: (L).
-        seed: of the noise.
+        seed: decides the noise.
         report: told how far it is.
     """
     schedule = model.denoiser.process.schedule

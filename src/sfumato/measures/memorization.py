@@ -97,7 +97,7 @@ def memorization(
         drawn: (N, D).
         training: (M, D), M at least K: all that the model has seen, each picture once.
         held_out: (K, D), of the same law as the training pictures.
-        seed: of the subsamples and the jackknife.
+        seed: decides the subsamples and the jackknife.
         progress: told of every search.
 
     Raises:

@@ -73,7 +73,7 @@ def nll(model: Model, pictures: Pictures, steps: int, probes: int, seed: int, re
         pictures: from `pictures_for`.
         steps: T of the discrete bound.
         probes: random sign vectors a picture for the divergence of the ODE.
-        seed: of all draws.
+        seed: decides all draws.
         report: told how far each of the three is.
     """
     denoiser = InDouble(model.denoiser)

@@ -80,7 +80,7 @@ def difference_of(
         b: (M, ...), as many as in `a` where they are paired.
         reference: what both are held against.
         paired: whether a[i] and b[i] belong together; they are then exchanged and left out together.
-        seed: of the exchanges and of the jackknife.
+        seed: decides the exchanges and the jackknife.
         progress: told of every exchange.
 
     Raises:

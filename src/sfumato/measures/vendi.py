@@ -37,7 +37,7 @@ def vendi(features: Tensor, seed: int, progress: Progress = ignored) -> Interval
 
     Args:
         features: none of them zero.
-        seed: of the random cuts of the jackknife.
+        seed: decides the random cuts of the jackknife.
         progress: told of every measurement.
 
     Raises:
