@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 from sfumato import settings_yaml
 from sfumato.config import Config, DiT, Sampling, UNet, change, load_recipe, recipes, validate
 from sfumato.config_errors import _settings
-from sfumato.errors import ConfigError
+from sfumato.errors import ConfigError, UserError
 
 NAMES = ("emoji", "fashion", "folder")
 
@@ -219,7 +220,7 @@ def test_a_value_out_of_range_names_field_value_range_and_fix(override, parts):
     for part in parts:
         assert part in error.message
     assert parts[1] in error.fix
-    assert error.message.startswith(f"recipe emoji --set {override}: ")
+    assert error.message.startswith(override.partition("=")[0])  # the recipe is not to blame, and the command is known
 
 
 @pytest.mark.parametrize(
@@ -244,8 +245,34 @@ def test_settings_that_do_not_fit_together_are_refused_with_the_fix(overrides, m
 
 def test_all_faults_are_told_at_once():
     error = refusal("training.batch=-1", "data.flip=maybe", "network.chanels=3")
-    assert "3 settings are wrong" in error.message
-    assert all(word in error.message for word in ("training.batch", "data.flip", "network.chanels"))
+    assert error.message.startswith("3 settings are wrong\n")
+    for text in (error.message, error.fix):
+        assert all(word in text for word in ("training.batch", "data.flip", "network.ch"))
+    assert all(line.strip() for line in error.fix.splitlines())
+
+
+def test_a_fault_of_the_file_is_told_with_its_name_also_beside_changes(tmp_path):
+    (tmp_path / "mine.yaml").write_text("name: mine\ndata: {path: p}\ntraining: {batch: -1}\n")
+    with pytest.raises(ConfigError, match=r"mine\.yaml: training\.batch = -1"):
+        load_recipe(tmp_path / "mine.yaml", ["optimizer.lr=0.1"])
+
+
+def test_a_thousand_faults_are_told_in_a_few_lines():
+    with pytest.raises(ConfigError) as caught:
+        validate({"name": "x", "data": {"path": "p"}, **{f"{i}\x1b[31m" + "y" * 500: 1 for i in range(1000)}}, "mine")
+    assert "mine: 1,000 settings are wrong" in caught.value.message
+    assert "and 990 more" in caught.value.message
+    assert len(str(caught.value)) < 4000
+    assert "\x1b" not in str(caught.value)
+
+
+def test_a_name_like_no_other_is_told_without_a_guess():
+    assert "did you mean" not in refusal("zzz.qqq=1").message
+    assert "did you mean" not in refusal("network.kind=zzz").message
+    with pytest.raises(ConfigError) as caught:
+        load_recipe("zzz")
+    assert "did you mean" not in caught.value.message
+    assert "fashion" in caught.value.fix
 
 
 def test_a_missing_setting_is_named():
@@ -331,6 +358,37 @@ def test_bad_yaml_is_refused_with_its_place(text, message, tmp_path):
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(ConfigError, match=message):
         load_recipe(tmp_path / "mine.yaml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "name: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n",
+        "a" * 70_000,
+        "[" * 60_000,
+        "{a: " * 15_000,
+        "- " * 30_000,
+        "? " * 30_000,
+        "name: " + "9" * 60_000,
+        "name: !!binary " + "A" * 60_000,
+        "name: 'a\0b'",
+        "".join(f"k{i}: {i}\n" for i in range(5000)),
+    ],
+    ids=["laughs", "long", "lists", "groups", "dashes", "keys", "digits", "binary", "zero", "many"],
+)
+def test_hostile_yaml_is_refused_within_seconds(text, tmp_path):
+    (tmp_path / "mine.yaml").write_text(text)
+    start = time.process_time()
+    with pytest.raises(UserError) as caught:
+        load_recipe(tmp_path / "mine.yaml")
+    assert time.process_time() - start < 3
+    assert len(str(caught.value)) < 4000
+    assert caught.value.fix
+
+
+def test_a_recipe_that_is_no_file_is_named_as_what_it_is(tmp_path):
+    with pytest.raises(UserError, match="is a folder and no file"):
+        load_recipe(tmp_path)
 
 
 def test_a_file_that_is_no_text_is_refused(tmp_path):

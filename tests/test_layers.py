@@ -15,7 +15,20 @@ SOURCE = Path(__file__).parent.parent / "src" / "sfumato"
 # From the lowest to the highest. Parts of one layer may use each other, but not in a circle.
 LAYERS = (
     {"__init__"},
-    {"errors", "allocator", "durable", "keyed", "plots", "page", "report", "transfer", "user_cache"},
+    {
+        "errors",
+        "allocator",
+        "at_most",
+        "bounded",
+        "durable",
+        "keyed",
+        "machine",
+        "plots",
+        "page",
+        "report",
+        "transfer",
+        "user_cache",
+    },
     {"settings_yaml", "config_errors", "config"},
     {"diffusion", "networks"},
     {"registry"},

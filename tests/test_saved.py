@@ -129,7 +129,8 @@ def weights_of(folder: Path) -> dict[str, torch.Tensor]:
 def test_weights_that_do_not_fit_are_named(folder, change, part):
     weights = weights_of(folder)
     change(weights)
-    weights["padding of the count"] = torch.zeros(64)  # so that it is the names and shapes that are noticed
+    if "holds" not in part:
+        weights["padding of the count"] = torch.zeros(64)  # so that it is the names and shapes that are noticed
     forge(folder, "weights.safetensors", save(weights))
     with pytest.raises(UserError) as caught:
         Model.load(folder)

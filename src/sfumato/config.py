@@ -19,6 +19,7 @@ import copy
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
@@ -30,7 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from sfumato import settings_yaml
 from sfumato.config_errors import explain
-from sfumato.errors import ConfigError, unknown
+from sfumato.errors import ConfigError, shown, unknown
 
 LARGEST_SIZE = 1024
 LARGEST_SEED = 2**63 - 1
@@ -472,13 +473,14 @@ class Config(Settings):
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def validate(settings: Mapping[str, Any], where: str, model: type[Group] = Config) -> Group:
+def validate(settings: Mapping[str, Any], where: str, model: type[Group] = Config, given: Iterable[str] = ()) -> Group:
     """`settings` as a checked, frozen `model`.
 
     Args:
         settings: plain values, as YAML or JSON give them.
         where: a file or a word that begins the error message.
         model: Config, or one group of it.
+        given: names of settings that came from the command line and not from `where`.
 
     Raises:
         ConfigError: names every field at fault with its value, its range and the fix.
@@ -486,7 +488,7 @@ def validate(settings: Mapping[str, Any], where: str, model: type[Group] = Confi
     try:
         return model.model_validate(settings)
     except ValidationError as error:
-        raise explain(error, where, model) from None
+        raise explain(error, where, model, given) from None
 
 
 def change(settings: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
@@ -498,8 +500,10 @@ def change(settings: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]
     for override in overrides:
         path, equals, value = override.partition("=")
         if not equals or not path.strip():
-            raise ConfigError(f"--set {override!r} is not of the form name=value", "e.g. --set network.channels=64")
-        pairs.append((path.strip().split("."), settings_yaml.load(value, f"--set {override}")))
+            raise ConfigError(
+                f"--set {shown(override)} is not of the form name=value", "write e.g. --set network.channels=64"
+            )
+        pairs.append((path.strip().split("."), settings_yaml.load(value, f"--set {_start(override)}")))
 
     changed = copy.deepcopy(settings)
     for path, value in sorted(pairs, key=lambda pair: pair[0][-1] != "kind"):
@@ -513,6 +517,11 @@ def change(settings: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]
             group.clear()
         group[path[-1]] = value
     return changed
+
+
+def _start(text: str) -> str:
+    """The beginning of a text from the command line, for a message."""
+    return shown(text)[1:-1]
 
 
 def _recipe_files() -> dict[str, Any]:
@@ -529,12 +538,8 @@ def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Conf
     name, shipped = str(name_or_path), _recipe_files()
     if name in shipped:
         text, where = shipped[name].read_text("utf-8"), f"recipe {name}"
-    elif Path(name).is_file():
-        where = name
-        try:
-            text = Path(name).read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{name} cannot be read as text: {error}", "give a YAML file in UTF-8") from None
+    elif os.path.exists(name):
+        where, text = name, settings_yaml.read(Path(name))
     else:
         error = unknown("recipe", name, shipped, ConfigError)
         raise ConfigError(error.message, f"{error.fix}, or give the path of a YAML file")
@@ -544,8 +549,8 @@ def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Conf
         raise ConfigError(f"{where} holds no settings", "see `sfumato recipes emoji` for an example")
 
     overrides = list(overrides)
-    where += "".join(f" --set {override}" for override in overrides)
-    return validate(change(settings, overrides), where)
+    given = [override.partition("=")[0].strip() for override in overrides]
+    return validate(change(settings, overrides), where, given=given)
 
 
 def recipes() -> dict[str, Config]:

@@ -5,13 +5,13 @@ What a field may be is read from the JSON schema of the settings, so that a boun
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from difflib import SequenceMatcher
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from sfumato.errors import ConfigError, nearest
+from sfumato.errors import ConfigError, alike, did_you_mean, nearest, shown
 
 Schema = dict[str, Any]
 
@@ -19,18 +19,37 @@ TYPES = {"integer": "a whole number", "number": "a number", "string": "a text", 
 PLURALS = {"integer": "whole numbers", "number": "numbers", "string": "texts"}
 
 
-def explain(error: ValidationError, where: str, model: type[BaseModel]) -> ConfigError:
-    """All faults of `error` as one ConfigError; `where` names the file or command that the settings came from."""
-    schema = model.model_json_schema()
-    lines, fixes = [], []
-    for fault in error.errors(include_url=False):
-        line, fix = _fault(fault, schema)
-        lines.append(line)
-        fixes.append(fix)
+MOST_TOLD = 10  # faults that one message lists
+LEAST_LIKE = 0.7  # from which on a known setting may have been meant by an unknown one
 
+
+def explain(error: ValidationError, where: str, model: type[BaseModel], given: Iterable[str] = ()) -> ConfigError:
+    """All faults of `error` as one ConfigError.
+
+    Args:
+        error: of `model`.
+        where: the file that the settings came from, or what they are.
+        model: Config, or one group of it.
+        given: dotted names of settings that came from elsewhere, the command line: a fault in these is not the file's.
+    """
+    schema, given = model.model_json_schema(), set(given)
+    faults = error.errors(include_url=False)
+    told = dict.fromkeys(_fault(fault, schema) for fault in faults[:MOST_TOLD])
+    lines, fixes = [line for line, _ in told], list(dict.fromkeys(fix for _, fix in told))
+    if len(faults) > MOST_TOLD:
+        lines.append(f"and {len(faults) - MOST_TOLD:,} more")
+
+    elsewhere = given and all(not fault["loc"] or _is_given(fault["loc"], schema, given) for fault in faults)
+    place = "" if elsewhere else f"{where}: "
     if len(lines) == 1:
-        return ConfigError(f"{where}: {lines[0]}", fixes[0])
-    return ConfigError("\n  ".join([f"{where}: {len(lines)} settings are wrong", *lines]), "\n  ".join(["", *fixes]))
+        return ConfigError(f"{place}{lines[0]}", fixes[0])
+    return ConfigError("\n  ".join([f"{place}{len(faults):,} settings are wrong", *lines]), "\n".join(fixes))
+
+
+def _is_given(loc: tuple[Any, ...], schema: Schema, given: set[str]) -> bool:
+    """Whether a fault is in one of the settings `given`, or beside one, as of a changed kind."""
+    name = _dotted(_without_tags(loc, schema))
+    return any(name == g or name.startswith((f"{g}.", f"{g}[")) or g.startswith(f"{name}.") for g in given)
 
 
 def _fault(fault: Any, schema: Schema) -> tuple[str, str]:
@@ -39,25 +58,27 @@ def _fault(fault: Any, schema: Schema) -> tuple[str, str]:
     name, value, kind = _dotted(path), fault["input"], fault["type"]
 
     if kind == "extra_forbidden":
+        if name in dict(_settings(schema, schema, ())):
+            group, meant = _dotted(path[:-1]), _meant(name, schema, fault["loc"])
+            line = f"{name} is a setting of another {group}.kind{f'; did you mean {meant}?' if meant else ''}"
+            return line, f"leave it out, or change {group}.kind"
         if isinstance(value, dict):
-            meant = _dotted((*path[:-1], nearest(str(path[-1]), _at(path[:-1], schema).get("properties", {}))))
+            siblings = _at(path[:-1], schema).get("properties", {})
+            near = nearest(str(path[-1]), siblings)
+            meant = _dotted((*path[:-1], near)) if alike(str(path[-1]), near) else ""
         else:
             meant = _meant(name, schema, fault["loc"])
-        if name in dict(_settings(schema, schema, ())):
-            group = _dotted(path[:-1])
-            line = f"{name} is a setting of another {group}.kind; did you mean {meant}?"
-            return line, f"leave it out, or change {group}.kind"
-        return f"{name} is not a setting: did you mean {meant}?", f"write {meant}, or leave it out"
+        if not meant:
+            return f"{_short(name)} is not a setting", "leave it out; `sfumato recipes emoji` shows all settings"
+        return f"{_short(name)} is not a setting: did you mean {meant}?", f"write {meant}, or leave it out"
 
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         kinds = list(_resolve(_at(path, schema), schema)["discriminator"]["mapping"])
         given = value.get("kind") if isinstance(value, dict) else value
         if given is None:
             return f"{name}.kind is missing", f"set {name}.kind to one of {', '.join(kinds)}"
-        return (
-            f"{name}.kind = {given!r} is not known: did you mean {nearest(str(given), kinds)!r}?",
-            f"set {name}.kind to one of {', '.join(kinds)}",
-        )
+        line = f"{name}.kind = {shown(given)} is not known{did_you_mean(str(given), kinds)}"
+        return line, f"set {name}.kind to one of {', '.join(kinds)}"
 
     if kind == "missing":
         return f"{name} is missing", f"set {name} to {_allowed(_at(path, schema), schema)}"
@@ -73,10 +94,9 @@ def _fault(fault: Any, schema: Schema) -> tuple[str, str]:
         )
 
     allowed = _allowed(_at(path, schema), schema)
-    line = f"{name} = {value!r} is not possible: it must be {allowed}"
+    line = f"{name} = {shown(value)} is not possible: it must be {allowed}"
     if kind == "literal_error" and isinstance(value, str):
-        choices = [str(choice) for choice in _at(path, schema)["enum"]]
-        line += f"; did you mean {nearest(value, choices)!r}?"
+        line += did_you_mean(value, [str(choice) for choice in _at(path, schema)["enum"]]).replace(":", ";", 1)
     return line, f"set {name} to {allowed}"
 
 
@@ -170,14 +190,23 @@ def _settings(schema: Schema, root: Schema, tags: tuple[Any, ...], prefix: str =
 
 
 def _meant(name: str, root: Schema, tags: tuple[Any, ...]) -> str:
-    """The known setting most like an unknown one: by its last word or by its description, at best in the same group."""
+    """The known setting most like an unknown one, by its last word or its description, at best in the same group; ""
+    where none is much like it."""
     group, _, last = name.lower().rpartition(".")
     words = last.replace("_", " ")
 
     def likeness(setting: tuple[str, str]) -> float:
         known_group, _, known = setting[0].rpartition(".")
         named = SequenceMatcher(None, last, known).ratio()
-        described = 0.9 if words in setting[1].lower() else 0.0  # learning_rate -> lr: "learning rate of AdamW"
+        described = (
+            0.9 if len(words) > 2 and words in setting[1].lower() else 0.0
+        )  # learning_rate -> lr: "learning rate of AdamW"
         return max(named, described) + 0.3 * SequenceMatcher(None, group, known_group).ratio()
 
-    return max(_settings(root, root, tags), key=likeness)[0]
+    best = max(_settings(root, root, tags), key=likeness)
+    return best[0] if likeness(best) >= LEAST_LIKE else ""
+
+
+def _short(name: str) -> str:
+    """A dotted name as a message shows it: without what a terminal would obey, and cut where it is long."""
+    return shown(name)[1:-1]

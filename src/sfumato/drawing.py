@@ -23,9 +23,13 @@ from sfumato.diffusion.processes import Process
 from sfumato.diffusion.solvers import Step, sample
 from sfumato.errors import UserError, unknown
 from sfumato.keyed import seeded
+from sfumato.machine import free_memory
 from sfumato.networks import UNet
+from sfumato.networks.memory import peak_memory
 from sfumato.networks.reuse import Reuse
 from sfumato.request import Request
+
+ALWAYS_FITS = 256  # pixels of a side that are drawn without asking how much memory there is
 
 # Told the places of a batch, the number of all places, and the step that was done.
 OnStep = Callable[[range, int, Step], None]
@@ -137,9 +141,24 @@ class Draws:
                 f"size: this model draws {own} pixels or other multiples of {multiple}, not {request.size}",
                 fix=f"choose size {near} or {near + multiple}",
             )
+        self._demand_room(request.size or own)
         warn_of_cut(self.conditioner, "prompt", request.prompts)
         warn_of_cut(self.conditioner, "negative", [request.negative])
         return settings
+
+    def _demand_room(self, side: int) -> None:
+        """A UserError where one batch of pictures of ``side`` pixels needs more than the free memory."""
+        if side <= ALWAYS_FITS or self.backend != "torch":
+            return
+        x = torch.empty(self.lanes, self.codec.channels, side, side, device="meta")
+        needed = peak_memory(self.denoiser.network, x, self.conditioner([None] * self.lanes))
+        free = torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else free_memory()
+        if needed > free:
+            raise UserError(
+                f"size: {self.lanes} pictures of {side} x {side} pixels at once need {needed / 2**30:.1f} GiB, "
+                f"and {free / 2**30:.1f} GiB of memory are free",
+                fix="choose a smaller size, or close other programs",
+            )
 
     @property
     def lanes(self) -> int:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,18 @@ def write_array(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> np.memm
         path.unlink()
         raise
     return array
+
+
+def open_array(path: Path) -> np.ndarray:
+    """A ``.npy`` file mapped into memory, for reading.
+
+    Raises:
+        ValueError: it is none, damaged or shorter than it says. OSError: it cannot be read.
+    """
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (SyntaxError, TokenError, TypeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"its header cannot be read ({error})") from error
 
 
 def reserve(handle: int, start: int, length: int) -> None:

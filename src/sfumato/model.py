@@ -9,6 +9,7 @@ Nothing in it can run code, and loading checks every hash (see ``saved``).
     model.generate("a red heart", seed=7)[0].save("heart.png")
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +21,11 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from sfumato import registry, saved
+from sfumato.at_most import AtMost
 from sfumato.codecs.pixels import Pixels
 from sfumato.conditioning.conditioners import ClassConditioner, Conditioner, Unconditional
-from sfumato.conditioning.text import SentenceConditioner, TextConditioner, read_tokenizer, train_tokenizer
+from sfumato.conditioning.text import SentenceConditioner, TextConditioner
+from sfumato.conditioning.tokens import read_tokenizer, train_tokenizer
 from sfumato.config import Config, validate
 from sfumato.diffusion.denoisers import Denoiser
 from sfumato.diffusion.processes import Gaussian
@@ -206,37 +209,52 @@ class Model(Draws):
                 the file is not safetensors (a pickle is refused and never run).
         """
         path = Path(path)
-        description, files = saved.read(path)
+        description = saved.read_description(path / saved.DESCRIPTION)
+        files = saved.read_beside_weights(path, description)
+        shapes = saved.read_shapes(path, description).shapes
         config = validate(description["config"], str(path / saved.DESCRIPTION))
         file = path / saved.WEIGHTS
-        weights = saved.read_tensors(file, files[saved.WEIGHTS])
         tokenizer = None
         if config.condition.kind == "text":
             tokenizer = read_tokenizer(path / saved.TOKENIZER, files.get(saved.TOKENIZER, b""))
-        bound = saved.AtMost(sum(w.numel() for w in weights.values()), file)
+        bound = AtMost(sum(map(math.prod, shapes.values())), file, saved.DESCRIPTION)
         with torch.random.fork_rng(devices=[]), bound:
             model = cls.build(config, description["classes"], tokenizer=tokenizer)
-        model._take(weights, file)
+        model._demand(shapes, file)  # before the weights are read, which may be many
+        model._take(saved.read_tensors(file, saved.read_weights(path, description)), file)
         model.record, model.hashes = description["record"], description["sha256"]
         return model.to(device).eval()
 
+    def _demand(self, shapes: Mapping[str, tuple[int, ...]], file: Path) -> None:
+        """A UserError unless the names and shapes of ``file`` are those of the parameters."""
+        own = {name: tuple(parameter.shape) for name, parameter in self.parameters().items()}
+        odd = [f"{name} is missing" for name in own.keys() - shapes.keys()]
+        odd += [f"{name} is unknown" for name in shapes.keys() - own.keys()]
+        odd += [
+            f"{name} has shape {shapes[name]} and not {own[name]}"
+            for name in own.keys() & shapes.keys()
+            if shapes[name] != own[name]
+        ]
+        if odd:
+            raise _unfit(odd, file)
+
     @torch.no_grad()
     def _take(self, weights: Mapping[str, Tensor], file: Path) -> None:
-        """Copies ``weights`` into the parameters; a UserError unless names, shapes and numbers fit."""
-        own = self.parameters()
-        odd = [f"{name} is missing" for name in own.keys() - weights.keys()]
-        odd += [f"{name} is unknown" for name in weights.keys() - own.keys()]
-        for name in own.keys() & weights.keys():
-            expected, found = tuple(own[name].shape), tuple(weights[name].shape)
-            if found != expected:
-                odd.append(f"{name} has shape {found} and not {expected}")
-            elif not weights[name].is_floating_point() or not weights[name].isfinite().all():
-                odd.append(f"{name} holds what is no finite number ({weights[name].dtype})")
+        """Copies ``weights``, of the right names and shapes, into the parameters; a UserError unless all are finite."""
+        odd = [
+            f"{name} holds what is no finite number ({value.dtype})"
+            for name, value in weights.items()
+            if not value.is_floating_point() or not value.isfinite().all()
+        ]
         if odd:
-            raise UserError(
-                f"{file}: {len(odd)} weights do not fit the network that {saved.DESCRIPTION} describes: "
-                + "; ".join(sorted(odd)[:3]),
-                fix="the weights are of another model, or broken: copy the whole folder again",
-            )
-        for name, parameter in own.items():
+            raise _unfit(odd, file)
+        for name, parameter in self.parameters().items():
             parameter.copy_(weights[name])
+
+
+def _unfit(odd: Sequence[str], file: Path) -> UserError:
+    return UserError(
+        f"{file}: {len(odd)} weights do not fit the network that {saved.DESCRIPTION} describes: "
+        + "; ".join(sorted(odd)[:3]),
+        fix="the weights are of another model, or broken: copy the whole folder again",
+    )

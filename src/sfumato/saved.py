@@ -10,21 +10,23 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
+from sfumato.bounded import TensorFile, parse_json, read_bytes, read_tensor_file, size_of
 from sfumato.durable import sha256, write_atomically
-from sfumato.errors import UserError, unknown
+from sfumato.errors import UserError, shown, unknown
 
 FORMAT = 1
 DESCRIPTION, WEIGHTS, TOKENIZER = "model.json", "weights.safetensors", "tokenizer.json"
 SHIPPED = Path(__file__).parent / "models"
 DEFAULT_MODEL = "emoji"
 LARGEST_JSON = 8 * 2**20  # bytes: a model.json beyond this is not ours
+LARGEST_FILE = 32 * 2**20  # bytes of any other file but the weights: a tokenizer, a card, a sheet of pictures
+MOST_FILES = 16
 FIELDS = {"config": dict, "classes": list, "record": dict, "sha256": dict}
+AGAIN = "copy the whole folder again"
 
 
 def model_folder(name: str | Path | None = None) -> Path:
@@ -33,11 +35,12 @@ def model_folder(name: str | Path | None = None) -> Path:
     Without a name it is that of the default model. A run in ``runs/`` goes by its name too. A folder that has the name
     of a shipped model is written as a path: ``./emoji``.
     """
-    name = str(name or DEFAULT_MODEL)
+    name = DEFAULT_MODEL if name is None else str(name)
     shipped = sorted(p.parent.name for p in SHIPPED.glob(f"*/{DESCRIPTION}"))
     if name in shipped:
         return SHIPPED / name
-    folder = next((path for path in (Path(name), Path("runs") / name) if path.is_dir()), None)
+    places = (Path(name), Path("runs") / name) if name else ()
+    folder = next((path for path in places if path.is_dir()), None)
     if folder is None:
         error = unknown("model", name, shipped)
         raise UserError(error.message, f"{error.fix}, or give the folder of a model or run with --model")
@@ -56,6 +59,12 @@ def write(folder: Path, description: dict[str, Any], files: dict[str, bytes]) ->
     odd = [name for name in files if not plain(name) or name == DESCRIPTION]
     if odd:
         raise ValueError(f"{odd[0]!r} cannot be a file of a model: give a plain name other than {DESCRIPTION}")
+    large = [name for name, data in files.items() if name != WEIGHTS and len(data) > LARGEST_FILE]
+    if large or len(files) > MOST_FILES:
+        raise UserError(
+            f"{folder}: the model cannot hold {f'{large[0]!r}' if large else f'{len(files)} files'}",
+            fix=f"give at most {MOST_FILES} files, each of at most {LARGEST_FILE:,} bytes",
+        )
     hashes = {name: sha256(data) for name, data in files.items()}
     description = {"format": FORMAT, **description, "sha256": hashes}
     hashes[DESCRIPTION] = own_hash(description)
@@ -86,27 +95,70 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
     """The description of a model folder and its files by name, with all hashes verified.
 
     Raises:
-        UserError: names the file that is missing, foreign, damaged or not allowed.
+        UserError: names the file that is missing, foreign, damaged, too large or not allowed.
     """
     description = read_description(folder / DESCRIPTION)
-    files = {}
-    for name, expected in description["sha256"].items():
-        if name == DESCRIPTION:
-            continue
-        file = folder / name
+    files = read_beside_weights(folder, description)
+    read_shapes(folder, description)
+    return description, {**files, WEIGHTS: read_weights(folder, description)}
+
+
+def read_beside_weights(folder: Path, description: dict[str, Any]) -> dict[str, bytes]:
+    """The files that a description names, but itself and the weights: each within bounds and with its hash.
+
+    Raises:
+        UserError: as of ``read``.
+    """
+    hashes: dict[str, str] = description["sha256"]
+    if len(hashes) > MOST_FILES + 1:
+        raise UserError(
+            f"{folder / DESCRIPTION}: names {len(hashes):,} files, more than the limit of {MOST_FILES}", fix=AGAIN
+        )
+    for name in hashes:
         if not plain(name):
             raise UserError(
-                f"{folder / DESCRIPTION}: names {name!r}, which is no file of this folder",
+                f"{folder / DESCRIPTION}: names {shown(name)}, which is no file of this folder",
                 fix="do not use this model, or ask who made it",
             )
-        if not file.is_file():
-            raise UserError(f"{file} is missing; {DESCRIPTION} names it", fix="copy the whole folder again")
-        files[name] = file.read_bytes()
-        if sha256(files[name]) != expected:
-            raise damaged(file)
-    if WEIGHTS not in files:
+        if not (folder / name).is_file():
+            raise UserError(f"{folder / name} is missing; {DESCRIPTION} names it", fix=AGAIN)
+    if WEIGHTS not in hashes:
         raise UserError(f"{folder / DESCRIPTION}: names no {WEIGHTS}", fix="save the model again")
-    return description, files
+    files = {
+        name: read_bytes(folder / name, LARGEST_FILE, AGAIN) for name in hashes if name not in (DESCRIPTION, WEIGHTS)
+    }
+    for name, data in files.items():
+        if sha256(data) != hashes[name]:
+            raise damaged(folder / name)
+    return files
+
+
+def read_shapes(folder: Path, description: dict[str, Any]) -> TensorFile:
+    """The names and shapes of the weights, from the head of their file, of which nothing else is read.
+
+    Raises:
+        UserError: it is damaged, something else, or more than the memory holds.
+    """
+    file = folder / WEIGHTS
+    try:
+        return read_tensor_file(file)
+    except ValueError as error:
+        raise odd_weights(file, error, description) from error
+
+
+def odd_weights(file: Path, error: Exception, description: dict[str, Any]) -> UserError:
+    """The error for weights that are not as they should be: damaged, where the hash of a file of usual size says so."""
+    if size_of(file) <= LARGEST_FILE and sha256(file.read_bytes()) != description["sha256"][WEIGHTS]:
+        return damaged(file)
+    return no_tensors(file, error)
+
+
+def read_weights(folder: Path, description: dict[str, Any]) -> bytes:
+    """The file of the weights, with its hash verified; ``read_shapes`` has seen its size."""
+    data = (folder / WEIGHTS).read_bytes()
+    if sha256(data) != description["sha256"][WEIGHTS]:
+        raise damaged(folder / WEIGHTS)
+    return data
 
 
 def read_description(file: Path) -> dict[str, Any]:
@@ -115,20 +167,16 @@ def read_description(file: Path) -> dict[str, Any]:
         raise UserError(
             f"{file.parent}: no model there ({file.name} is missing)", fix="give the folder of a saved model"
         )
-    if file.stat().st_size > LARGEST_JSON:
-        raise UserError(
-            f"{file}: {file.stat().st_size:,} bytes, more than the limit of {LARGEST_JSON:,}",
-            fix="give the folder of a model that Sfumato saved",
-        )
+    data = read_bytes(file, LARGEST_JSON, "give the folder of a model that Sfumato saved")
     try:
-        description = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file}: not a model description ({error})", fix="copy the whole folder again") from error
+        description = parse_json(data)
+    except ValueError as error:
+        raise UserError(f"{file}: not a model description ({shown(str(error))})", fix=AGAIN) from error
     if not isinstance(description, dict) or "format" not in description:
-        raise UserError(f"{file}: not a model description (it has no format)", fix="copy the whole folder again")
+        raise UserError(f"{file}: not a model description (it has no format)", fix=AGAIN)
     if description["format"] != FORMAT:
         raise UserError(
-            f"{file}: its format is {description['format']!r}, and this version of Sfumato reads format {FORMAT}",
+            f"{file}: its format is {shown(description['format'])}, and this version of Sfumato reads format {FORMAT}",
             fix="load it with the version that wrote it",
         )
     wrong = [name for name, kind in FIELDS.items() if not isinstance(description.get(name), kind)]
@@ -137,7 +185,7 @@ def read_description(file: Path) -> dict[str, Any]:
     if wrong:
         raise UserError(
             f"{file}: {', '.join(wrong)} missing or of another type than it should be",
-            fix="copy the whole folder again",
+            fix=AGAIN,
         )
     own = own_hash(description)
     if description["sha256"].get(DESCRIPTION, own) != own:
@@ -165,39 +213,11 @@ def read_tensors(file: Path, data: bytes) -> dict[str, Tensor]:
     try:
         return load(data)
     except (SafetensorError, KeyError) as error:
-        raise UserError(
-            f"{file}: this is not a safetensors file ({error}); pickles can run code and are never loaded",
-            fix="convert it to safetensors where you trust it",
-        ) from error
+        raise no_tensors(file, error) from error
 
 
-class AtMost(TorchFunctionMode):
-    """A context in which no more than ``elements`` weights can be made, so that a model.json of one kilobyte cannot
-    ask for a terabyte: what ``torch.empty`` reserves is counted before it is touched.
-
-    Args:
-        elements: the weights that the file holds.
-        file: what to name in the error.
-    """
-
-    def __init__(self, elements: int, file: Path) -> None:
-        super().__init__()
-        self.left, self.file = elements, file
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is not torch.empty:
-            return func(*args, **(kwargs or {}))
-        try:
-            made = func(*args, **(kwargs or {}))
-        except RuntimeError as error:  # more than the machine has
-            raise self.refusal() from error
-        self.left -= made.numel()
-        if self.left < 0:
-            raise self.refusal()
-        return made
-
-    def refusal(self) -> UserError:
-        return UserError(
-            f"{self.file}: the network that {DESCRIPTION} describes has more weights than this file holds",
-            fix="the files belong to different models: copy the whole folder again",
-        )
+def no_tensors(file: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{file}: this is not a safetensors file ({error}); pickles can run code and are never loaded",
+        fix="convert it to safetensors where you trust it",
+    )

@@ -8,11 +8,15 @@ settings need none, and nested ones make an endless document of a small file. Wh
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
 
-from sfumato.errors import ConfigError
+from sfumato.bounded import read_bytes
+from sfumato.errors import ConfigError, of_system
+
+LARGEST = 64 * 1024  # bytes: the longest recipe has a tenth of that, and a second is what reading this takes
 
 # The core schema of YAML 1.2 (section 10.3.2), type -> what it looks like, which characters it begins with.
 CORE = {
@@ -74,18 +78,35 @@ def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _represent_text)
 
 
+def read(file: Path) -> str:
+    """The text of a file of settings.
+
+    Raises:
+        UserError: it is no file, too large or no text in UTF-8; names the file.
+    """
+    try:
+        return read_bytes(file, LARGEST, "give a YAML file of settings").decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file} cannot be read as text: {error}", "give a YAML file in UTF-8") from None
+    except OSError as error:
+        told = of_system(error)
+        raise ConfigError(told.message, told.fix) from None
+
+
 def load(text: str, where: str) -> Any:
     """The plain value that `text` holds.
 
     Raises:
         ConfigError: the text is no such YAML; the message begins with `where` and names the line.
     """
+    if len(text) > LARGEST:
+        raise ConfigError(f"{where}: {len(text):,} characters, more than the limit of {LARGEST:,}", "leave some out")
     try:
         return yaml.load(text, _Loader)  # a SafeLoader: plain values only
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{where}, line {mark.line + 1}" if mark and "\n" in text else where
-        problem = getattr(error, "problem", None) or str(error)
+        problem = " ".join((getattr(error, "problem", None) or str(error)).split())
         raise ConfigError(f"{place}: {problem}", "write `name: value`, groups nested by two spaces") from None
 
 

@@ -12,16 +12,8 @@ from tokenizers import Tokenizer
 
 from sfumato.conditioning import text
 from sfumato.conditioning.conditioners import warn_of_cut
-from sfumato.conditioning.text import (
-    PAD,
-    START,
-    SentenceConditioner,
-    TextConditioner,
-    find_encoder,
-    read_tokenizer,
-    tokenize,
-    train_tokenizer,
-)
+from sfumato.conditioning.text import SentenceConditioner, TextConditioner, find_encoder
+from sfumato.conditioning.tokens import PAD, START, read_tokenizer, tokenize, train_tokenizer
 from sfumato.errors import ENCODER_PACKAGE, Told, UserError, pip_install
 
 CAPTIONS = ["A red apple", "a brown dog", "a cat on a red house", "flag of Japan", "the house of the brown cat"]
@@ -43,7 +35,7 @@ def test_the_same_captions_give_the_same_tokenizer_in_any_order(tokenizer):
 
 def test_another_process_gives_the_same_tokenizer(tokenizer):
     code = (
-        "import sys, json; from sfumato.conditioning.text import train_tokenizer; "
+        "import sys, json; from sfumato.conditioning.tokens import train_tokenizer; "
         "sys.stdout.write(train_tokenizer(json.loads(sys.argv[1]), 80).to_str())"
     )
     out = subprocess.run([sys.executable, "-c", code, json.dumps(CAPTIONS)], capture_output=True, text=True, check=True)

@@ -320,7 +320,7 @@ def test_a_kill_at_any_step_leaves_old_or_nothing_and_the_next_run_is_whole(sour
 def test_loading_refuses_pickles(source, cache):
     prepare(source, 8, cache_dir=cache)
     np.save(cache / "pictures.npy", np.array([{"a": 1}] * 120, dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError, match=r"allow_pickle|pickled|Array can't be memory-mapped"):
+    with pytest.raises(DataError, match=r"allow_pickle|pickled|Array can't be memory-mapped"):
         Dataset(cache)
 
 

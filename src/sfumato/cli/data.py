@@ -183,6 +183,8 @@ def _open(path: str):
     from sfumato.data import catalogue
     from sfumato.data.sources import open_source
 
+    if not path:
+        raise UserError("data: the path is empty", "give a folder of pictures, or the name of a data set")
     if not Path(path).exists() and path in {entry.name for entry in catalogue.available()}:
         with Terminal() as terminal:
             return open_source(catalogue.get(path, progress=partial(terminal.progress, f"converting {path}")))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sfumato import settings_yaml
 from sfumato.cli.progress import Terminal
 from sfumato.errors import UserError, unknown
 
@@ -86,10 +87,7 @@ def evaluate(
     for metric in metrics or ():
         if metric not in METRICS:
             raise unknown("metric", metric, METRICS)
-    try:
-        own = read_attributes(attributes.read_text("utf-8"), str(attributes)) if attributes else ()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{attributes} cannot be read as text: {error}", "give a YAML file in UTF-8") from None
+    own = read_attributes(settings_yaml.read(attributes), str(attributes)) if attributes else ()
     how = Measuring(
         metrics=metrics or BY_DEFAULT,
         n=n,

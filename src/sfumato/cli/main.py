@@ -7,6 +7,7 @@ fix, and exit with 2; faults of ours keep their traceback; Ctrl-C exits with 130
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError, Parameter
 
 from sfumato import __version__
-from sfumato.cli import streams
+from sfumato.cli import streams, words
 from sfumato.errors import EXTRAS, MissingPackage, Told, UserError, module_of, of_memory, of_system
 
 EXAMPLES = """\
@@ -104,6 +105,9 @@ VERBS = {
     ),
 }
 
+LONGEST_WORD = 300  # signs of a word in a message
+DATA = ("get", "show", "scan")  # the verbs below `data`
+
 
 def build() -> App:
     """The application with its verbs, none of them imported yet."""
@@ -149,34 +153,47 @@ def run(arguments: Sequence[str] | None) -> int:
             sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except CycloptsError as error:
-        verb = " ".join(error.command_chain or ())
-        return complain(str(error), f"see `sfumato{f' {verb}' if verb else ''} --help`")
+        chain = error.command_chain or ()
+        return complain(words.told(error, example(chain), DATA if chain else (*VERBS, "data")))
     except UserError as error:
-        return complain(error.message, error.fix)
+        return complain(error)
     except ModuleNotFoundError as error:
         optional = {module_of(name): (name, purpose) for names, purpose in EXTRAS.values() for name in names}
         if error.name not in optional:
             raise
-        missing = MissingPackage(*optional[error.name])
-        return complain(missing.message, missing.fix)
+        return complain(MissingPackage(*optional[error.name]))
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         return 130
     except OSError as error:
         if isinstance(error, BrokenPipeError) and error.filename == streams.ANSWER:
             return 0  # the reader, e.g. `| head`, has seen enough
-        told = of_system(error)
-        return complain(told.message, told.fix)
+        return complain(of_system(error))
     except (MemoryError, RuntimeError) as error:
-        told = of_memory(error)
-        if told is None:
+        lacking = of_memory(error)
+        if lacking is None:
             raise
-        return complain(told.message, told.fix)
+        return complain(lacking)
 
 
-def complain(message: str, fix: str) -> int:
+def example(chain: Sequence[str]) -> str:
+    """A command of a verb that is right, or of `sfumato` itself."""
+    if not chain:
+        return 'sfumato generate "a red heart"'
+    if chain[0] == "data":
+        return f"sfumato {' '.join(chain[:2])} {'emoji' if chain[1:] == ('get',) else './my-pictures'}"
+    return VERBS[chain[0]][2].splitlines()[0].strip()
+
+
+def complain(error: UserError) -> int:
     """Print what is wrong and the fix to standard error; 2, the exit code of a wrong use."""
-    print(f"error: {message}", file=sys.stderr)
-    if fix:
-        print(f"  fix: {fix}", file=sys.stderr)
+    print(f"error: {harmless(error.message)}", file=sys.stderr)
+    if error.fix:
+        print("  fix: " + harmless(error.fix).replace("\n", "\n       "), file=sys.stderr)
     return 2
+
+
+def harmless(text: str) -> str:
+    """A text that may repeat what somebody else has written: no sign in it moves a terminal, no word is endless."""
+    signs = (c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    return re.sub(rf"\S{{{LONGEST_WORD}}}\S+", lambda match: f"{match[0][:LONGEST_WORD]}…", "".join(signs))

@@ -63,7 +63,7 @@ def release(
 
     place = model_folder(model)
     opened = Model.load(place)
-    demands = load_recipe(recipe).release if recipe else opened.config.release
+    demands = load_recipe(recipe).release if recipe is not None else opened.config.release
     demands = demands.model_copy(
         update={
             "at_most": {**demands.at_most, **dict(map(threshold, at_most))},

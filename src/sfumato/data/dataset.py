@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from sfumato.bounded import read_json
 from sfumato.data import groups, manifest
 from sfumato.data.faults import DataError
 from sfumato.data.records import count
+from sfumato.durable import open_array
+from sfumato.errors import UserError, shown
 
 PICTURES = "pictures.npy"
 INDEX = "index.json"
 FAULTS = "faults.json"
+LARGEST_INDEX = 64 * 2**20  # bytes
 
 
 class Dataset:
@@ -33,12 +36,23 @@ class Dataset:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
-        self.index: dict[str, Any] = json.loads((self.folder / INDEX).read_text(encoding="utf-8"))
-        self.pictures: np.ndarray = np.load(self.folder / PICTURES, mmap_mode="r", allow_pickle=False)
+        try:
+            self._open()
+        except DataError:
+            raise
+        except (UserError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise DataError(
+                f"{self.folder} is damaged or was changed: {shown(str(error))}", "delete it, and it is made anew"
+            ) from error
+
+    def _open(self) -> None:
+        self.index: dict[str, Any] = read_json(self.folder / INDEX, LARGEST_INDEX)
+        check_index(self.index)
+        self.pictures: np.ndarray = open_array(self.folder / PICTURES)
         self.manifest_hash = manifest.file_hash(self.folder / manifest.NAME)
         if self.manifest_hash != self.index["manifest_hash"] or len(self.pictures) != self.index["pictures"]:
             raise DataError(f"{self.folder} is incomplete or was changed", "delete it, and it is made anew")
-        self.classes = tuple(self.index["classes"])
+        self.classes = texts(self.index["classes"])
 
         numbers = {name: index for index, name in enumerate(self.classes)}
         self.captions: list[tuple[str, ...]] = []
@@ -46,10 +60,14 @@ class Dataset:
         hashes: list[str] = []
         names: list[str | None] = []
         for values in manifest.read(self.folder / manifest.NAME):
-            self.captions.append(tuple(values.get("captions", ())))
-            labels.append(numbers.get(values.get("label")))
+            self.captions.append(texts(values.get("captions", ())))
+            label = values.get("label")
+            labels.append(numbers.get(label) if isinstance(label, str) else None)
             hashes.append(values["sha256"])
-            names.append(values.get("group"))
+            group = values.get("group")
+            names.append(group if isinstance(group, str) else None)
+        if len(labels) != len(self):
+            raise ValueError(f"{len(labels):,} rows of the manifest for {len(self):,} pictures")
         self.labels = None if not labels or None in labels else [n for n in labels if n is not None]
         self.groups = None if not names or None in names else [name for name in names if name is not None]
         # 52 bits of each hash: exact in a double, and even over [0, 1).
@@ -107,3 +125,18 @@ class Dataset:
             lines.append(f"duplicates: {count(self.index['duplicates'], 'picture')} the same as another")
         lines.append(f"ready: {len(self):,} pictures of {self.size} x {self.size} x {self.channels}")
         return "\n".join(lines)
+
+
+def check_index(index: dict[str, Any]) -> None:
+    """A TypeError or KeyError unless the entries that people are told have their types."""
+    wrong = [name for name, kind in (("found", str), ("duplicates", int)) if type(index[name]) is not kind]
+    wrong += [name for name in ("faults", "notes") if not all(type(n) is int for n in index[name].values())]
+    if wrong:
+        raise TypeError(f"{', '.join(wrong)} of another type than it should be")
+
+
+def texts(values: Any) -> tuple[str, ...]:
+    """A list of texts as it was read; a TypeError for anything else."""
+    if not isinstance(values, list | tuple) or not all(isinstance(value, str) for value in values):
+        raise TypeError(f"{shown(values)} is no list of texts")
+    return tuple(values)

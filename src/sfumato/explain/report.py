@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 import sfumato
+from sfumato.bounded import read_bytes
 from sfumato.codecs.pixels import Pixels
 from sfumato.conditioning.conditioners import Condition
 from sfumato.data.readers import LIMITS, Unusable, read
@@ -107,7 +108,8 @@ def from_file(path: Path, codec: Pixels) -> Tensor:
     try:
         if path.stat().st_size > LIMITS.file_bytes:
             raise UserError(f"picture: {path} is larger than {LIMITS.file_bytes:,} bytes", fix="give a smaller one")
-        pixels = read(path.read_bytes(), path.name, codec.size, codec.channels).pixels
+        data = read_bytes(path, LIMITS.file_bytes, "give a picture")
+        pixels = read(data, path.name, codec.size, codec.channels).pixels
     except OSError as error:
         raise UserError(f"picture: {path} cannot be read: {error.strerror}", fix="check the name") from error
     except Unusable as error:

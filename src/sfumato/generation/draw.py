@@ -17,6 +17,7 @@ from sfumato.diffusion.solvers import Step
 from sfumato.drawing import OnStep, unseen
 from sfumato.errors import UserError
 from sfumato.generation.recipe import backend_of, of_picture, to_png
+from sfumato.machine import demand_threads
 from sfumato.model import Model
 from sfumato.networks import kernels, native
 from sfumato.networks.kernels import Kernel
@@ -126,8 +127,8 @@ def redraw(model: Model, recipe: dict[str, Any], on_step: OnStep = unseen) -> Dr
         size=recipe["size"],
         settings=recipe["sampling"],
     )
-    before = torch.get_num_threads()
-    torch.set_num_threads(recipe["threads"])  # another number of threads adds up in another order
+    threads, before = demand_threads("threads of the recipe", recipe["threads"]), torch.get_num_threads()
+    torch.set_num_threads(threads)  # another number of threads adds up in another order
     try:
         with kernels.using(kernel):
             return next(draw(model, request, on_step))

@@ -13,8 +13,9 @@ from typing import Any
 from PIL import Image, PngImagePlugin
 from pydantic import ConfigDict, Field
 
+from sfumato.bounded import size_of
 from sfumato.config import LARGEST_SEED, LARGEST_SIZE, Sampling, Settings, validate
-from sfumato.errors import UserError
+from sfumato.errors import UserError, of_system
 from sfumato.generation.png import Damaged, NotPNG, text_of
 from sfumato.request import LARGEST_PROMPT, SMALLEST_SIZE
 
@@ -108,11 +109,15 @@ def read_recipe(path: Path) -> dict[str, Any]:
         UserError: no such file, not a PNG, no recipe in it, a damaged one, or one that cannot be.
     """
     try:
+        size_of(path, "give a picture that Sfumato wrote")
         with path.open("rb") as file:
             text = text_of(file, "sfumato", 4 * LARGEST_RECIPE)
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file", fix="give a picture that Sfumato wrote") from error
-    except (OSError, NotPNG) as error:
+    except OSError as error:
+        told = of_system(OSError(error.errno, error.strerror or str(error), str(path)))
+        raise UserError(told.message, told.fix) from error
+    except NotPNG as error:
         raise UserError(f"{path} cannot be read as a PNG ({error})", fix="give a picture that Sfumato wrote") from error
     except Damaged as error:
         raise UserError(f"{path} is damaged: {error}", fix="give the original file") from error

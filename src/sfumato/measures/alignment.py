@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from sfumato import saved
-from sfumato.conditioning.text import find_encoder, fingerprint, load_encoder, mean_over, tokenize
+from sfumato.conditioning.text import find_encoder, fingerprint, load_encoder, mean_over
+from sfumato.conditioning.tokens import tokenize
 from sfumato.errors import UserError
 from sfumato.keyed import generator
 from sfumato.measures.interval import Interval, interval, of_share

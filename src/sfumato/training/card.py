@@ -1,9 +1,10 @@
 """The model card (Mitchell et al. 2019): what the model is, what it saw, how it was made, and what it cannot do."""
 
-import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+from sfumato.bounded import parse_json
 from sfumato.config import Config
 from sfumato.data.dataset import Dataset
 from sfumato.plots import BLUE, RED, Curve, plot
@@ -17,12 +18,23 @@ def licences(data: Dataset) -> list[tuple[str, str, int]]:
 
 
 def read_losses(path: Path) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
-    """(step, training loss) and (step, validation loss) of a run's loss.jsonl."""
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    return (
-        [(row["step"], row["loss"]) for row in rows if "loss" in row],
-        [(row["step"], row["validation_loss"]) for row in rows if "validation_loss" in row],
+    """(step, training loss) and (step, validation loss) of a run's loss.jsonl; a damaged line is left out, for no
+    single one matters to a curve."""
+    rows = [row for line in path.read_bytes().splitlines() if (row := row_of(line)) is not None]
+    training, validation = (
+        [(row["step"], float(row[name])) for row in rows if isinstance(row.get(name), int | float)]
+        for name in ("loss", "validation_loss")
     )
+    return training, validation
+
+
+def row_of(line: bytes) -> dict[str, Any] | None:
+    """One line of the log; None where it is damaged."""
+    try:
+        row = parse_json(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and type(row.get("step")) is int else None
 
 
 def loss_curve(training: list[tuple[int, float]], validation: list[tuple[int, float]]) -> str:

@@ -14,13 +14,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from sfumato.bounded import parse_json, size_of
 from sfumato.durable import DAMAGED, sha256, sync_folder, write_atomically, write_durably, writing
-from sfumato.errors import UserError
+from sfumato.errors import UserError, shown
 
 STATE = "state.json"
+LARGEST_STATE = 8 * 2**20  # bytes
 
 
 def folder_of(run: Path, step: int) -> Path:
@@ -93,13 +96,17 @@ def read_checkpoint(folder: Path, only: str = "") -> tuple[dict, dict[str, dict[
     """
     name = STATE
     try:
-        state = json.loads((folder / STATE).read_bytes())
+        if size_of(folder / STATE) > LARGEST_STATE:
+            raise ValueError(f"more than the limit of {LARGEST_STATE:,} bytes")
+        state = parse_json((folder / STATE).read_bytes())
         hashes: dict[str, str] = state["sha256"]
         own = hashes.pop(STATE, None)  # None: written before version 0.1.0
         if own is not None and own != sha256(json.dumps(state).encode()):
             raise ValueError(DAMAGED)
         parts = {}
         for name, expected in hashes.items():
+            if Path(name).name != name:
+                raise ValueError("it names a file outside its folder")
             if only and Path(name).stem != only:
                 continue
             data = (folder / name).read_bytes()
@@ -107,8 +114,10 @@ def read_checkpoint(folder: Path, only: str = "") -> tuple[dict, dict[str, dict[
                 raise ValueError(DAMAGED)
             parts[Path(name).stem] = load(data)
         del state["sha256"]
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"{folder.name}/{name} is damaged or missing: {error}") from error
+    except (OSError, UserError, ValueError, KeyError, AttributeError, TypeError, SafetensorError) as error:
+        raise UserError(
+            f"{folder.name}/{shown(name)[1:-1]} is damaged or missing: {shown(str(error))[1:-1]}"
+        ) from error
     return state, parts
 
 

@@ -30,6 +30,7 @@ from sfumato.data.sources import open_source
 from sfumato.data.unique import unique
 from sfumato.durable import writing
 from sfumato.keyed import key
+from sfumato.machine import demand_threads
 from sfumato.model import Model
 from sfumato.report import Report, Silent
 from sfumato.training.best import Best
@@ -74,7 +75,7 @@ def machine_settings(config: Config) -> None:
     """Sets what belongs to the process: its memory's way, and the number of threads."""
     keep_freed_memory()
     if config.training.threads:
-        torch.set_num_threads(config.training.threads)
+        torch.set_num_threads(demand_threads("training.threads", config.training.threads))
 
 
 def prepare_run(config: Config, out: Path, report: Report) -> Prepared:
