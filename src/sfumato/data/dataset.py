@@ -47,7 +47,6 @@ class Dataset:
 
     def _open(self) -> None:
         self.index: dict[str, Any] = read_json(self.folder / INDEX, LARGEST_INDEX)
-        check_index(self.index)
         self.pictures: np.ndarray = open_array(self.folder / PICTURES)
         self.manifest_hash = manifest.file_hash(self.folder / manifest.NAME)
         if self.manifest_hash != self.index["manifest_hash"] or len(self.pictures) != self.index["pictures"]:
@@ -72,6 +71,7 @@ class Dataset:
         self.groups = None if not names or None in names else [name for name in names if name is not None]
         # 52 bits of each hash: exact in a double, and even over [0, 1).
         self._places = np.array([int(digest[:13], 16) / 16**13 for digest in hashes])
+        self.describe()  # what cannot be told was damaged
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -125,14 +125,6 @@ class Dataset:
             lines.append(f"duplicates: {count(self.index['duplicates'], 'picture')} the same as another")
         lines.append(f"ready: {len(self):,} pictures of {self.size} x {self.size} x {self.channels}")
         return "\n".join(lines)
-
-
-def check_index(index: dict[str, Any]) -> None:
-    """A TypeError or KeyError unless the entries that people are told have their types."""
-    wrong = [name for name, kind in (("found", str), ("duplicates", int)) if type(index[name]) is not kind]
-    wrong += [name for name in ("faults", "notes") if not all(type(n) is int for n in index[name].values())]
-    if wrong:
-        raise TypeError(f"{', '.join(wrong)} of another type than it should be")
 
 
 def texts(values: Any) -> tuple[str, ...]:

@@ -131,7 +131,7 @@ def prepare(
 
     signature = _signature(source, size, channels)
     ready = _reuse(cache, signature)
-    if ready is not None and (not ready.index["faults"] or ready.index["policy"] == policy != "stop"):
+    if ready is not None and (not ready.index["faults"] or ready.index.get("policy") == policy != "stop"):
         accept(ready.manifest_hash)
         if progress:
             progress(len(source.records), len(source.records))
