@@ -20,7 +20,7 @@ def sheet_conditions(trainer: Trainer) -> tuple[list[Condition], int]:
     if config.sampling.prompts:
         return list(config.sampling.prompts), COLUMNS
     if config.condition.kind == "class":
-        classes = list(data.classes[:PICTURES])
+        classes: list[Condition] = list(data.classes[:PICTURES])
         return 2 * classes, len(classes)
     shown = list(trainer.validation_indices or trainer.train_indices)[:PICTURES]
     texts = [conditions_of(data, i, config.condition.kind) for i in shown]
