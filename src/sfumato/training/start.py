@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sfumato import saved
 from sfumato.conditioning.conditioners import ClassConditioner
-from sfumato.conditioning.text import read_tokenizer
+from sfumato.conditioning.tokens import read_tokenizer
 from sfumato.config import Config, validate
 from sfumato.durable import write_atomically
 from sfumato.errors import UserError

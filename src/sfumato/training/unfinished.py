@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from sfumato import saved
-from sfumato.conditioning.text import read_tokenizer
+from sfumato.conditioning.tokens import read_tokenizer
 from sfumato.config import load_recipe
 from sfumato.errors import UserError
 from sfumato.model import Model
