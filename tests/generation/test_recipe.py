@@ -161,7 +161,7 @@ def test_what_is_no_picture_is_told(tmp_path, data):
 
 
 def test_an_absent_file_and_a_folder_are_told(tmp_path):
-    for path, message in ((tmp_path / "nothing.png", "there is no such file"), (tmp_path, "cannot be read as a PNG")):
+    for path, message in ((tmp_path / "nothing.png", "there is no such file"), (tmp_path, "is a folder and no file")):
         with pytest.raises(UserError, match=message):
             read_recipe(path)
 
