@@ -16,11 +16,13 @@ from typing import Any
 
 from PIL import Image
 
+from sfumato.durable import write_atomically
 from sfumato.errors import UserError
 
 PAGE = "index.html"
 LARGE = 160_000  # bytes of a PNG; noise cannot be compressed, and the page is to stay below 4 MB
 WORDS = 48  # letters of a cell that is no number and may wrap
+OURS = (b'<meta name="generator" content="Sfumato">', b"--mark: #a4502b")  # in every page; in those of before
 MIME = {"png": "image/png", "webp": "image/webp"}
 
 STYLE = """
@@ -206,6 +208,7 @@ def page(title: str, introduction: str, sections: Sequence[Section]) -> str:
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(title)}</title>
+{OURS[0].decode()}
 <link rel="icon" href="data:,">
 <style>{STYLE}</style>
 </head>
@@ -227,12 +230,21 @@ def folder(out: Path) -> None:
     """Make the folder before the work, not after it.
 
     Raises:
-        UserError: it cannot be made.
+        UserError: it cannot be made, or holds a page or pictures that Sfumato did not write.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
+        if not (out / PAGE).exists():  # what could be lost are pictures with the names of figures
+            foreign = next((file for file in sorted(out.iterdir()) if file.suffix.lower().lstrip(".") in MIME), None)
+        else:
+            content = (out / PAGE).read_bytes()
+            foreign = None if any(mark in content for mark in OURS) else out / PAGE
     except OSError as error:
         raise _unwritable(out, error) from error
+    if foreign:
+        raise UserError(
+            f"out: Sfumato did not write {foreign}, and might replace it", "choose another folder with --out"
+        )
 
 
 def write(out: Path, html: str, sections: Sequence[Section]) -> Path:
@@ -242,9 +254,9 @@ def write(out: Path, html: str, sections: Sequence[Section]) -> Path:
         UserError: one of them cannot be written.
     """
     try:
+        write_atomically(out / PAGE, html)
         for figure in (figure for section in sections for figure in section.figures):
-            (out / figure.name).write_bytes(figure.data)
-        (out / PAGE).write_text(html, encoding="utf-8")
+            write_atomically(out / figure.name, figure.data)
     except OSError as error:
         raise _unwritable(out, error) from error
     return out / PAGE

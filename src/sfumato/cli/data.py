@@ -63,9 +63,7 @@ Examples:
   sfumato data show ./my-pictures --size 32          as a model of 32 pixels sees them
 """
 )
-def show(
-    path: str, /, *, out: Path = Path("sheet.png"), columns: int = 8, rows: int = 6, size: int | None = None
-) -> None:
+def show(path: str, /, *, out: Path | None = None, columns: int = 8, rows: int = 6, size: int | None = None) -> None:
     """Write a contact sheet: samples of a data set with their captions.
 
     Parameters
@@ -73,7 +71,7 @@ def show(
     path
         Folder of pictures, or the name of a public data set.
     out
-        The picture to write, PNG, JPEG or WebP.
+        The picture to write, PNG, JPEG or WebP; by default a new sheet.png.
     columns
         Samples side by side, 1 to 64.
     rows
@@ -88,17 +86,23 @@ def show(
     for name, value in (("columns", columns), ("rows", rows)):
         if not 1 <= value <= 64:
             raise UserError(f"data show: {name} = {value} is not possible", f"set --{name} to a number from 1 to 64")
-    if out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+    if out and out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise UserError(f"data show: --out {out} is no picture", "let it end in .png, .jpg or .webp")
 
+    from sfumato.codecs.grid import encoded
     from sfumato.data.sheet import contact_sheet
+    from sfumato.durable import write_atomically, write_new
 
     source = _open(path)
     print(source.describe())
-    out.parent.mkdir(parents=True, exist_ok=True)
     # the smallest tile of 96 pixels or more that shows every pixel as a square of one size
     tile = 96 if size is None else size * -(-96 // size)
-    contact_sheet(source, columns=columns, rows=rows, tile=tile, size=size).save(out)
+    sheet = contact_sheet(source, columns=columns, rows=rows, tile=tile, size=size)
+    if out is None:
+        out = write_new(Path("sheet.png"), encoded(sheet))
+    else:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(out, encoded(sheet, out.suffix))
     print(out)
 
 
@@ -140,8 +144,10 @@ def _duplicates(source: Source, features: bool, out: Path) -> None:
 
     import numpy as np
 
+    from sfumato.codecs.grid import encoded
     from sfumato.data.duplicates import SIDE, find_duplicates
     from sfumato.data.preparation import prepare
+    from sfumato.durable import write_atomically
 
     with Terminal() as terminal, tempfile.TemporaryDirectory() as cache:
         data = prepare(
@@ -157,7 +163,7 @@ def _duplicates(source: Source, features: bool, out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         found.save(out / "duplicates.json")
         if found.groups:
-            _sheet(data, found.groups).save(out / "duplicates.png")
+            write_atomically(out / "duplicates.png", encoded(_sheet(data, found.groups)))
             print("to train without them: sfumato train ... --set data.duplicates=drop")
     print(out / "duplicates.json")
 

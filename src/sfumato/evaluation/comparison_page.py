@@ -8,6 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from sfumato.durable import write_atomically
 from sfumato.evaluation.compare import same_draws
 from sfumato.evaluation.comparison import SIGNIFICANT, Comparison, Line, Side, Test
 from sfumato.evaluation.sheets import labelled_rows, strip
@@ -134,7 +135,7 @@ def written(found: Comparison, out: Path) -> str:
     names = ", ".join(escape(side.name) for side in found.sides[1:])
     introduction = f"<p>{names} held against {escape(found.sides[0].name)}, row by row.</p>"
     write(out, page("Models side by side", introduction, sections), sections)
-    (out / "comparison.json").write_text(to_json(found), encoding="utf-8")
+    write_atomically(out / "comparison.json", to_json(found))
     return f"{text(found)}\n\n{PAGE}, comparison.json and more in {out.resolve()}"
 
 

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from html import escape
 from pathlib import Path
 
+from sfumato.durable import write_atomically
 from sfumato.evaluation.comparison_page import of_difference
 from sfumato.evaluation.grid import METRICS, Cell, Grid
 from sfumato.evaluation.sheets import labelled_rows, strip
@@ -89,7 +90,7 @@ def written(grid: Grid, metric: str, out: Path) -> str:
         f"<details><summary>Of what</summary><ul>{facts}</ul></details>"
     )
     write(out, page("A grid of settings", introduction, sections), sections)
-    (out / "grid.json").write_text(to_json(grid, metric), encoding="utf-8")
+    write_atomically(out / "grid.json", to_json(grid, metric))
     return f"{text(grid, metric)}\n\n{PAGE}, grid.json and more in {out.resolve()}"
 
 

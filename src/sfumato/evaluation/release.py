@@ -17,6 +17,7 @@ from typing import Any
 from sfumato import saved
 from sfumato.config import Release
 from sfumato.data.dataset import Dataset
+from sfumato.durable import write_atomically
 from sfumato.material import Material
 from sfumato.measures import membership, memorization
 from sfumato.measures.interval import Interval
@@ -260,8 +261,8 @@ def released(folder: Path, data: Dataset, parts: Mapping[str, Any], checks: Sequ
         content = {name: value for name, value in description.items() if name not in ("format", "sha256")}
         hashes = saved.write(out / "model", content, files)
     told = {"released": passed, "checks": [asdict(check) for check in checks], "sha256": hashes}
-    (out / DATA_CARD).write_text(card, encoding="utf-8")
-    (out / "release.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    write_atomically(out / DATA_CARD, card)
+    write_atomically(out / "release.json", json.dumps(told, indent=1) + "\n")
     return passed
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sfumato.durable import write_atomically
 from sfumato.evaluation import verdict
 from sfumato.evaluation.report import Evaluation, Part, text, to_json, values
 from sfumato.measures.interval import Interval
@@ -64,9 +65,9 @@ def written(out: Path, title: str, found: Evaluation, first: Sequence[Section] =
     """
     content, sections = html(title, found, first)
     write(out, content, sections)
-    (out / "report.json").write_text(to_json(found.about, found.parts), encoding="utf-8")
+    write_atomically(out / "report.json", to_json(found.about, found.parts))
     for name, text_of_file in found.files.items():
-        (out / name).write_text(text_of_file, encoding="utf-8")
+        write_atomically(out / name, text_of_file)
     np.savez(out / "values.npz", **values(found.parts))  # pyright: ignore[reportArgumentType]
     plain = verdict.text(found.parts)
     told = [*found.words, text(found.parts), *([plain] if plain else [])]

@@ -23,6 +23,7 @@ from torch.nn.functional import cross_entropy, normalize
 from sfumato import saved
 from sfumato.conditioning.text import find_encoder, fingerprint, load_encoder, mean_over
 from sfumato.conditioning.tokens import tokenize
+from sfumato.durable import write_atomically
 from sfumato.errors import UserError
 from sfumato.keyed import generator
 from sfumato.measures.interval import Interval, interval, of_share
@@ -78,8 +79,8 @@ class ImageText:
         data = self._bytes()
         description = {"space": self.space, "encoder": self.encoder, "sha256": hashlib.sha256(data).hexdigest()}
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / WEIGHTS).write_bytes(data)
-        (folder / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
+        write_atomically(folder / WEIGHTS, data)
+        write_atomically(folder / DESCRIPTION, json.dumps(description, indent=1) + "\n")
 
     @classmethod
     def load(cls, folder: Path, space: str) -> "ImageText":

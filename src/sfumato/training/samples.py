@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from sfumato.codecs.grid import labelled_grid
+from sfumato.codecs.grid import encoded, labelled_grid
 from sfumato.conditioning.conditioners import Condition
+from sfumato.durable import write_atomically
 from sfumato.material import conditions_of
 from sfumato.model import Model
 from sfumato.training.loop import Trainer
@@ -34,7 +35,7 @@ def draw_sheet(model: Model, conditions: Sequence[Condition], columns: int, path
     for _, x in model.drawn(conditions, range(len(conditions)), model.sampling()):
         # An early network may diverge; that is worth seeing on the sheet, and not worth a run.
         pictures += model.pictures(x.nan_to_num())
-    labelled_grid(pictures, [c or "" for c in conditions], columns).save(path)
+    write_atomically(path, encoded(labelled_grid(pictures, [c or "" for c in conditions], columns)))
 
 
 def sample_sheet(trainer: Trainer, path: Path) -> None:
