@@ -24,6 +24,7 @@ from torch import Tensor
 
 from sfumato.data.catalogue import get
 from sfumato.data.preparation import prepare
+from sfumato.data.readers.pictures import Pictures
 from sfumato.data.sources import open_source
 from sfumato.model import Model
 
@@ -57,8 +58,8 @@ def main() -> None:
 
     model = Model.load(arguments.model)
     with tempfile.TemporaryDirectory() as cache:
-        data = prepare(open_source(get("emoji")), model.codec.size, 3, cache)
-        real = features(torch.tensor(data.pictures[:]))
+        data = prepare(open_source(get("emoji")), Pictures(model.codec.shape[-1]), cache)
+        real = features(torch.tensor(data.rows[:]))
         names = [captions[0] for captions in data.captions]
         styles = torch.tensor([style_of(row["path"]) for row in data.manifest])
 
@@ -75,7 +76,7 @@ def main() -> None:
     begin = time.perf_counter()
     drawn = model.generate(wanted, seed=7)
     seconds = time.perf_counter() - begin
-    size = model.codec.size
+    size = model.codec.shape[-1]
     pixels = torch.stack([torch.frombuffer(bytearray(p.tobytes()), dtype=torch.uint8) for p in drawn])
     score = found(torch.cdist(features(pixels.view(-1, size, size, 3)), real), names, wanted)
     print(f"{len(wanted)} drawn pictures: {score[0]:.1%} first, {score[1]:.1%} among five ({seconds:.0f} s)")

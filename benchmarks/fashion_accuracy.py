@@ -22,6 +22,7 @@ from sfumato.codecs.grid import labelled_grid
 from sfumato.codecs.pixels import Pixels
 from sfumato.data.catalogue import get
 from sfumato.data.preparation import prepare
+from sfumato.data.readers.pictures import Pictures
 from sfumato.data.sources import open_source
 from sfumato.model import Model
 
@@ -44,9 +45,9 @@ def real(folder: Path, size: int, part: str) -> tuple[Tensor, Tensor, tuple[str,
     """Pictures (N, 1, size, size) in [-1, 1], labels (N,) and class names of one part of the data set."""
     source = open_source(folder / f"{part}-images-idx3-ubyte.gz")
     with tempfile.TemporaryDirectory() as cache:
-        data = prepare(source, size, 1, cache)
+        data = prepare(source, Pictures(size, 1), cache)
         assert data.labels is not None
-        return Pixels(size, 1).encode(data.pictures[:]), torch.tensor(data.labels), data.classes
+        return Pixels(size, 1).encode(data.rows[:]), torch.tensor(data.labels), data.classes
 
 
 def train(net: nn.Module, x: Tensor, y: Tensor) -> None:
@@ -84,7 +85,7 @@ def main() -> None:
 
     torch.manual_seed(0)
     model = Model.load(arguments.model)
-    folder, size = get("fashion-mnist"), model.codec.size
+    folder, size = get("fashion-mnist"), model.codec.shape[-1]
     x, y, classes = real(folder, size, "train")
     net = classifier(len(classes))
     train(net, x, y)
@@ -101,7 +102,7 @@ def main() -> None:
     right = {}
     for name, pictures in drawn.items():
         pixels = torch.stack([torch.frombuffer(bytearray(p.tobytes()), dtype=torch.uint8) for p in pictures])
-        found = classify(net, model.codec.encode(pixels.view(-1, size, size, 1)))
+        found = classify(net, model.codec.encode(pixels.view(-1, size, size, 1).numpy()))
         right[name] = (found == classes.index(name)).float().mean().item()
         print(f"{name:<14}{right[name]:.0%}")
     accuracy = sum(right.values()) / len(right)

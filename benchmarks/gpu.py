@@ -45,6 +45,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sfumato.config import load_recipe
 from sfumato.data.preparation import prepare
+from sfumato.data.readers.pictures import Pictures
 from sfumato.data.sources import open_source
 from sfumato.training import run as training_run
 from sfumato.training.loop import Trainer
@@ -296,10 +297,10 @@ def whole(mode: str, batch: int, tiny: bool, device: torch.device, least: float)
     with tempfile.TemporaryDirectory() as folder:
         pictures = make_pictures(Path(folder) / "pictures", 2048 if not tiny else 64, side)
         compiled = str(MODES[mode]).lower()
-        settings = [f"data.path={pictures}", f"data.size={side}", f"training.batch={batch}", "condition.kind=none"]
-        settings += ["data.channels=3", "network.channels=64"]
+        settings = [f"data.path={pictures}", f"codec.size={side}", f"training.batch={batch}", "condition.kind=none"]
+        settings += ["codec.channels=3", "network.channels=64"]
         config = load_recipe("folder", [*settings, f"training.compile={compiled}", "training.steps=1000000", *few])
-        data = prepare(open_source(pictures), side, 3, Path(folder) / "data")
+        data = prepare(open_source(pictures), Pictures(side), Path(folder) / "data")
         ready = training_run.build(config, data, [], len(data))
         ready.model.to(device)
         run = Trainer(ready.config, ready.model, data, ready.train_indices, ready.validation_indices)

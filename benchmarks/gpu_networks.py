@@ -40,7 +40,7 @@ def networks(tiny: bool) -> dict[str, Network]:
     """S, C, T and D by name; tiny ones only show that all runs."""
     side, s, c, d = (8, TINY, TINY, TINY_D) if tiny else (32, S, C, D)
     few = ["network.channels=32", "network.multipliers=[1,1]", "network.blocks=1"] if tiny else []
-    text = load_recipe("emoji", [*few, f"data.size={side}"])
+    text = load_recipe("emoji", [*few, f"codec.size={side}"])
     shared = text.network.model_dump(include={"channels", "multipliers", "blocks", "attention_level", "scale_shift"})
     return {
         "S": Network(lambda: UNet(3, **s), lambda: Peer(unet(3, side, **s)), side),

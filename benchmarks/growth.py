@@ -33,10 +33,11 @@ import torch
 from apart import Cost, Work, apart, repeated, timed
 from PIL import Image
 
-from sfumato import plots
+from sfumato import kinds, plots
 from sfumato.allocator import keep_freed_memory
 from sfumato.config import Config, load_recipe
 from sfumato.data.preparation import prepare, scan
+from sfumato.data.readers.pictures import Pictures
 from sfumato.data.sources import open_source
 from sfumato.errors import UserError
 from sfumato.keyed import Order
@@ -45,10 +46,15 @@ from sfumato.report import Silent
 from sfumato.training.checkpoint import newest_whole, save_checkpoint
 from sfumato.training.loop import Trainer, precision_of
 from sfumato.training.resolve import locate
-from sfumato.training.run import build, prepare_run
+from sfumato.training.run import build, prepare_run, prepared_data
 
-BASE = {"data.size": 32, "network.channels": 64, "training.batch": 16}
-SMALLEST_NETWORK = {"data.size": 8, "network.channels": 32, "network.multipliers": [1], "network.attention_level": None}
+BASE = {"codec.size": 32, "network.channels": 64, "training.batch": 16}
+SMALLEST_NETWORK = {
+    "codec.size": 8,
+    "network.channels": 32,
+    "network.multipliers": [1],
+    "network.attention_level": None,
+}
 BREAK = 1.5  # times the least time per unit
 FILES = 64  # different pictures that the links lead to; a file may have 65,000 names at most
 COLOURS = (plots.BLUE, plots.RED, plots.GREEN, plots.VIOLET, plots.ORANGE)
@@ -66,7 +72,7 @@ class Axis:
 
 
 GIVEN = {  # what the recipe leaves to the data and the machine
-    "data.channels": 3,
+    "codec.channels": 3,
     "data.validation": 0.02,
     "network.channels": 64,
     "training.batch": 64,
@@ -94,7 +100,7 @@ def settings(pictures: Path, changes: Mapping[str, object]) -> Config:
 
 def trainer(config: Config, cache: Path) -> Trainer:
     """A fresh run over the pictures of `config`."""
-    data = prepare(open_source(config.data.path), config.data.size, config.data.channels, cache)
+    data = prepared_data(config, cache, Silent())
     ready = build(config, data, [], len(data))
     return Trainer(ready.config, ready.model, data, ready.train_indices, ready.validation_indices)
 
@@ -142,10 +148,10 @@ def resumed(config: Config, out: Path) -> float:
 def of_data(folder: Path, cache: Path) -> dict[str, Work]:
     """What is done to a folder of pictures, by name, in an order in which each finds what it needs."""
     config = settings(folder, SMALLEST_NETWORK)
-    size = config.data.size
+    size = config.codec.sides[0]
 
     def shuffled(epochs: int = 3) -> float:
-        data = prepare(open_source(folder), size, 3, cache / "data")
+        data = prepare(open_source(folder), Pictures(size), cache / "data")
         order = Order(torch.from_numpy(data.split(0.02)[0]), seed=0)
         return timed(lambda: [order[len(order.indices) * epoch] for epoch in range(epochs)]) / epochs
 
@@ -155,9 +161,9 @@ def of_data(folder: Path, cache: Path) -> dict[str, Work]:
 
     return {
         "list": lambda: timed(lambda: open_source(folder)),
-        "scan": lambda: of_source(lambda source: scan(source, size)),
-        "prepare": lambda: of_source(lambda source: prepare(source, size, 3, cache / "data")),
-        "open again": lambda: timed(lambda: prepare(open_source(folder), size, 3, cache / "data")),
+        "scan": lambda: of_source(lambda source: scan(source, Pictures(size))),
+        "prepare": lambda: of_source(lambda source: prepare(source, Pictures(size), cache / "data")),
+        "open again": lambda: timed(lambda: prepare(open_source(folder), Pictures(size), cache / "data")),
         "shuffle an epoch": shuffled,
         "resume": lambda: resumed(config, cache),
     }
@@ -185,10 +191,10 @@ def works(axis: Axis, size: int, folder: Path, repeats: int) -> dict[str, Work]:
         make_pictures(few, FILES)
     if axis.name == "steps":
         return {"drawing": partial(drawing, settings(few, {}), size)}
-    name = {"resolution": "data.size", "width": "network.channels", "batch": "training.batch"}[axis.name]
+    name = {"resolution": "codec.size", "width": "network.channels", "batch": "training.batch"}[axis.name]
     config = settings(few, {name: size})
-    cache = folder / f"at-{config.data.size}"
-    prepare(open_source(few), config.data.size, 3, cache)
+    cache = folder / f"at-{config.codec.sides[0]}"
+    prepared_data(config, cache, Silent())
     return {
         "training step": partial(training_step, config, cache, repeats),
         "evaluation": partial(evaluation, config, repeats),
@@ -278,12 +284,12 @@ def measure(
 def waiting(recipe: str, steps: int) -> tuple[float, str]:
     """The share of training steps that is spent waiting for data, and the condition, on 256 pictures of a recipe."""
     given = [f"{name}={value}" for name, value in GIVEN.items()]
-    changes = ["data.path=emoji", "data.size=32", *given] if recipe == "folder" else []
+    changes = ["data.path=emoji", "codec.size=32", *given] if recipe == "folder" else []
     config = load_recipe(recipe, changes)
     source = open_source(locate(config.data.path))
     few = dataclasses.replace(source, records=source.records[:: -(-len(source.records) // 256)])
     with tempfile.TemporaryDirectory() as folder:
-        data = prepare(few, config.data.size, config.data.channels, Path(folder) / "data")
+        data = prepare(few, kinds.kind_of(config.codec).reader(config), Path(folder) / "data")
         captions = [caption for captions in data.captions for caption in captions]
         ready = build(config, data, captions, len(source.records))
         ready.model.conditioner.prepare(captions)

@@ -30,6 +30,7 @@ from sfumato.data.catalogue import get
 from sfumato.data.dataset import Dataset
 from sfumato.data.duplicates import find_duplicates
 from sfumato.data.preparation import prepare
+from sfumato.data.readers.pictures import Pictures
 from sfumato.data.sources import open_source
 from sfumato.evaluation.samples import draw_samples
 from sfumato.keyed import generator, key
@@ -81,7 +82,7 @@ def main() -> None:
 def real(part: str, report: Report) -> Dataset:
     """A part of Fashion-MNIST."""
     source = open_source(get("fashion-mnist") / f"{part}-images-idx3-ubyte.gz")
-    return prepare(source, 28, 1, OUT / part, progress=lambda a, b: report.progress(f"reading {part}", a, b))
+    return prepare(source, Pictures(28, 1), OUT / part, progress=lambda a, b: report.progress(f"reading {part}", a, b))
 
 
 def folders(out: Path, pictures: int, seed: int, report: Report) -> dict[str, Path]:
@@ -110,7 +111,7 @@ def folders(out: Path, pictures: int, seed: int, report: Report) -> dict[str, Pa
             save(data, index, first, f"planted-{index}-{copy:03}", key(seed, index, copy) if copy else None)
         facts.append({"index": index, "label": str(data.labels[index]), "times": times})
 
-    whole = prepare(open_source(first), 28, 1, out / "to scan")
+    whole = prepare(open_source(first), Pictures(28, 1), out / "to scan")
     duplicates = find_duplicates(whole, lambda a, b: report.progress("scanning", a, b))
     duplicates.save(out / "duplicates.json")
     names = [row["path"] for row in whole.manifest]
@@ -122,7 +123,7 @@ def folders(out: Path, pictures: int, seed: int, report: Report) -> dict[str, Pa
     left = [sum(f"planted-{fact['index']}-" in path for path in kept) for fact in facts]
     report.say(f"the scan keeps {len(kept)} of {len(whole)} pictures; of the nine that were planted {left}")
 
-    np.save(out / "reference.npy", data.pictures[planted + others])
+    np.save(out / "reference.npy", data.rows[planted + others])
     (out / "planted.json").write_text(json.dumps(facts, indent=1))
     return arms
 
@@ -132,7 +133,7 @@ def save(data: Dataset, index: int, folder: Path, name: str, change: int | None 
     assert data.labels is not None
     place = folder / str(data.labels[index])
     place.mkdir(exist_ok=True)
-    picture = Image.fromarray(data.pictures[index][:, :, 0])
+    picture = Image.fromarray(data.rows[index][:, :, 0])
     if change is None:
         picture.save(place / f"{name}.png")
         return
@@ -165,7 +166,7 @@ def extracted(model: Model, out: Path, arm: str, seed: int, draws: int, report: 
     asked = [fact["label"] for fact in planted for _ in range(draws)]
     drawn = draw_samples(model, asked, model.sampling(guidance=1.0), seed, out / arm / "drawn", report).pictures
 
-    test = real("t10k", report).pictures[:CONTROL]
+    test = real("t10k", report).rows[:CONTROL]
     known, control = pixels(reference), pixels(test)
     threshold = nearness(control, known, control, itself=True).nearness.quantile(QUANTILE)
     found = nearness(pixels(drawn), known, control)

@@ -56,7 +56,7 @@ STEMS = {"patch 1": 1, "patch 2": 2, "haar": 2}
 SEEDS = (0, 1, 2)
 SETTINGS = (
     "data.path=emoji",
-    "data.channels=3",
+    "codec.channels=3",
     "data.validation=0.05",
     "condition.kind=none",
     "network.channels=32",
@@ -96,17 +96,17 @@ def rotated(x: Tensor) -> Tensor:
 
 def trainer(config: Config, haar: bool) -> Trainer:
     """A fresh run; `haar` puts that stem in the place of the patches."""
-    ready = prepare_run(config, OUT / f"at-{config.data.size}", Silent())
+    ready = prepare_run(config, OUT / f"at-{config.codec.sides[0]}", Silent())
     if haar:
         settings = {**config.network.model_dump(exclude={"kind"}), "patch": 1}
         torch.manual_seed(key(config.training.seed, "weights"))  # the same numbers as with patches
-        network = Haar(UNet(4 * config.data.channels, **settings))
+        network = Haar(UNet(4 * ready.model.codec.shape[0], **settings))
         ready.model.denoiser.network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return Trainer(ready.config, ready.model, ready.data, ready.train_indices, ready.validation_indices)
 
 
 def config_of(size: int, patch: int, seed: int, steps: int, extra: Sequence[str]) -> Config:
-    own = [f"data.size={size}", f"network.patch={patch}", f"training.seed={seed}", f"training.steps={steps}"]
+    own = [f"codec.size={size}", f"network.patch={patch}", f"training.seed={seed}", f"training.steps={steps}"]
     return load_recipe("folder", [*SETTINGS, *own, *extra])
 
 
@@ -177,7 +177,7 @@ def worth(stem: str, seed: int, budget: float, pictures: int, extra: Sequence[st
     with run.ema.swapped(0), run.autocast():
         drawn = draw(run.model.eval(), pictures, seed)
     chosen = np.random.default_rng(seed).choice(run.train_indices, pictures, replace=False)
-    there = distance(space(run.data.pictures[np.sort(chosen)]), space(drawn)).item()
+    there = distance(space(run.data.rows[np.sort(chosen)]), space(drawn)).item()
     return {"steps": steps, "seconds": spent, "loss": loss, "distance": there}
 
 
@@ -190,7 +190,7 @@ def draw(model: Model, pictures: int, seed: int) -> np.ndarray:
         noise = SeededNoise(range(1000 * seed + start, 1000 * seed + min(start + BATCH, pictures)), process)
         x = process.prior(noise.draw(model.codec.shape).to(memory_format=torch.channels_last))
         *_, last = sample(model.denoiser, x, times, registry.SOLVERS["dpm++2m"](), noise)
-        parts.append(model.codec.decode(last.x.nan_to_num()).numpy())
+        parts.append(model.codec.decode(last.x.nan_to_num()))
     return np.concatenate(parts)
 
 

@@ -46,7 +46,7 @@ def test_every_recipe_loads_and_says_what_it_costs():
 def test_only_folder_leaves_settings_to_the_data():
     for name, config in recipes().items():
         assert bool(config.automatic) == (name == "folder")
-    named = {"data.size", "data.channels", "data.validation", "network.channels", "condition.kind", "training.batch"}
+    named = {"codec.kind", "data.depth", "data.validation", "network.channels", "condition.kind", "training.batch"}
     named |= {f"training.{name}" for name in ("steps", "validate_every", "sample_every", "checkpoint_every")}
     assert set(load_recipe("folder").automatic) == named
 
@@ -115,10 +115,10 @@ def test_the_same_kind_keeps_its_group():
 
 
 def test_a_later_override_wins_and_the_given_settings_stay_as_they_are():
-    settings = {"data": {"size": 32}}
+    settings = {"codec": {"size": 32}}
 
-    assert change(settings, ["data.size=64", "data.size=16"]) == {"data": {"size": 16}}
-    assert settings == {"data": {"size": 32}}
+    assert change(settings, ["codec.size=64", "codec.size=16"]) == {"codec": {"size": 16}}
+    assert settings == {"codec": {"size": 32}}
 
 
 @pytest.mark.parametrize("override", ["network.channels", "=3", "network.channels 64"])
@@ -127,9 +127,9 @@ def test_an_override_without_a_value_is_refused(override):
 
 
 def test_an_override_below_a_value_is_refused():
-    error = refusal("data.size.x=3")
-    assert "data.size is no group" in error.message
-    assert "data.size" in error.fix
+    error = refusal("codec.size.x=3")
+    assert "codec.size is no group" in error.message
+    assert "codec.size" in error.fix
 
 
 # --- did you mean ----------------------------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ def test_an_unknown_key_fails_with_the_nearest_name_also_from_yaml(typed, meant,
 
 def test_every_setting_is_found_again_from_a_misspelling():
     schema = Config.model_json_schema()
-    settings = [path for path, _ in _settings(schema, schema, ("unet", "sentence"))]
+    settings = [path for path, _ in _settings(schema, schema, ("unet", "sentence", "pixels"))]
 
     assert len(settings) > 50
     for path in settings:
@@ -209,7 +209,7 @@ def test_an_unknown_word_fails_with_the_nearest(override, meant):
         ("training.ema=[]", ["training.ema = []", "a list of 1 to 8 numbers, each above 0 to 0.25"]),
         ("optimizer.betas=[0.9, 1]", ["optimizer.betas[1] = 1", "from 0 to below 1"]),
         ("data.flip=maybe", ["data.flip = 'maybe'", "true or false"]),
-        ("data.channels=4", ["data.channels = 4", "1 or 3"]),
+        ("codec.channels=2", ["codec.channels = 2", "3 or 4"]),
         ("network=3", ["network = 3", "a group of settings"]),
         ("network.attention_level=9", ["network.attention_level = 9", "from 0 to 7 or null"]),
         ("name=../../etc", ["name = '../../etc'", "letters of any script, digits, dots and dashes"]),
@@ -226,8 +226,7 @@ def test_a_value_out_of_range_names_field_value_range_and_fix(override, parts):
 @pytest.mark.parametrize(
     ("overrides", "message", "fix"),
     [
-        (["data.size=33"], "data.size = 33 is no multiple of 8", "use 32"),
-        (["data.size=2"], "data.size = 2 is too small", "0 for automatic"),
+        (["codec.size=2"], "codec.size = 2 is too small", "0 for automatic"),
         (["network.channels=100"], "network.channels = 100 times 1 is no multiple of groups = 32", "use channels = 96"),
         (["network.heads=3"], "network.heads = 3 does not divide 256", "divisor of 256"),
         (["network.attention_level=5"], "multipliers name 4 levels", "use 0 to 3"),
@@ -332,11 +331,6 @@ def test_one_group_can_be_checked_alone():
         validate({"steps": 0}, "sampling", Sampling)
     with pytest.raises(ConfigError, match=r"stepps is not a setting: did you mean steps\?"):
         validate({"stepps": 3}, "sampling", Sampling)
-
-
-def test_the_multiple_that_a_network_needs_follows_from_its_levels_and_patch():
-    assert UNet(multipliers=(1, 2, 2), patch=2).multiple == 8
-    assert DiT(patch=4).multiple == 4
 
 
 # --- YAML ------------------------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from safetensors.torch import save
 from sfumato import saved
 from sfumato.data.dataset import Dataset
 from sfumato.data.preparation import prepare
+from sfumato.data.readers.pictures import Pictures
 from sfumato.data.sources import open_source
 from sfumato.errors import UserError
 from sfumato.generation.draw import draw, redraw
@@ -327,7 +328,7 @@ def prepared(tmp_path_factory) -> Path:
         for i in range(4):
             pixels = np.random.default_rng(i).integers(0, 256, (16, 16, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / "pictures" / name / f"{i}.png")
-    prepare(open_source(folder / "pictures"), 8, 3, folder / "cache")
+    prepare(open_source(folder / "pictures"), Pictures(8), folder / "cache")
     return folder
 
 
@@ -351,12 +352,12 @@ def test_prepared_data_are_read_rightly_or_made_anew(prepared, tmp_path):
                 digest = hashlib.sha256(lines.encode()).hexdigest()
                 (cache / "index.json").write_text(json.dumps({**index, "manifest_hash": digest}))
             case _:
-                name = chance.choice(("index.json", "manifest.jsonl", "pictures.npy"))
+                name = chance.choice(("index.json", "manifest.jsonl", "rows.npy"))
                 what, data = damaged((cache / name).read_bytes(), chance)
                 (cache / name).write_bytes(data)
 
         tried(what, lambda: use(Dataset(cache)))
-        assert tried(what, lambda: use(prepare(source, 8, 3, cache)))
+        assert tried(what, lambda: use(prepare(source, Pictures(8), cache)))
 
 
 def use(data: Dataset) -> None:

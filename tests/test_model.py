@@ -177,7 +177,7 @@ def models(tiny) -> dict[str, Model]:
         ("text", {"seed": None}, ["seed: None is not a whole number"]),
         ("text", {"size": 0}, ["size: 0", "4 to 1024"]),
         ("text", {"size": -16}, ["size: -16"]),
-        ("text", {"size": 17}, ["size", "multiples of 2, not 17", "16"]),
+        ("text", {"size": (16, 16, 16)}, ["size", "3 sides", "16x16"]),
         ("text", {"size": 4096}, ["size: 4096", "4 to 1024"]),
         ("text", {"size": 16.0}, ["size: 16.0 is not a whole number"]),
         ("text", {"steps": 0}, ["steps = 0", "1 to 10,000"]),
@@ -214,7 +214,7 @@ def test_a_transformer_draws_its_own_size_only(settings_of):
     settings = settings_of("none") | {"network": {"kind": "dit", "patch": 4, "width": 16, "depth": 1, "heads": 2}}
     model = Model.build(Config.model_validate(settings)).eval()
     assert model.generate(size=16, steps=1)[0].size == (16, 16)
-    with pytest.raises(UserError, match="size: this model draws 16 pixels, not 32"):
+    with pytest.raises(UserError, match="size: this model draws 16 x 16 x 3 and not 32"):
         model.generate(size=32)
 
 

@@ -47,7 +47,7 @@ def main() -> None:
         distances = [frechet(features(x), real) for x in sets]
         shares = [[f(x) / f(features.test) for x in sets] for f in (spread, edges)]
         row(n, shown(distances, 2), *(shown(share, 2) for share in shares))
-        tiles += [models[0].codec.picture(x) for x in sets[0][:COLUMNS]]
+        tiles += models[0].codec.pictures(sets[0][:COLUMNS])
         names += [f"{n} step{'s' if n > 1 else ''}", *[""] * (COLUMNS - 1)]
 
     if arguments.sheet:

@@ -118,7 +118,7 @@ def drawing(model: Contestant, n: int) -> float:
 def keep(path: Path, x: Tensor) -> None:
     """Writes the first pictures of x (N, C, 28, 28) for a sheet."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.save(path, Pixels(28, x.shape[1]).decode(x[:TILES]).numpy(), allow_pickle=False)
+    np.save(path, Pixels(28, x.shape[1]).decode(x[:TILES]), allow_pickle=False)
 
 
 def sheet(rows: Mapping[str, Path]) -> Image.Image:

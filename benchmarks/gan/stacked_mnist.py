@@ -31,6 +31,7 @@ from sfumato.cli.progress import Terminal
 from sfumato.codecs.pixels import Pixels
 from sfumato.data.catalogue import get
 from sfumato.data.preparation import prepare
+from sfumato.data.readers.pictures import Pictures
 from sfumato.data.sources import open_source
 from sfumato.keyed import generator, key
 
@@ -46,10 +47,10 @@ TIME = (0.6, 1.6)  # noisier than elsewhere: which digit it will be is settled e
 def digits() -> tuple[Tensor, Tensor]:
     """The digits (N, 1, 28, 28) in [-1, 1], in a random order that is always the same, and which they are (N,)."""
     with tempfile.TemporaryDirectory() as cache:
-        data = prepare(open_source(get("digits")), 28, 1, cache)
+        data = prepare(open_source(get("digits")), Pictures(28, 1), cache)
         assert data.labels is not None
         order = torch.randperm(len(data), generator=generator("digits"))
-        return Pixels(28, 1).encode(data.pictures[:])[order], torch.tensor(data.labels)[order]
+        return Pixels(28, 1).encode(data.rows[:])[order], torch.tensor(data.labels)[order]
 
 
 def stacked(x: Tensor, n: int) -> Tensor:

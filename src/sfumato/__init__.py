@@ -22,6 +22,7 @@ _HOMES = {
     "Model": "sfumato.model",
     "open_source": "sfumato.data",
     "prepare": "sfumato.data",
+    "Pictures": "sfumato.data.readers.pictures",
     "train": "sfumato.training.run",
     "open_model": "sfumato.generation.draw",
     "use_backend": "sfumato.export.backend",

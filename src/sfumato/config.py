@@ -9,7 +9,7 @@ schedules, solvers and the like are resolved to objects in `registry.py`; here t
     config.network.channels                                  # 64
     print(config.to_yaml())
 
-Open values (`data.size: 0`, `training.steps: 0`, `condition.kind: auto`) are resolved by the training code from the
+Open values (`codec.size: 0`, `training.steps: 0`, `condition.kind: auto`) are resolved by the training code from the
 data and the machine; `Config.automatic` lists those that are left.
 """
 
@@ -21,17 +21,27 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
 
 from sfumato import settings_yaml
 from sfumato.config_errors import explain
 from sfumato.errors import ConfigError, shown, unknown
+from sfumato.lift import lifted
 
 LARGEST_SIZE = 1024
 LARGEST_SEED = 2**63 - 1
@@ -86,11 +96,13 @@ def checked_group(group: str) -> str:
 
 
 class Data(Settings):
-    """The pictures and how they are fitted to the network."""
+    """What is learnt from, and how it is fitted to the codec."""
 
     path: str = Field(min_length=1, description="a folder, or the name of a public data set (`sfumato data get`)")
-    size: int = within(32, 0, LARGEST_SIZE, "side of the square pictures in pixels; 0: from the data and the machine")
-    channels: Literal[0, 1, 3] = word(3, "1: grey, 3: colour, 0: grey where all pictures are")
+    fit: Literal["crop", "pad", "stretch"] = word(
+        "crop", "how a picture of another shape is fitted: cut at the centre, bordered, or distorted"
+    )
+    depth: int = within(16, 0, 16, "bits that files of 16 bits use (12 of many cameras and scanners); 0: from the data")
     validation: float | None = within(
         0.02, 0, 0.5, "fraction of the pictures held out; null: 2 %, more of fewer pictures than a release needs"
     )
@@ -113,11 +125,96 @@ class Data(Settings):
     def _group(cls, group: str) -> str:
         return checked_group(group)
 
+
+class CodecSettings(Settings):
+    """Abstract: what one kind of data is. A kind of your own derives from this; see ``sfumato.kinds.register``."""
+
+    kind: str
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """The sides of x_0, without its channels; empty where the data decide and have not been asked."""
+        return ()
+
+    @property
+    def open(self) -> tuple[str, ...]:
+        """The settings that wait for the data."""
+        return ()
+
+
+Side = Annotated[int, Field(ge=4, le=LARGEST_SIZE)]
+
+
+class PictureSettings(CodecSettings):
+    """What pictures are made to."""
+
+    size: Annotated[int, Field(ge=0, le=LARGEST_SIZE)] | tuple[Side, Side] = word(
+        32, "side of square pictures in pixels, or [width, height]; 0: from the data and the machine"
+    )
+    channels: Literal[0, 1, 3, 4] = word(3, "1: grey, 3: colour, 4: colour and alpha; 0: from the data")
+    bits: int = within(8, 0, 16, "of a stored value, 8 to 16; 0: from the data")
+
     @model_validator(mode="after")
-    def _size(self) -> Data:
-        if 0 < self.size < 4:
+    def _fits(self) -> PictureSettings:
+        if isinstance(self.size, int) and 0 < self.size < 4:
             raise ValueError(f"size = {self.size} is too small: use 4 to {LARGEST_SIZE}, or 0 for automatic")
+        if 0 < self.bits < 8:
+            raise ValueError(f"bits = {self.bits} is too few: use 8 to 16, or 0 for automatic")
         return self
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        width, height = self.size if isinstance(self.size, tuple) else (self.size, self.size)
+        return (height, width) if height else ()
+
+    @property
+    def open(self) -> tuple[str, ...]:
+        return tuple(name for name in ("size", "channels", "bits") if getattr(self, name) == 0)
+
+
+class PixelCodec(PictureSettings):
+    """Pictures as they are: pixels in [-1, 1]."""
+
+    kind: Literal["pixels"] = "pixels"
+
+
+class ArrayCodec(CodecSettings):
+    """Arrays of one shape: measurements on a grid of 1 to 3 dimensions."""
+
+    kind: Literal["arrays"] = "arrays"
+    shape: tuple[Annotated[int, Field(ge=1, le=2**20)], ...] = Field(
+        default=(), max_length=4, description="of x_0: channels, then 1 to 3 sides; empty: from the data"
+    )
+    dtype: str = word("", "of a stored value, as NumPy names it; empty: from the data")
+    channel_axis: Literal["auto", "none", "first", "last"] = word(
+        "auto", "where a file's array has its channels; auto: an end of at most 4 entries beside longer sides"
+    )
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        return self.shape[1:]
+
+    @property
+    def open(self) -> tuple[str, ...]:
+        return tuple(name for name in ("shape", "dtype") if not getattr(self, name))
+
+
+class AutoCodec(PictureSettings):
+    """What the data are: pictures, made to these settings, or arrays."""
+
+    kind: Literal["auto"] = "auto"
+
+    @property
+    def open(self) -> tuple[str, ...]:
+        return ("kind",)
+
+
+CODECS: dict[str, type[CodecSettings]] = {}  # kinds that the running program has registered
+
+
+def _registered(value: Any, known: Callable[[Any], CodecSettings]) -> CodecSettings:
+    kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+    return CODECS[kind].model_validate(value) if kind in CODECS else known(value)
 
 
 class UNet(Settings):
@@ -137,11 +234,6 @@ class UNet(Settings):
     learned_variance: bool = word(False, "also predict the variance of a step")
     scale_shift: bool = word(False, "the time scales and shifts the norms, instead of being added")
     vector_map: int = within(0, 0, 32, "side of the map that a class or a sentence paints at the entry; 0 for none")
-
-    @property
-    def multiple(self) -> int:
-        """The picture's side must be a multiple of this."""
-        return self.patch * 2 ** (len(self.multipliers) - 1)
 
     @model_validator(mode="after")
     def _fits(self) -> UNet:
@@ -174,11 +266,6 @@ class DiT(Settings):
     depth: int = within(12, 1, 128, "transformer blocks")
     heads: int = within(6, 1, 128, "attention heads")
     learned_variance: bool = word(False, "also predict the variance of a step")
-
-    @property
-    def multiple(self) -> int:
-        """The picture's side must be a multiple of this."""
-        return self.patch
 
     @model_validator(mode="after")
     def _fits(self) -> DiT:
@@ -395,6 +482,10 @@ class Config(Settings):
     name: str = Field(pattern=r"^[^\W_][\w.-]{0,63}$", description="letters of any script, digits, dots and dashes")
     about: About = About()
     data: Data
+    codec: Annotated[
+        SerializeAsAny[Annotated[PixelCodec | ArrayCodec | AutoCodec, Field(discriminator="kind")]],
+        WrapValidator(_registered),
+    ] = PixelCodec()
     network: Annotated[UNet | DiT, Field(discriminator="kind")] = UNet()
     start: Start = Start()
     diffusion: Diffusion = Diffusion()
@@ -407,14 +498,13 @@ class Config(Settings):
     sampling: Sampling = Sampling()
     release: Release = Release()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _lifted(cls, settings: Any) -> Any:
+        return lifted(settings) if isinstance(settings, dict) else settings
+
     @model_validator(mode="after")
     def _fits(self) -> Config:
-        if self.data.size % self.network.multiple:
-            near = max(1, round(self.data.size / self.network.multiple)) * self.network.multiple
-            raise ValueError(
-                f"data.size = {self.data.size} is no multiple of {self.network.multiple}, which this network needs: "
-                f"use {near}, or a smaller patch or fewer levels"
-            )
         if self.network.learned_variance and self.objective.kind == "simple":
             raise ValueError(
                 "network.learned_variance = true, but objective.kind = simple, which does not train a variance: "
@@ -450,8 +540,8 @@ class Config(Settings):
     def automatic(self) -> tuple[str, ...]:
         """The settings still to be resolved from the data and the machine."""
         marks = {
-            "data.size": self.data.size == 0,
-            "data.channels": self.data.channels == 0,
+            **{f"codec.{name}": True for name in self.codec.open},
+            "data.depth": self.data.depth == 0,
             "data.validation": self.data.validation is None,
             "network.channels": getattr(self.network, "channels", 1) == 0,
             "condition.kind": self.condition.kind == "auto",
@@ -522,6 +612,11 @@ def change(settings: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]
 def _start(text: str) -> str:
     """The beginning of a text from the command line, for a message."""
     return shown(text)[1:-1]
+
+
+def adjusted(config: Config, *overrides: str) -> Config:
+    """``config`` with ``path=value`` overrides, checked again."""
+    return validate(change(config.model_dump(mode="json"), overrides), "automatic settings") if overrides else config
 
 
 def _recipe_files() -> dict[str, Any]:

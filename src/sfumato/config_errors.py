@@ -33,7 +33,9 @@ def explain(error: ValidationError, where: str, model: type[BaseModel], given: I
         given: dotted names of settings that came from elsewhere, the command line: a fault in these is not the file's.
     """
     schema, given = model.model_json_schema(), set(given)
-    faults = error.errors(include_url=False)
+    # Of a union of plain types each has a fault at the same place: one is enough.
+    at = {_without_tags(fault["loc"], schema): fault for fault in reversed(error.errors(include_url=False))}
+    faults = list(at.values())[::-1]
     told = dict.fromkeys(_fault(fault, schema) for fault in faults[:MOST_TOLD])
     lines, fixes = [line for line, _ in told], list(dict.fromkeys(fix for _, fix in told))
     if len(faults) > MOST_TOLD:
@@ -135,10 +137,12 @@ def _at(path: tuple[Any, ...], root: Schema) -> Schema:
 
 
 def _without_tags(loc: tuple[Any, ...], root: Schema) -> tuple[Any, ...]:
-    """pydantic puts the tag of a union into the path, ("network", "unet", "channels"): leave it out."""
+    """pydantic puts the branch of a union into the path, ("network", "unet", "channels"): leave it out."""
     path: tuple[Any, ...] = ()
     for key in loc:
-        if key not in _at(path, root).get("discriminator", {}).get("mapping", {}):
+        at = _at(path, root)
+        branch = isinstance(key, str) and "anyOf" in at and not _step(at, key, root)
+        if not branch and key not in at.get("discriminator", {}).get("mapping", {}):
             path += (key,)
     return path
 

@@ -3,6 +3,7 @@
 Whoever wants pictures, a person's request, a sample sheet, an evaluation, goes through ``Draws.drawn``.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import cast
@@ -12,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from sfumato import registry
-from sfumato.codecs.pixels import Pixels
+from sfumato.codecs.codec import Codec
 from sfumato.conditioning.conditioners import Condition, Conditioner, Unconditional, warn_of_cut
 from sfumato.config import Config, Sampling, validate
 from sfumato.diffusion.clipping import Clipped
@@ -27,7 +28,8 @@ from sfumato.machine import free_memory
 from sfumato.networks import UNet
 from sfumato.networks.memory import peak_memory
 from sfumato.networks.reuse import Reuse
-from sfumato.request import Request
+from sfumato.request import Request, Size
+from sfumato.transfer import memory_format
 
 ALWAYS_FITS = 256  # pixels of a side that are drawn without asking how much memory there is
 
@@ -79,7 +81,7 @@ class Draws:
     config: Config
     denoiser: Denoiser
     conditioner: Conditioner
-    codec: Pixels
+    codec: Codec
     backend: str
 
     @property
@@ -132,30 +134,27 @@ class Draws:
                 f"reuse: {settings.reuse} needs PyTorch, and {self.backend} evaluates this network as a whole",
                 fix="set reuse to 1, or use the back end torch",
             )
-        own, multiple = self.config.data.size, self.config.network.multiple
-        if request.size not in (None, own) and self.config.network.kind == "dit":
-            raise UserError(f"size: this model draws {own} pixels, not {request.size}", fix=f"choose size {own}")
-        if (request.size or own) % multiple:
-            near = max(1, (request.size or own) // multiple) * multiple
+        shape = self.codec.sized(request.size)
+        if shape != self.codec.shape and self.config.network.kind == "dit":
             raise UserError(
-                f"size: this model draws {own} pixels or other multiples of {multiple}, not {request.size}",
-                fix=f"choose size {near} or {near + multiple}",
+                f"size: this model draws {self.codec.describe()} and not {request.size}, for a DiT has one size",
+                fix="leave size out",
             )
-        self._demand_room(request.size or own)
+        self._demand_room(shape)
         warn_of_cut(self.conditioner, "prompt", request.prompts)
         warn_of_cut(self.conditioner, "negative", [request.negative])
         return settings
 
-    def _demand_room(self, side: int) -> None:
-        """A UserError where one batch of pictures of ``side`` pixels needs more than the free memory."""
-        if side <= ALWAYS_FITS or self.backend != "torch":
+    def _demand_room(self, shape: Sequence[int]) -> None:
+        """A UserError where one batch of x of ``shape`` (C, *sides) needs more than the free memory."""
+        if math.prod(shape[1:]) <= ALWAYS_FITS**2 or self.backend != "torch":
             return
-        x = torch.empty(self.lanes, self.codec.channels, side, side, device="meta")
+        x = torch.empty(self.lanes, *shape, device="meta")
         needed = peak_memory(self.denoiser.network, x, self.conditioner([None] * self.lanes))
         free = torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else free_memory()
         if needed > free:
             raise UserError(
-                f"size: {self.lanes} pictures of {side} x {side} pixels at once need {needed / 2**30:.1f} GiB, "
+                f"size: {self.lanes} of {' x '.join(map(str, shape[:0:-1]))} at once need {needed / 2**30:.1f} GiB, "
                 f"and {free / 2**30:.1f} GiB of memory are free",
                 fix="choose a smaller size, or close other programs",
             )
@@ -178,16 +177,16 @@ class Draws:
         seeds: Sequence[int],
         settings: Sampling,
         negative: Condition = None,
-        size: int | None = None,
+        size: Size = None,
     ) -> Iterator[Step]:
-        """The states of sampling one batch of at most ``lanes`` pictures, from noise to data; x is (B, C, H, W).
+        """The states of sampling one batch of at most ``lanes`` pictures, from noise to data; x is (B, C, *sides).
 
         Args:
             conditions: (B) prompts or class names, None for no condition.
             seeds: (B) one a picture.
             settings: solver, grid, steps, guidance.
             negative: what to steer away from.
-            size: height and width in pixels, the model's own by default.
+            size: one side for all, or (width, height); the model's own by default.
         """
         wanted, spare = len(seeds), self.lanes - len(seeds)
         if len(conditions) != wanted or not 0 <= spare < self.lanes:
@@ -207,10 +206,10 @@ class Draws:
         grid = registry.resolve("sampling.grid", registry.GRIDS, settings.grid)
         return grid(self.denoiser.process.schedule, settings.steps)
 
-    def start(self, noise: "SeededNoise", size: int | None = None) -> Tensor:
-        """The states (B, C, H, W) that sampling begins with, one a seed."""
-        side = self.codec.size if size is None else size
-        first = noise.draw((self.codec.channels, side, side)).to(self.device).to(memory_format=torch.channels_last)
+    def start(self, noise: "SeededNoise", size: Size = None) -> Tensor:
+        """The states (B, C, *sides) that sampling begins with, one a seed."""
+        first = noise.draw(self.codec.sized(size)).to(self.device)
+        first = first.to(memory_format=memory_format(first.dim()))
         return self.denoiser.process.prior(first)
 
     def guided(
@@ -227,7 +226,7 @@ class Draws:
             null = self.conditioner([self.conditioner.normalize(negative, "negative")] * len(conditions))
             answers = Guided(answers, null, settings.guidance, settings.guidance_interval)
         epsilon = self.config.diffusion.parameterization == "epsilon"
-        clips = epsilon if settings.clip == "auto" else settings.clip
+        clips = self.codec.bounds is not None and (epsilon if settings.clip == "auto" else settings.clip)
         return Clipped(answers) if clips else answers, positive
 
     def drawn(
@@ -236,10 +235,10 @@ class Draws:
         seeds: Sequence[int],
         settings: Sampling,
         negative: Condition = None,
-        size: int | None = None,
+        size: Size = None,
         on_step: OnStep = unseen,
     ) -> Iterator[tuple[range, Tensor]]:
-        """What is drawn, a batch at a time: the places of the batch and its finished x (B, C, H, W).
+        """What is drawn, a batch at a time: the places of the batch and its finished x (B, C, *sides).
 
         Args:
             conditions, seeds: (N) one a picture.
@@ -253,8 +252,8 @@ class Draws:
             yield places, step.x
 
     def pictures(self, x: Tensor) -> list[Image.Image]:
-        """The finished pictures of x (B, C, H, W); a UserError where x is not finite."""
-        return [self.codec.picture(picture) for picture in demand_finite(x)]
+        """The finished pictures of x (B, C, *sides); a UserError where x is not finite."""
+        return self.codec.pictures(demand_finite(x))
 
     def generate(
         self,
@@ -262,7 +261,7 @@ class Draws:
         n: int = 1,
         seed: int = 0,
         negative: Condition = None,
-        size: int | None = None,
+        size: Size = None,
         on_step: Callable[[Step], None] | None = None,
         **settings: object,
     ) -> list[Image.Image]:
@@ -273,7 +272,7 @@ class Draws:
             n: pictures a prompt.
             seed: of the first picture of every prompt.
             negative: what to steer away from.
-            size: pixels, the model's own by default.
+            size: one side for all, or (width, height); the model's own by default.
             on_step: called with every state, e.g. for a progress bar.
             settings: solver, grid, steps, guidance, guidance_interval, reuse, clip; the model's own by default.
 

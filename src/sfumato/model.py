@@ -20,9 +20,9 @@ from safetensors.torch import save
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from sfumato import registry, saved
+from sfumato import kinds, registry, saved
 from sfumato.at_most import AtMost
-from sfumato.codecs.pixels import Pixels
+from sfumato.codecs.codec import Codec
 from sfumato.conditioning.conditioners import ClassConditioner, Conditioner, Unconditional
 from sfumato.conditioning.text import SentenceConditioner, TextConditioner
 from sfumato.conditioning.tokens import read_tokenizer, train_tokenizer
@@ -33,6 +33,7 @@ from sfumato.diffusion.schedules import Shifted
 from sfumato.drawing import Draws
 from sfumato.errors import UserError
 from sfumato.networks import native
+from sfumato.transfer import memory_format
 from sfumato.user_cache import user_cache
 
 
@@ -56,14 +57,16 @@ def build_conditioner(config: Config, classes: Sequence[str], tokenizer: Tokeniz
             )
 
 
-def build_network(config: Config, conditioner: Conditioner) -> nn.Module:
-    """The network that ``config.network`` describes, as wide as the conditioner needs."""
+def build_network(config: Config, conditioner: Conditioner, shape: Sequence[int]) -> nn.Module:
+    """The network that ``config.network`` describes, for x of ``shape`` (C, *sides) and this conditioner."""
     settings = config.network.model_dump()
     kind = settings.pop("kind")
     if kind == "dit":
-        settings["size"] = config.data.size
+        settings["size"] = shape[1:]
+    else:
+        settings["dims"] = len(shape) - 1
     return registry.resolve("network.kind", registry.NETWORKS, kind)(
-        in_channels=config.data.channels,
+        in_channels=shape[0],
         vector_dim=conditioner.vector_dim,
         context_dim=conditioner.context_dim,
         **settings,
@@ -92,9 +95,9 @@ class Model(Draws):
 
     Attributes:
         config: the settings it was built from.
-        denoiser: E[x_0 | x_t], shapes (B, C, H, W).
+        denoiser: E[x_0 | x_t], shapes (B, C, *sides).
         conditioner: conditions -> tensors.
-        codec: pictures <-> x.
+        codec: stored rows <-> x.
         classes: class names, empty without classes.
         record: lineage: data manifest hash, seed, steps, losses, hardware; ``config`` has the EMA track that draws.
         hashes: file name -> SHA-256, filled by ``load`` and ``save``.
@@ -104,7 +107,7 @@ class Model(Draws):
     config: Config
     denoiser: Denoiser
     conditioner: Conditioner
-    codec: Pixels
+    codec: Codec
     classes: tuple[str, ...] = ()
     record: dict[str, Any] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
@@ -129,12 +132,17 @@ class Model(Draws):
         Raises:
             UserError: settings that are still automatic, or that make no network or no process together.
         """
+        if config.codec.open:
+            raise UserError(
+                f"codec.{config.codec.open[0]} is still open: it must be resolved against data before a model is built",
+                fix=f"set codec.{config.codec.open[0]}, or train on data, which resolves it",
+            )
         if config.condition.kind == "text" and tokenizer is None:
             tokenizer = train_tokenizer(captions, config.condition.vocabulary)
         try:
             conditioner = build_conditioner(config, classes, tokenizer)
-            denoiser = build_denoiser(config, build_network(config, conditioner))
-            codec = Pixels(config.data.size, config.data.channels)
+            codec = kinds.kind_of(config.codec).codec(config.codec)
+            denoiser = build_denoiser(config, build_network(config, conditioner, codec.shape))
         except ValueError as error:  # each setting is in its range, but not with the others
             raise UserError(
                 f"{config.name}: {error}", fix="change one of the settings that the message names"
@@ -158,7 +166,7 @@ class Model(Draws):
         """
         if torch.device(device).type == "cpu":
             native.enable(user_cache("kernels"))
-        self.denoiser.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.denoiser.to(device).to(memory_format=memory_format(len(self.codec.shape) + 1))  # pyright: ignore[reportCallIssue]
         self.conditioner.to(device)
         return self
 

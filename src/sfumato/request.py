@@ -12,6 +12,7 @@ LARGEST_COUNT = 10_000
 LARGEST_PROMPT = 10_000  # characters; text encoders read a few hundred at most
 
 Job = tuple[Condition, int]  # a condition and a seed: one picture
+Size = int | tuple[int, ...] | None  # one side for all, or one a side as (width, height); None for the model's own
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Request:
         n: pictures a prompt; picture i has seed ``seed + i``.
         seed: 0 to 2^63 - 1.
         negative: what to steer away from.
-        size: pixels, None for the model's own.
+        size: one side for all, or (width, height); None for the model's own.
         settings: changes to the model's sampling settings; None changes nothing.
 
     Raises:
@@ -34,7 +35,7 @@ class Request:
     n: int = 1
     seed: int = 0
     negative: Condition = None
-    size: int | None = None
+    size: Size = None
     settings: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -51,12 +52,28 @@ class Request:
                 fix=f"choose n up to {LARGEST_COUNT // len(self.prompts)}, or fewer prompts",
             )
         check_number("seed", self.seed, 0, LARGEST_SEED + 1 - self.n)
-        if self.size is not None:
-            check_number("size", self.size, SMALLEST_SIZE, LARGEST_SIZE)
+        for side in self.size if isinstance(self.size, tuple) else (self.size,):
+            if side is not None:
+                check_number("size", side, SMALLEST_SIZE, LARGEST_SIZE)
 
     def jobs(self) -> list[Job]:
         """The pictures one by one, prompt by prompt."""
         return [(prompt, self.seed + i) for prompt in self.prompts for i in range(self.n)]
+
+
+def parse_size(text: str | None) -> Size:
+    """ "64" -> 64, "48x32" -> (48, 32), None -> None.
+
+    Raises:
+        UserError: it is neither.
+    """
+    if text is None:
+        return None
+    sides = text.lower().replace("×", "x").split("x")
+    if not all(side.strip().isdecimal() for side in sides):
+        raise UserError(f"size: {text!r} is not a size", fix="write one number, or WIDTHxHEIGHT, e.g. 48x32")
+    numbers = tuple(int(side) for side in sides)
+    return numbers[0] if len(numbers) == 1 else numbers
 
 
 def check_number(name: str, value: object, low: int, high: int) -> None:

@@ -1,4 +1,4 @@
-"""From the processor's memory to a device's, without anyone waiting for it.
+"""Where tensors lie: their memory format, and the way to a device without anyone waiting for it.
 
 A copy from ordinary memory to a CUDA card makes the program wait until the card has done all that was asked of it
 before; one from pinned memory joins the queue.
@@ -10,6 +10,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
+
+
+def memory_format(rank: int) -> torch.memory_format:
+    """The format in which convolutions of tensors (B, C, *sides) of this rank are fastest."""
+    import torch
+
+    return torch.channels_last if rank == 4 else torch.contiguous_format
 
 
 def pinned(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

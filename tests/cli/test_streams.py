@@ -100,7 +100,7 @@ def test_training_goes_on_to_its_end_when_the_reader_leaves(tmp_path):
     for i in range(8):
         Image.new("RGB", (16, 16), (30 * i, 99, 0)).save(tmp_path / "pictures" / f"{i}.png")
     settings = [
-        "data.size=16",
+        "codec.size=16",
         "network.channels=32",
         "network.multipliers=[1]",
         "network.blocks=1",

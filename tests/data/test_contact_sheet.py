@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from sfumato.data import DataError, contact_sheet, open_source, prepare
+from sfumato.data.readers.pictures import Pictures
 from sfumato.data.sheet import GAP, LINE, MARGIN
 
 
@@ -23,7 +24,7 @@ def source(tmp_path, folder):
 
 
 def test_the_sheet_has_the_promised_size_for_a_source_and_for_a_dataset(source, tmp_path):
-    dataset = prepare(source, 32, cache_dir=tmp_path / "ready")
+    dataset = prepare(source, Pictures(32), cache_dir=tmp_path / "ready")
     for data in (source, dataset):
         lines = len(data.describe().splitlines())
         for columns, rows, tile in ((8, 6, 96), (3, 2, 64), (1, 1, 16)):
@@ -32,13 +33,13 @@ def test_the_sheet_has_the_promised_size_for_a_source_and_for_a_dataset(source, 
 
 
 def test_the_sheet_shows_the_pictures_and_is_the_same_each_time(source, tmp_path):
-    dataset = prepare(source, 32, cache_dir=tmp_path / "ready")
+    dataset = prepare(source, Pictures(32), cache_dir=tmp_path / "ready")
     sheet = np.asarray(contact_sheet(dataset, 20, 1, 32))
     assert np.array_equal(sheet, np.asarray(contact_sheet(dataset, 20, 1, 32)))
     top = MARGIN + len(dataset.describe().splitlines()) * (LINE + 4) + GAP
     for index in range(20):  # twenty cells for twenty pictures: all of them, in order
         left = MARGIN + index * (32 + GAP)
-        assert np.array_equal(sheet[top : top + 32, left : left + 32], dataset.pictures[index])
+        assert np.array_equal(sheet[top : top + 32, left : left + 32], dataset.rows[index])
     assert (sheet[top + 32 :, :] < 100).any()  # words below
     assert not np.array_equal(sheet[:, :200], np.asarray(contact_sheet(dataset, 4, 1, 32, seed=1))[:, :200])
 
@@ -51,14 +52,14 @@ def test_bad_pictures_are_red_and_grey_ones_are_shown(tmp_path, folder):
 
     (root / "b.png").unlink()
     folder(root, ["a.png", "c.png"])
-    grey = contact_sheet(prepare(open_source(root), 32, 1, tmp_path / "ready"), 2, 1, 32)
+    grey = contact_sheet(prepare(open_source(root), Pictures(32, 1), tmp_path / "ready"), 2, 1, 32)
     assert grey.mode == "RGB"
 
 
 def test_impossible_sheets_are_refused(source, tmp_path):
-    for wrong in ({"columns": 0}, {"rows": 0}, {"tile": 4}):
+    for columns, rows, tile in ((0, 6, 96), (8, 0, 96), (8, 6, 4)):
         with pytest.raises(ValueError, match="at least"):
-            contact_sheet(source, **wrong)
+            contact_sheet(source, columns, rows, tile)
     empty = type(source)(source.root, "flat folder", [])
     with pytest.raises(DataError, match="nothing to show"):
         contact_sheet(empty)
@@ -66,11 +67,11 @@ def test_impossible_sheets_are_refused(source, tmp_path):
 
 def test_with_a_size_the_sheet_shows_the_pixels_that_a_model_would_see(source, tmp_path):
     """The sheet of a folder at a size is that of the data set prepared at it."""
-    dataset = prepare(source, 8, cache_dir=tmp_path / "ready")
+    dataset = prepare(source, Pictures(8), cache_dir=tmp_path / "ready")
     top = MARGIN + len(source.describe().splitlines()) * (LINE + 4) + GAP
     sheet = np.asarray(contact_sheet(source, 20, 1, 32, size=8))[top : top + 32]
     for index in range(20):
         left = MARGIN + index * (32 + GAP)
-        enlarged = np.asarray(dataset.pictures[index]).repeat(4, 0).repeat(4, 1)
+        enlarged = np.asarray(dataset.rows[index]).repeat(4, 0).repeat(4, 1)
         assert np.array_equal(sheet[:, left : left + 32], enlarged)
     assert not np.array_equal(np.asarray(contact_sheet(source, 20, 1, 32))[top : top + 32], sheet)

@@ -12,6 +12,7 @@ import pytest
 from sfumato.data import DataError, open_source, prepare
 from sfumato.data.archives import members
 from sfumato.data.faults import printable
+from sfumato.data.readers.pictures import Pictures
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def test_links_that_stay_inside_are_read(tmp_path, folder):
 def test_quarantine_moves_the_link_and_not_what_it_points_to(tmp_path, folder, secret):
     root = folder(tmp_path / "pictures", ["a.png", "b.png"])
     (root / "link.png").symlink_to(secret / "secret.png")
-    prepare(open_source(root), 8, cache_dir=tmp_path / "run" / "data", policy="quarantine")
+    prepare(open_source(root), Pictures(8), cache_dir=tmp_path / "run" / "data", policy="quarantine")
     assert (secret / "secret.png").exists() and (tmp_path / "run/quarantine/link.png").is_symlink()
     assert not (root / "link.png").is_symlink()
 
@@ -72,9 +73,9 @@ def test_metadata_cannot_name_a_file_outside(tmp_path, folder, secret, name, pol
     assert [(fault.path, fault.kind) for fault in source.faults] == [(name, "link")] and len(source.records) == 2
     if policy == "stop":
         with pytest.raises(DataError, match="points outside"):
-            prepare(source, 8, cache_dir=tmp_path / "ready")
+            prepare(source, Pictures(8), cache_dir=tmp_path / "ready")
     else:
-        assert len(prepare(source, 8, cache_dir=tmp_path / "ready", policy=policy)) == 2
+        assert len(prepare(source, Pictures(8), cache_dir=tmp_path / "ready", policy=policy)) == 2
     assert (secret / "secret.png").exists()
 
 
@@ -128,7 +129,7 @@ def test_members_of_a_shard_that_lead_out_are_faults_and_write_nothing(tmp_path,
 
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(DataError):  # both good members are alike, so the set is refused, after the faults were handled
-        prepare(source, 8, cache_dir=tmp_path / "run" / "data", policy="quarantine")
+        prepare(source, Pictures(8), cache_dir=tmp_path / "run" / "data", policy="quarantine")
     assert [p for p in sorted(tmp_path.rglob("*")) if p not in before] == [tmp_path / "run"]
 
 
@@ -167,7 +168,7 @@ def test_odd_names_are_read_and_printed_harmlessly(tmp_path, encoded):
         with open(os.path.join(root, name), "wb") as file:
             file.write(encoded(seed))
     source = open_source(tmp_path / "odd")
-    dataset = prepare(source, 8, cache_dir=tmp_path / "ready")
+    dataset = prepare(source, Pictures(8), cache_dir=tmp_path / "ready")
     hidden = 1  # "..png" begins with a dot
     assert len(dataset) == len(raw) - hidden
     assert {row["path"] for row in dataset.manifest} == {os.fsdecode(name) for name in raw} - {"..png"}
@@ -177,7 +178,7 @@ def test_odd_names_are_read_and_printed_harmlessly(tmp_path, encoded):
     with open(os.path.join(root, raw[-1]), "wb") as file:
         file.write(b"text")
     with pytest.raises(DataError) as error:
-        prepare(open_source(tmp_path / "odd"), 8, cache_dir=tmp_path / "ready")
+        prepare(open_source(tmp_path / "odd"), Pictures(8), cache_dir=tmp_path / "ready")
     assert "\x1b" not in str(error.value) and "\\x1b[31mred.png" in str(error.value)
     str(error.value).encode("utf-8")  # prints on any terminal
     assert printable("a\ud800b") == "a\\ud800b"

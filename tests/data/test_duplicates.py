@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageEnhance
 from sfumato.data import duplicates as module
 from sfumato.data.duplicates import find_duplicates, groups_of, perceptual_hash, reduced
 from sfumato.data.preparation import prepare
+from sfumato.data.readers.pictures import Pictures
 from sfumato.data.sources import open_source
 from sfumato.errors import MissingPackage, UserError
 
@@ -151,7 +152,7 @@ def test_a_data_set_is_scanned_and_one_picture_of_a_group_is_kept(tmp_path):
     jpeg(scene(1)).save(folder / "6.png")
     moved(scene(1), 3, 0).save(folder / "7.png")
     scene(4).save(folder / "8.bmp")
-    data = prepare(open_source(folder), SMALL, 3, tmp_path / "cache")
+    data = prepare(open_source(folder), Pictures(SMALL), tmp_path / "cache")
 
     told = []
     found = find_duplicates(data, lambda done, total: told.append((done, total)))

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from sfumato.data import DataError, formats, open_source, prepare
-from sfumato.data.readers import Unusable, read
+from sfumato.data.readers import Unusable
+from sfumato.data.readers.pictures import Pictures
 
 HEIC = b"\0\0\0\x1cftypheic\0\0\0\0mif1heic" + bytes(60)
 JXL = b"\xff\x0a" + bytes(60)
@@ -20,7 +21,7 @@ JXL = b"\xff\x0a" + bytes(60)
 def test_further_names_of_known_formats_are_read(tmp_path, folder, picture, name, kind):
     root = folder(tmp_path / "p", ["b.png"])
     picture(3).save(root / name, kind)
-    data = prepare(open_source(root), 8, cache_dir=tmp_path / "ready")
+    data = prepare(open_source(root), Pictures(8), cache_dir=tmp_path / "ready")
     assert len(data) == 2 and data.index["notes"].get("wrong extension") is None
 
 
@@ -29,15 +30,15 @@ def test_tga_is_read_by_its_name_alone(picture, mode):
     buffer = io.BytesIO()
     picture(1, mode=mode).save(buffer, "TGA")
     expected = np.asarray(picture(1, mode=mode).convert("RGB").crop((4, 0, 36, 32)))
-    assert np.array_equal(read(buffer.getvalue(), "a.TGA", 32, 3).pixels, expected)
+    assert np.array_equal(Pictures(32)(buffer.getvalue(), "a.TGA").values, expected)
     with pytest.raises(Unusable, match="not a picture"):
-        read(buffer.getvalue(), "a.png", 32, 3)  # nothing marks it: any bytes could be one
+        Pictures(32)(buffer.getvalue(), "a.png")  # nothing marks it: any bytes could be one
 
 
 def test_tga_that_claims_too_much_is_refused_from_its_header():
     bomb = bytes([0, 0, 10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 24, 0]) + bytes(100)
     with pytest.raises(Unusable, match="too large"):
-        read(bomb, "a.tga", 8, 3)
+        Pictures(8)(bomb, "a.tga")
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,7 @@ def test_without_its_plug_in_a_picture_is_a_fault_that_names_the_command(
     root = folder(tmp_path / "p", ["b.png"])
     (root / name).write_bytes(data)
     with pytest.raises(DataError, match=f"plug-in missing.* install {package}"):
-        prepare(open_source(root), 8, cache_dir=tmp_path / "ready")
+        prepare(open_source(root), Pictures(8), cache_dir=tmp_path / "ready")
 
 
 def test_with_its_plug_in_a_picture_is_read(tmp_path, monkeypatch, encoded):
@@ -70,8 +71,8 @@ def test_with_its_plug_in_a_picture_is_read(tmp_path, monkeypatch, encoded):
         "    Image.register_open('HEIF', Stand, lambda head: head[4:12] == b'ftypheic')\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    found = read(HEIC + bytes([77]) * 300, "a.heic", 9, 3)
-    assert (found.pixels == 77).all() and found.notes == ()
+    found = Pictures(9)(HEIC + bytes([77]) * 300, "a.heic")
+    assert (found.values == 77).all() and found.notes == ()
     monkeypatch.delitem(sys.modules, "pillow_heif")
     Image.OPEN.pop("HEIF")
     Image.ID.remove("HEIF")

@@ -10,6 +10,7 @@ import pytest
 from sfumato.config import load_recipe
 from sfumato.data import DataError, open_source, prepare
 from sfumato.data.groups import NoGroup, held_out
+from sfumato.data.readers.pictures import Pictures
 from sfumato.errors import ConfigError
 
 
@@ -123,8 +124,8 @@ def test_a_pattern_that_cannot_be_used_is_refused_before_anything_starts(group, 
 
 def test_a_data_set_is_split_by_its_groups_and_without_them_as_ever(tmp_path, folder):
     root = folder(tmp_path / "p", [f"{film:02}-{n}.png" for film in range(10) for n in range(3)])
-    plain = prepare(open_source(root), 8, cache_dir=tmp_path / "plain")
-    data = prepare(open_source(root, "(.+)-"), 8, cache_dir=tmp_path / "grouped")
+    plain = prepare(open_source(root), Pictures(8), cache_dir=tmp_path / "plain")
+    data = prepare(open_source(root, "(.+)-"), Pictures(8), cache_dir=tmp_path / "grouped")
     assert plain.groups is None and data.groups == [f"{film:02}" for film in range(10) for _ in range(3)]
     train, validation = data.split(0.2)
     assert len(validation) == 6 and not {i // 3 for i in train} & {i // 3 for i in validation}
@@ -139,5 +140,5 @@ def test_another_law_of_groups_is_another_data_set(tmp_path, folder):
     """The cache is made anew: it may not keep the groups of an earlier setting."""
     root = folder(tmp_path / "p", [f"{film}-{n}.png" for film in range(4) for n in range(3)])
     for group, expected in (("(.+)-", 4), (r"-(\d+)", 3), ("", None)):
-        data = prepare(open_source(root, group), 8, cache_dir=tmp_path / "ready")
+        data = prepare(open_source(root, group), Pictures(8), cache_dir=tmp_path / "ready")
         assert (None if data.groups is None else len(set(data.groups))) == expected

@@ -10,6 +10,7 @@ import pytest
 
 from sfumato.data import DataError, open_source, prepare
 from sfumato.data.faults import LAYOUTS
+from sfumato.data.readers.pictures import Pictures
 
 
 def by_name(source) -> dict[str, tuple[tuple[str, ...], str | None]]:
@@ -83,7 +84,7 @@ def test_metadata_jsonl(tmp_path, folder):
     }
     assert [record.licence for record in source.records] == [None, "MIT", "CC0"]
 
-    dataset = prepare(source, 8, cache_dir=tmp_path.parent / "ready")
+    dataset = prepare(source, Pictures(8), cache_dir=tmp_path.parent / "ready")
     assert dataset.captions == [("one",), ("three",), ("two", "zwei")]
     assert dataset.manifest[2]["licence"] == "CC0" and dataset.manifest[2]["source"] == "a camera"
     assert dataset.labels is None  # not every picture has one
@@ -106,7 +107,7 @@ def test_webdataset_shards(tmp_path, encoded):
     assert source.records[-1].licence == "MIT" and source.records[-1].captions == ("told",)
     assert source.records[4].open() == encoded(11)
 
-    dataset = prepare(source, 8, cache_dir=tmp_path / "ready")
+    dataset = prepare(source, Pictures(8), cache_dir=tmp_path / "ready")
     assert dataset.labels == [0, 1, 2, 0, 1, 2]
     assert (
         open_source(tmp_path / "000001.tar")
@@ -130,10 +131,10 @@ def test_a_hugging_face_dataset_on_disk(tmp_path, picture, encoded):
         source = open_source(tmp_path / name)
         assert source.describe().startswith("Hugging Face dataset: 2 classes (cat, dog), 4 pictures, all with captions")
         assert [(r.captions, r.label) for r in source.records][:2] == [(("a",), "cat"), (("b",), "dog")]
-        dataset = prepare(source, 32, cache_dir=tmp_path / f"{name}-ready")
+        dataset = prepare(source, Pictures(32), cache_dir=tmp_path / f"{name}-ready")
         assert dataset.labels == [0, 1, 1, 0]
         side = np.asarray(picture(2).crop((4, 0, 36, 32)))
-        assert np.array_equal(dataset.pictures[2], side)
+        assert np.array_equal(dataset.rows[2], side)
     assert "other splits left aside: test" in source.describe()
 
     words = datasets.Dataset.from_dict({"caption": ["a"]})
@@ -156,9 +157,9 @@ def test_idx_files(tmp_path, suffix):
     (tmp_path / "classes.json").write_text(json.dumps(["Shirt", "Bag", "Boot"]))
     source = open_source(tmp_path)
     assert source.describe().startswith("IDX: 3 classes (Shirt, Bag, Boot), 6 pictures, train-images")
-    dataset = prepare(source, 8, 1, tmp_path / "ready")
+    dataset = prepare(source, Pictures(8, 1), tmp_path / "ready")
     assert dataset.classes == ("Shirt", "Bag", "Boot") and dataset.labels == [0, 2, 1, 0, 2, 1]
-    assert np.array_equal(dataset.pictures[..., 0], pictures)
+    assert np.array_equal(dataset.rows[..., 0], pictures)
     assert len(open_source(tmp_path / f"t10k-images-idx3-ubyte{suffix}").records) == 2
 
     whole = (tmp_path / f"train-images-idx3-ubyte{suffix}").read_bytes()
@@ -235,7 +236,7 @@ def test_missing_and_orphaned_captions_are_named_with_the_nearest_fix(tmp_path, 
     ]
     assert "Rename it to cat_2.txt" in source.faults[0].fix and "Write cat_3.txt" in source.faults[2].fix
     with pytest.raises(DataError) as error:
-        prepare(source, 8, cache_dir=tmp_path.parent / "ready")
+        prepare(source, Pictures(8), cache_dir=tmp_path.parent / "ready")
     assert LAYOUTS in str(error.value) and "cat_3.png: caption missing" in str(error.value)
 
 

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageFile
 
-from sfumato.data.readers import Unusable, read
+from sfumato.data.readers import Unusable
+from sfumato.data.readers.pictures import Pictures
 
 SIZE = 16
 
 
 def loaded(data: bytes, name: str = "a.png", channels: int = 3, size: int = SIZE):
-    return read(data, name, size, channels)
+    return Pictures(size, channels)(data, name)
 
 
 # ---- what is a fault
@@ -67,7 +68,7 @@ def test_every_bad_file_is_refused_with_its_kind_a_reason_and_a_fix(bad):
 def test_the_animation_test_has_teeth(encoded):
     """Negative control: one frame alone passes in each of the formats."""
     for format in ("GIF", "PNG", "WEBP", "TIFF"):
-        assert loaded(encoded(1, format), "a." + format.lower()).pixels.shape == (SIZE, SIZE, 3)
+        assert loaded(encoded(1, format), "a." + format.lower()).values.shape == (SIZE, SIZE, 3)
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF"])
@@ -83,7 +84,7 @@ def test_no_cut_and_no_flipped_byte_raises_anything_but_unusable(encoded, pictur
             if data:
                 data[draw.randrange(len(data))] = draw.randrange(256)
         try:
-            assert loaded(bytes(data)).pixels.shape == (SIZE, SIZE, 3)
+            assert loaded(bytes(data)).values.shape == (SIZE, SIZE, 3)
         except Unusable:
             faults += 1
     assert faults > 0
@@ -99,7 +100,7 @@ def test_a_picture_cut_short_is_never_taken_for_whole(encoded, picture, format, 
     # Negative control: with Pillow told to pad what is missing, a cut JPEG does pass, so the test above can fail.
     if format == "JPEG":
         monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
-        assert loaded(part).pixels.shape == (SIZE, SIZE, 3)
+        assert loaded(part).values.shape == (SIZE, SIZE, 3)
 
 
 # ---- what is converted, and told
@@ -132,7 +133,7 @@ def test_conversions_are_noted_and_right(picture, encoded):
     for name, (data, file, notes, expected, tolerance) in cases.items():
         got = loaded(data, file)
         assert got.notes == notes, name
-        assert np.abs(got.pixels.astype(int) - expected).max() <= tolerance, name
+        assert np.abs(got.values.astype(int) - expected).max() <= tolerance, name
 
 
 def test_sixteen_bit_colour_is_noted(picture):
@@ -146,7 +147,7 @@ def test_sixteen_bit_colour_is_noted(picture):
     data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     got = loaded(data)
     assert got.notes == ("16-bit",)
-    assert np.array_equal(got.pixels, (values // 257).astype(np.uint8))
+    assert np.array_equal(got.values, (values // 257).astype(np.uint8))
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "P"])
@@ -162,17 +163,17 @@ def test_what_is_transparent_becomes_white(encoded, mode):
         data = encoded(format="TIFF" if mode == "PA" else "PNG", picture=rgba if mode == "PA" else rgba.convert(mode))
     got = loaded(data, "a.tif" if mode == "PA" else "a.png")
     assert "alpha" in got.notes
-    assert got.pixels[:, : SIZE // 2].max() == 0 and got.pixels[:, SIZE // 2 :].min() == 255
+    assert got.values[:, : SIZE // 2].max() == 0 and got.values[:, SIZE // 2 :].min() == 255
 
 
 def test_half_transparent_black_on_white_is_grey_without_a_dark_fringe_after_resizing(encoded):
     # White ink with a transparent *black* surround: a filter that ignores alpha would draw a grey edge around it.
     rgba = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
     rgba.paste((255, 255, 255, 255), (16, 16, 48, 48))
-    assert loaded(encoded(picture=rgba)).pixels.min() >= 254
+    assert loaded(encoded(picture=rgba)).values.min() >= 254
 
     veil = Image.new("RGBA", (64, 64), (0, 0, 0, 128))
-    assert abs(int(loaded(encoded(picture=veil)).pixels.mean()) - 127) <= 1
+    assert abs(int(loaded(encoded(picture=veil)).values.mean()) - 127) <= 1
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -194,7 +195,7 @@ def test_exif_orientation_is_applied(encoded, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     got = loaded(encoded(picture=turned, exif=exif.tobytes()), size=48)
-    assert np.array_equal(got.pixels, np.asarray(upright))
+    assert np.array_equal(got.values, np.asarray(upright))
     assert ("EXIF rotation" in got.notes) == (orientation > 1)
 
 
@@ -202,7 +203,7 @@ def test_a_wide_gamut_profile_is_converted_and_a_broken_one_told(encoded):
     red = Image.new("RGB", (SIZE, SIZE), (200, 100, 50))
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     same = loaded(encoded(picture=red, icc_profile=srgb))
-    assert np.array_equal(same.pixels[0, 0], (200, 100, 50)) and same.notes == ()
+    assert np.array_equal(same.values[0, 0], (200, 100, 50)) and same.notes == ()
 
     other = bytearray(srgb)
     at = other.find(b"rXYZ")
@@ -210,10 +211,10 @@ def test_a_wide_gamut_profile_is_converted_and_a_broken_one_told(encoded):
     other[offset + 8 : offset + 12] = struct.pack(">i", 0x8000)  # another red primary
     renamed = bytes(other).replace(b"s\0R\0G\0B", b"w\0i\0d\0e")
     got = loaded(encoded(picture=red, icc_profile=renamed))
-    assert got.notes == ("colour profile",) and not np.array_equal(got.pixels[0, 0], (200, 100, 50))
+    assert got.notes == ("colour profile",) and not np.array_equal(got.values[0, 0], (200, 100, 50))
 
     broken = loaded(encoded(picture=red, icc_profile=b"no profile at all"))
-    assert broken.notes == ("colour profile ignored",) and np.array_equal(broken.pixels[0, 0], (200, 100, 50))
+    assert broken.notes == ("colour profile ignored",) and np.array_equal(broken.values[0, 0], (200, 100, 50))
 
 
 # ---- fitting
@@ -223,16 +224,16 @@ def test_the_centre_is_kept_when_a_picture_is_not_square(encoded):
     wide = Image.new("RGB", (96, 32), "red")
     wide.paste("blue", (32, 0, 64, 32))
     # The filter reaches three output pixels beyond the crop.
-    inner = loaded(encoded(picture=wide)).pixels[:, 3:-3]
+    inner = loaded(encoded(picture=wide)).values[:, 3:-3]
     assert (inner == (0, 0, 255)).all()
-    tall = loaded(encoded(picture=wide.transpose(Image.Transpose.ROTATE_90))).pixels[3:-3]
+    tall = loaded(encoded(picture=wide.transpose(Image.Transpose.ROTATE_90))).values[3:-3]
     assert (tall == (0, 0, 255)).all()
 
 
 def test_reducing_averages_instead_of_picking_pixels(encoded):
     # A one-pixel chequerboard is even grey from afar; picking pixels would give black, white or stripes.
     board = Image.fromarray((np.indices((128, 128)).sum(0) % 2 * 255).astype(np.uint8))
-    pixels = loaded(encoded(picture=board)).pixels.astype(int)
+    pixels = loaded(encoded(picture=board)).values.astype(int)
     assert abs(pixels - 127).max() <= 3
 
 
@@ -240,7 +241,7 @@ def test_draft_decoding_of_a_large_jpeg_is_as_good_as_decoding_it_whole(picture)
     large = picture(8, 1600, 1200)
     buffer = io.BytesIO()
     large.save(buffer, "JPEG", quality=95)
-    got = loaded(buffer.getvalue(), "a.jpg", size=32).pixels.astype(int)
+    got = loaded(buffer.getvalue(), "a.jpg", size=32).values.astype(int)
     with Image.open(buffer) as whole:
         side = whole.convert("RGB").resize((32, 32), Image.Resampling.LANCZOS, box=(200, 0, 1400, 1200))
     # The DCT-domain reduction and the filter differ by rounding; 4 of 255 is invisible.
@@ -249,5 +250,5 @@ def test_draft_decoding_of_a_large_jpeg_is_as_good_as_decoding_it_whole(picture)
 
 def test_one_channel_gives_grey_of_the_asked_shape(encoded, picture):
     got = loaded(encoded(picture=picture(1, SIZE, SIZE)), channels=1)
-    assert got.pixels.shape == (SIZE, SIZE, 1)
-    assert np.array_equal(got.pixels[..., 0], np.asarray(picture(1, SIZE, SIZE).convert("L")))
+    assert got.values.shape == (SIZE, SIZE, 1)
+    assert np.array_equal(got.values[..., 0], np.asarray(picture(1, SIZE, SIZE).convert("L")))

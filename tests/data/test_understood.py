@@ -6,6 +6,7 @@ import unicodedata
 import pytest
 
 from sfumato.data import DataError, open_source, prepare
+from sfumato.data.readers.pictures import Pictures
 
 WRITINGS = {
     "NFC": lambda name: unicodedata.normalize("NFC", name),
@@ -93,7 +94,7 @@ def test_names_with_backslashes_from_windows_are_folders(tmp_path, encoded):
     source = open_source(tmp_path)
     assert source.classes == ("cat", "dog")
     assert labels(source)["pets\\dog\\1.png"] == "dog" and len(source.records) == 3
-    assert len(prepare(source, 8, cache_dir=tmp_path.parent / "ready")) == 3
+    assert len(prepare(source, Pictures(8), cache_dir=tmp_path.parent / "ready")) == 3
 
 
 def test_many_classes_are_named_in_a_bounded_list(tmp_path, folder):
@@ -141,7 +142,7 @@ def test_what_should_have_been_read_and_is_not_is_a_fault(tmp_path, folder, name
     source = open_source(tmp_path)
     assert kinds(source) == [(name, "not read")] and words in source.faults[0].reason
     with pytest.raises(DataError, match="not read"):
-        prepare(source, 8, cache_dir=tmp_path.parent / "ready")
+        prepare(source, Pictures(8), cache_dir=tmp_path.parent / "ready")
 
 
 def test_what_is_passed_by_is_named_with_its_counts(tmp_path, folder):
@@ -300,7 +301,7 @@ def test_quarantine_takes_the_caption_files_of_a_picture_along_and_no_others(tmp
     folder(root, ["5.png", "6.png"])
     for n in (5, 6):
         (root / f"{n}.txt").write_text("x")
-    prepare(open_source(root), 8, cache_dir=tmp_path / "run" / "data", policy="quarantine")
+    prepare(open_source(root), Pictures(8), cache_dir=tmp_path / "run" / "data", policy="quarantine")
     left = {path.name for path in root.iterdir()}
     assert left == {"5.png", "5.txt", "6.png", "6.txt", "shared.jpg", "shared.txt"}
     assert open_source(root).faults == ()

@@ -10,6 +10,7 @@ from sfumato.cli import main as cli
 from sfumato.config import load_recipe
 from sfumato.data import unique as module
 from sfumato.data.preparation import prepare
+from sfumato.data.readers.pictures import Pictures
 from sfumato.data.sources import open_source
 from sfumato.data.unique import unique
 from sfumato.report import Silent
@@ -32,14 +33,14 @@ def folder(tmp_path):
 
 
 def test_copies_go_and_all_else_stays_as_it_was(folder, tmp_path):
-    data = prepare(open_source(folder), 24, 3, tmp_path / "data")
+    data = prepare(open_source(folder), Pictures(24), tmp_path / "data")
     left = unique(data)
     assert len(data) == 18 and len(left) == 12
     rows = {row["path"]: i for i, row in enumerate(data.manifest)}
     assert sorted(int(row["path"].split("/")[1][:2]) for row in left.manifest) == list(range(12))
     for i, row in enumerate(left.manifest):
         first = rows[row["path"]]
-        assert np.array_equal(left.pictures[i], data.pictures[first])
+        assert np.array_equal(left.rows[i], data.rows[first])
         assert left.labels is not None and data.labels is not None and left.labels[i] == data.labels[first]
     assert "6 near-duplicates left out" in left.describe() and left.manifest_hash != data.manifest_hash
     assert len(json.loads((left.folder / "duplicates.json").read_text())["groups"]) == 3
@@ -50,15 +51,15 @@ def test_it_is_made_once_and_anew_when_the_data_change(folder, tmp_path, monkeyp
     find = module.find_duplicates
     monkeypatch.setattr(module, "find_duplicates", lambda *a: searches.append(1) or find(*a))
     for _ in range(2):
-        unique(prepare(open_source(folder), 24, 3, tmp_path / "data"))
+        unique(prepare(open_source(folder), Pictures(24), tmp_path / "data"))
     assert len(searches) == 1
     next(folder.rglob("11.png")).unlink()
-    assert len(unique(prepare(open_source(folder), 24, 3, tmp_path / "data"))) == 11 and len(searches) == 2
+    assert len(unique(prepare(open_source(folder), Pictures(24), tmp_path / "data"))) == 11 and len(searches) == 2
 
 
 @pytest.mark.parametrize(("choice", "count"), [("keep", 18), ("drop", 12)])
 def test_a_run_trains_on_what_the_setting_leaves(folder, tmp_path, choice, count):
-    settings = [f"data.path={folder}", "data.size=24", "data.channels=3", f"data.duplicates={choice}"]
+    settings = [f"data.path={folder}", "codec.kind=pixels", "codec.size=24", f"data.duplicates={choice}"]
     assert len(prepared_data(load_recipe("folder", settings), tmp_path / "data", Silent())) == count
 
 

@@ -70,7 +70,7 @@ def drawn_of(tiny, tmp_path, quick):
             control=material.unseen[:60],
             asked=seen[60:120],
             conditions=[None] * 60,
-            pictures=draws(data.pictures[seen]),
+            pictures=draws(data.rows[seen]),
             spaces=[NetworkFeatures("random convolutions", network)],
             out=tmp_path,
             kept=tmp_path / "features",

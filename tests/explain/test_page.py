@@ -165,7 +165,7 @@ def test_the_same_seed_gives_the_same_page(alone, tmp_path):
 
 
 def test_the_times_where_the_information_is_gone_are_those_of_closed_forms(alone):
-    variance = float(landscape(64, 3).var(unbiased=False))
+    variance = float(landscape((3, 64, 64)).var(unbiased=False))
     wanted = math.log((2**0.02 - 1) / variance)
     low, high = 0.002 ** (1 / 7), 80 ** (1 / 7)
     expected = {
@@ -258,7 +258,7 @@ def test_how_far_it_is_is_told_up_to_the_end(with_model, told):
 
 @pytest.mark.parametrize("name", ["linear", "cosine"])
 def test_noised_pictures_have_the_moments_of_the_marginal(name):
-    schedule, x_0 = forward.SIDE_BY_SIDE[name], landscape(64, 3)
+    schedule, x_0 = forward.SIDE_BY_SIDE[name], landscape((3, 64, 64))
     noise = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(0))
     alpha, sigma = schedule(forward.TIMES)
 

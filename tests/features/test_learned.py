@@ -23,12 +23,10 @@ SIDE, TRAINING = 12, 240
 class Drawn:
     """As much of a data set as is learned from."""
 
-    pictures: np.ndarray
+    rows: np.ndarray
     labels: list[int] | None
     classes: tuple[str, ...] = SHAPES
     manifest_hash: str = "drawn"
-    size: int = SIDE
-    channels: int = 1
 
 
 def drawn(count: int = 400, labelled: bool = True) -> Dataset:
@@ -49,7 +47,7 @@ def drawn(count: int = 400, labelled: bool = True) -> Dataset:
 
 
 def pixels(data: Dataset, indices: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(data.pictures[indices]).permute(0, 3, 1, 2).float()
+    return torch.from_numpy(data.rows[indices]).permute(0, 3, 1, 2).float()
 
 
 TRAIN, HELD_OUT = np.arange(TRAINING), np.arange(TRAINING, 400)
@@ -91,7 +89,7 @@ def test_views_of_a_held_out_picture_lie_nearer_than_other_pictures_without_any_
 def test_weights_come_of_the_seed_and_the_training_pictures_alone(tmp_path, labelled):
     data = drawn(labelled=labelled)
     other = drawn(labelled=labelled)
-    other.pictures[TRAINING:] = 255 - other.pictures[TRAINING:]
+    other.rows[TRAINING:] = 255 - other.rows[TRAINING:]
     if other.labels:
         other.labels[TRAINING:] = [0] * (400 - TRAINING)
     torch.manual_seed(1)
@@ -100,7 +98,7 @@ def test_weights_come_of_the_seed_and_the_training_pictures_alone(tmp_path, labe
     assert all(torch.equal(value, first[name]) for name, value in taught(other, tmp_path / "b").state_dict().items())
     assert not torch.equal(taught(data, tmp_path / "a", seed=1).state_dict()["trunk.0.weight"], first["trunk.0.weight"])
 
-    other.pictures[0] = 255 - other.pictures[0]
+    other.rows[0] = 255 - other.rows[0]
     changed = taught(other, tmp_path / "c").state_dict()
     assert not torch.equal(changed["trunk.0.weight"], first["trunk.0.weight"])
 
@@ -165,9 +163,9 @@ def test_pictures_that_are_all_the_same_have_finite_features(tmp_path):
 
 def test_pictures_keep_their_size_up_to_64_pixels_and_larger_ones_are_reduced_without_aliasing():
     x = 255 * torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(Learned(3, 64).prepared(x), x / 127.5 - 1)
+    torch.testing.assert_close(Learned(3, (64, 64)).prepared(x), x / 127.5 - 1)
     finest = torch.tensor([0.0, 255.0]).repeat(128).expand(1, 3, 256, 256)
-    assert Learned(3, 256).prepared(finest)[..., 2:-2].abs().max() < 0.02
+    assert Learned(3, (256, 256)).prepared(finest)[..., 2:-2].abs().max() < 0.02
 
 
 def test_a_view_is_the_picture_moved_mirrored_and_changed_by_no_more_than_is_said():

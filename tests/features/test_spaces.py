@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sfumato.data.dataset import Dataset
 from sfumato.data.preparation import prepare
+from sfumato.data.readers.pictures import Pictures
 from sfumato.data.sources import open_source
 from sfumato.features import learned as learned_features
 from sfumato.features import spaces as module
@@ -47,7 +48,7 @@ def data(tmp_path_factory) -> Dataset:
         (folder / name).mkdir()
         for i in range(20):
             Image.fromarray(chance.integers(0, light, (SIZE, SIZE, 3), dtype=np.uint8)).save(folder / name / f"{i}.png")
-    return prepare(open_source(folder), SIZE, 3, tmp_path_factory.mktemp("cache"))
+    return prepare(open_source(folder), Pictures(SIZE), tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def noise(count: int, channels: int = 3, seed: int = 0) -> np.ndarray:
 def weighed(channels: int = 3, classes: tuple[str, ...] = ()) -> Learned:
     """A network whose every weight and statistic has a say."""
     torch.manual_seed(0)
-    network = Learned(channels, SIZE, classes).eval()
+    network = Learned(channels, (SIZE, SIZE), classes).eval()
     for name, value in network.state_dict().items():
         if name.endswith(("running_mean", "bias", "centre")):
             value.normal_(std=0.1)
@@ -79,7 +80,7 @@ def test_there_are_always_two_spaces_and_the_first_tells_the_classes(data, tmp_p
 
     own = spaces[0]
     assert isinstance(own, LearnedFeatures) and own.classes == ("dark", "light")
-    assert own.classify(data.pictures).shape == (40, 2)
+    assert own.classify(data.rows).shape == (40, 2)
     assert len({space.sha256 for space in spaces}) == 2
     again = spaces_for(data, indices, tmp_path, Heard())
     assert [space.sha256 for space in again] == [space.sha256 for space in spaces]

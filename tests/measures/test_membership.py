@@ -60,7 +60,7 @@ def pictures() -> np.ndarray:
 
 @pytest.fixture
 def material(pictures) -> Material:
-    data = SimpleNamespace(pictures=pictures, captions=[()] * len(pictures))
+    data = SimpleNamespace(rows=pictures, captions=[()] * len(pictures))
     return Material(data, np.arange(150), np.arange(150, 300))  # pyright: ignore[reportArgumentType]
 
 

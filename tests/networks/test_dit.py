@@ -15,7 +15,7 @@ SMALL: dict[str, Any] = {"size": 16, "patch": 4, "width": 32, "depth": 2, "heads
 
 def inputs(network: DiT, batch: int = 2) -> dict[str, torch.Tensor]:
     return {
-        "x": torch.randn(batch, 3, network.size, network.size),
+        "x": torch.randn(batch, 3, network.sides[0], network.sides[0]),
         "time": torch.rand(batch) * 1000,
         "vector": torch.randn(batch, 7),
         "context": torch.randn(batch, 5, 6),
@@ -61,7 +61,7 @@ def test_modulated_tokens_have_the_mean_and_deviation_of_the_modulation():
 
 def test_positions_are_the_sinusoids_of_row_and_column():
     side, width = 3, 16
-    table = grid_positions(side, width)
+    table = grid_positions((side, side), width)
     rates = [math.exp(-math.log(10000) * k / 3) for k in range(4)]
 
     for row in range(side):
@@ -141,7 +141,7 @@ def test_positions_are_not_saved_with_the_weights(network):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"patch": 3}, "patch = 3: must divide size = 16"),
+        ({"patch": 17}, "patch = 17: must be 1 to the shortest side"),
         ({"width": 30}, "width = 30: must be a multiple of 4"),
         ({"heads": 5}, "heads = 5: must divide the width 32"),
     ],
@@ -154,7 +154,7 @@ def test_settings_that_make_no_network_are_refused_with_the_fix(settings, messag
 def test_inputs_that_do_not_fit_are_refused_with_the_fix():
     network, time = DiT(**SMALL), torch.zeros(1)
 
-    with pytest.raises(ValueError, match=r"sides \(16, 32\): this DiT was built with size = 16"):
+    with pytest.raises(ValueError, match=r"sides \(16, 32\): this DiT was built with size = \(16, 16\)"):
         network(torch.randn(1, 3, 16, 32), time)
     with pytest.raises(ValueError, match="context_dim = 0"):
         network(torch.randn(1, 3, 16, 16), time, context=torch.randn(1, 2, 6))

@@ -297,7 +297,6 @@ def test_autocast_to_bfloat16_stays_near_float32(wake):
     [
         ({"dims": 4}, "dims = 4: must be 1"),
         ({"patch": 3}, "patch = 3: must be 1"),
-        ({"patch": 2, "dims": 1}, "patch = 2 with dims = 1"),
         ({"multipliers": ()}, r"multipliers = \(\): give one"),
         ({"multipliers": (1, 0)}, r"multipliers = \(1, 0\)"),
         ({"blocks": 0}, "blocks = 0: an encoder stage needs"),
@@ -315,8 +314,6 @@ def test_settings_that_make_no_network_are_refused_with_the_fix(settings, messag
 def test_inputs_that_do_not_fit_are_refused_with_the_fix():
     network, time = UNet(**SMALL, patch=2), torch.zeros(1)
 
-    with pytest.raises(ValueError, match=r"sides \(8, 10\): each must be a multiple of 4"):
-        network(torch.randn(1, 3, 8, 10), time)
     with pytest.raises(ValueError, match="a 2-D U-Net takes"):
         network(torch.randn(1, 3, 8), time)
     with pytest.raises(ValueError, match="context_dim = 0"):

@@ -66,7 +66,7 @@ def paced(monkeypatch: pytest.MonkeyPatch, lowest: float) -> list[tuple[int, int
     seen: list[tuple[int, int]] = []
 
     def pace(config: Config) -> float:
-        size, channels = config.data.size, config.model_dump()["network"]["channels"]
+        size, channels = config.codec.sides[0], config.model_dump()["network"]["channels"]
         seen.append((size, channels))
         return lowest / (size / 32) ** 2 / (channels / 32) ** 1.5
 
@@ -97,7 +97,7 @@ def test_the_highest_rung_that_sees_enough_pictures_is_taken(
 ) -> None:
     paced(monkeypatch, pace)
     config = sized(adjusted(recipe, f"training.time={time}"), lambda: largest, quiet)
-    found = (config.data.size, config.model_dump()["network"]["channels"])
+    found = (config.codec.sides[0], config.model_dump()["network"]["channels"])
     assert found == expected
     assert (*found, config.training.batch) in LADDER
 
@@ -106,10 +106,10 @@ def test_settings_that_are_given_stay_and_nothing_is_timed_where_none_is_open(
     recipe: Config, quiet: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = paced(monkeypatch, 20_000)
-    config = sized(adjusted(recipe, "data.size=32", "training.batch=7"), lambda: 128, quiet)
-    assert (config.data.size, config.training.batch, config.model_dump()["network"]["channels"]) == (32, 7, 128)
+    config = sized(adjusted(recipe, "codec.size=32", "training.batch=7"), lambda: 128, quiet)
+    assert (config.codec.sides[0], config.training.batch, config.model_dump()["network"]["channels"]) == (32, 7, 128)
     del seen[:]
-    given = adjusted(recipe, "data.size=48", "training.batch=7", "network.channels=96")
+    given = adjusted(recipe, "codec.size=48", "training.batch=7", "network.channels=96")
     assert sized(given, lambda: pytest.fail("looked"), quiet) is given and seen == []
 
 

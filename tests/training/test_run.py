@@ -165,7 +165,7 @@ def test_other_settings_are_refused_by_name(
 ) -> None:
     before = contents(finished)
     with pytest.raises(UserError, match=told):
-        train(settings(pictures, change, "data.size=16"), finished)
+        train(settings(pictures, change, "codec.size=16"), finished)
     assert contents(finished) == before, "refused before anything was touched, the prepared pictures included"
     train(settings(pictures), finished)
 
@@ -454,7 +454,7 @@ def test_a_signal_before_the_first_step_ends_the_preparation(
         report = Interruptible(Silent(), stop)
         prepare_run(settings(pictures), tmp_path / "calm", report)
         os.kill(os.getpid(), signal.SIGTERM)
-        with pytest.raises(Interrupted, match=r"stopped while reading pictures(.|\n)*resume: the command"):
+        with pytest.raises(Interrupted, match=r"stopped while reading the data(.|\n)*resume: the command"):
             prepare_run(settings(pictures), tmp_path / "stopped", report)
         with pytest.raises(SystemExit) as second:
             os.kill(os.getpid(), signal.SIGTERM)

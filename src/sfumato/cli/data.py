@@ -128,10 +128,11 @@ def scan(path: str, /, *, duplicates: bool = False, features: bool = False, out:
         With --duplicates: folder for duplicates.json (all groups) and duplicates.png (the largest).
     """
     from sfumato.data import preparation
+    from sfumato.data.readers.pictures import Pictures
 
     source = _open(path)
     with Terminal() as terminal:
-        found = preparation.scan(source, progress=partial(terminal.progress, "checking pictures"))
+        found = preparation.scan(source, Pictures(32), progress=partial(terminal.progress, "checking pictures"))
     print(found)
     if duplicates:
         _duplicates(source, features, out)
@@ -147,17 +148,17 @@ def _duplicates(source: Source, features: bool, out: Path) -> None:
     from sfumato.codecs.grid import encoded
     from sfumato.data.duplicates import SIDE, find_duplicates
     from sfumato.data.preparation import prepare
+    from sfumato.data.readers.pictures import Pictures
     from sfumato.durable import write_atomically
 
     with Terminal() as terminal, tempfile.TemporaryDirectory() as cache:
-        data = prepare(
-            source, SIDE, 3, Path(cache) / "data", "skip", progress=partial(terminal.progress, "reading pictures")
-        )
+        told = partial(terminal.progress, "reading pictures")
+        data = prepare(source, Pictures(SIDE), Path(cache) / "data", "skip", progress=told)
         vectors = None
         if features:
             from sfumato.features.spaces import features_of, general_space
 
-            vectors = features_of(general_space(data, np.arange(len(data))), data.pictures, terminal).numpy()
+            vectors = features_of(general_space(data, np.arange(len(data))), data.rows, terminal).numpy()
         found = find_duplicates(data, partial(terminal.progress, "searching near-duplicates"), vectors)
         print(found)
         out.mkdir(parents=True, exist_ok=True)
@@ -178,8 +179,8 @@ def _sheet(data: Dataset, groups: Sequence[Group], rows: int = 12, columns: int 
     for group in sorted(groups, key=lambda group: -len(group.indices))[:rows]:
         shown = group.indices[:columns]
         blank = columns - len(shown)
-        tiles += [pillow.fromarray(data.pictures[i]) for i in shown]
-        tiles += [pillow.new("RGB", (data.size, data.size), "white")] * blank
+        tiles += [pillow.fromarray(data.rows[i]) for i in shown]
+        tiles += [pillow.new("RGB", data.rows.shape[2:0:-1], "white")] * blank
         labels += [f"{len(group.indices):,} x {group.paths[0]}", *[""] * (columns - 1)]
     return labelled_grid(tiles, labels, columns)
 

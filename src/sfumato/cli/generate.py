@@ -30,7 +30,7 @@ def generate(
     guidance: float | None = None,
     negative: str | None = None,
     seed: int | None = None,
-    size: int | None = None,
+    size: str | None = None,
     backend: str = "torch",
     out: Path = Path("pictures"),
     grid: bool = False,
@@ -71,14 +71,15 @@ def generate(
     """
     from sfumato.codecs.grid import encoded, labelled_grid
     from sfumato.export.backend import use_backend
-    from sfumato.generation.draw import Request, draw, open_model
+    from sfumato.generation.draw import draw, open_model
+    from sfumato.request import Request, parse_size
 
     request = Request(
         prompts=prompts or (None,),
         n=n,
         seed=secrets.randbelow(2**32) if seed is None else seed,
         negative=negative,
-        size=size,
+        size=parse_size(size),
         settings={"steps": steps, "solver": solver, "guidance": guidance, **of_times(times, steps)},
     )
     drawn, code = [], 0
@@ -183,7 +184,7 @@ def steps_told_to(terminal: Terminal, model: Model, every: bool = False) -> Call
         if every and not terminal.console.is_terminal:
             terminal.say(note)
         terminal.progress("drawing", done, pictures * step.total, note)
-        terminal.show([model.codec.picture(x) for x in step.x])
+        terminal.show(model.codec.pictures(step.x))
 
     return on_step
 

@@ -1,7 +1,7 @@
 """Data: from what a user has to pictures that a model can be trained on.
 
     source = open_source("./pictures")            # recognises the layout, says what it found
-    dataset = prepare(source, size=32, cache_dir="prepared")
+    dataset = prepare(source, Pictures(32), cache_dir="prepared")
     train, validation = dataset.split(0.02)
 
 `sources` list, `readers` decode, `prepare` checks and writes, `catalogue` brings public data sets, `sheet` shows them.

@@ -1,4 +1,4 @@
-"""A prepared data set: pictures of one size in a memory map, and what is said of each."""
+"""A prepared data set: rows of one shape in a memory map, and what is said of each."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from sfumato.data.records import count
 from sfumato.durable import open_array
 from sfumato.errors import UserError, shown
 
-PICTURES = "pictures.npy"
+ROWS = "rows.npy"
 INDEX = "index.json"
 FAULTS = "faults.json"
 LARGEST_INDEX = 64 * 2**20  # bytes
 
 
 class Dataset:
-    """N pictures of size x size pixels, as `prepare` wrote them.
+    """N rows of one shape, as `prepare` wrote them.
 
     Attributes:
-        pictures: read-only memory map, uint8 (N, size, size, channels).
-        captions: a tuple of captions a picture, possibly empty.
-        labels: a class index a picture, or None when not every picture has one.
+        rows: read-only memory map (N, ...); of pictures (N, height, width, channels), uint8 or uint16.
+        captions: a tuple of captions a row, possibly empty.
+        labels: a class index a row, or None when not every row has one.
         classes: names of the classes, by index.
         groups: the name of a group a picture, or None when the pictures are in none.
         manifest_hash: SHA-256 of manifest.jsonl, which names the data.
-        index: what `prepare` recorded: layout, size, channels, counts, signature.
+        index: what `prepare` recorded: layout, shape, dtype, counts, signature.
         folder: where all of it lies.
     """
 
@@ -47,9 +47,9 @@ class Dataset:
 
     def _open(self) -> None:
         self.index: dict[str, Any] = read_json(self.folder / INDEX, LARGEST_INDEX)
-        self.pictures: np.ndarray = open_array(self.folder / PICTURES)
+        self.rows: np.ndarray = open_array(self.folder / ROWS)
         self.manifest_hash = manifest.file_hash(self.folder / manifest.NAME)
-        if self.manifest_hash != self.index["manifest_hash"] or len(self.pictures) != self.index["pictures"]:
+        if self.manifest_hash != self.index["manifest_hash"] or len(self.rows) != self.index["rows"]:
             raise DataError(f"{self.folder} is incomplete or was changed", "delete it, and it is made anew")
         self.classes = texts(self.index["classes"])
 
@@ -74,17 +74,7 @@ class Dataset:
         self.describe()  # what cannot be told was damaged
 
     def __len__(self) -> int:
-        return len(self.pictures)
-
-    @property
-    def size(self) -> int:
-        """Pixels of a side."""
-        return self.pictures.shape[1]
-
-    @property
-    def channels(self) -> int:
-        """3 for RGB, 1 for grey."""
-        return self.pictures.shape[3]
+        return len(self.rows)
 
     @property
     def manifest(self) -> list[dict[str, Any]]:
@@ -122,8 +112,10 @@ class Dataset:
         if self.index.get("cropped"):
             lines.append(self.index["cropped"])
         if self.index["duplicates"]:
-            lines.append(f"duplicates: {count(self.index['duplicates'], 'picture')} the same as another")
-        lines.append(f"ready: {len(self):,} pictures of {self.size} x {self.size} x {self.channels}")
+            lines.append(f"duplicates: {count(self.index['duplicates'], 'file')} the same as another")
+        *sides, last = self.rows.shape[1:]
+        shape = " x ".join(map(str, (*reversed(sides), last)))
+        lines.append(f"ready: {len(self):,} of {shape} ({self.rows.dtype})")
         return "\n".join(lines)
 
 

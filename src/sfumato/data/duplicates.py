@@ -109,7 +109,7 @@ def find_duplicates(data: Dataset, progress: Progress | None = None, features: n
         UserError: the pictures are smaller than 12 pixels.
     """
     names = [row["path"] for row in data.manifest]
-    found = groups_of(data.pictures, progress, features)
+    found = groups_of(data.rows, progress, features)
     return Duplicates(
         pictures=len(data),
         manifest_sha256=data.manifest_hash,

@@ -1,7 +1,8 @@
-"""The manifest: what a data set was made of, a JSON line a picture, and the SHA-256 that names it.
+"""The manifest: what a data set was made of, a JSON line a record, and the SHA-256 that names it.
 
-A row: path, sha256 (of the file), bytes, size [width, height], mode, and where known label, captions, licence, source,
-group, notes (conversions made). The lines are canonical (sorted keys, ASCII), so that equal data have equal hashes.
+A row: path, sha256 (of the file), bytes, size ([width, height] of a picture, the shape of an array), mode, and where
+known label, captions, licence, source, group, notes (conversions made). The lines are canonical (sorted keys, ASCII),
+so that equal data have equal hashes.
 """
 
 from __future__ import annotations
@@ -12,26 +13,26 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sfumato.data.readers import Picture
+from sfumato.data.readers import Row
 from sfumato.data.records import Record
 
 NAME = "manifest.jsonl"
 
 
-def row(record: Record, digest: str, size: int, picture: Picture) -> dict[str, Any]:
-    """The manifest's row of one picture; what is not known is left out."""
+def row(record: Record, digest: str, size: int, read: Row) -> dict[str, Any]:
+    """The manifest's line of one record; what is not known is left out."""
     values = {
         "path": record.locator,
         "sha256": digest,
         "bytes": size,
-        "size": [picture.width, picture.height],
-        "mode": picture.mode,
+        "size": list(read.size),
+        "mode": read.mode,
         "label": record.label,
         "captions": list(record.captions),
         "licence": record.licence,
         "source": record.source,
         "group": record.group,
-        "notes": list(picture.notes),
+        "notes": list(read.notes),
     }
     return {key: value for key, value in values.items() if value not in (None, [])}
 

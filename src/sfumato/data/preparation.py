@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections import Counter
@@ -24,16 +25,15 @@ from typing import Any
 import numpy as np
 
 from sfumato.data import manifest
-from sfumato.data.cropping import crop_loss
-from sfumato.data.dataset import FAULTS, INDEX, PICTURES, Dataset
+from sfumato.data.dataset import FAULTS, INDEX, ROWS, Dataset
 from sfumato.data.faults import DataError, Fault, listing, tally
 from sfumato.data.listing import MARKER
 from sfumato.data.policies import POLICIES, check_enough, enforce, quarantine
-from sfumato.data.readers import LIMITS, Picture, Unusable, read
+from sfumato.data.readers import FILE_BYTES, Reader, Unusable
 from sfumato.data.records import Record, Source
 from sfumato.durable import sync_folder, write_array, write_durably
 
-FORMAT = 1  # of the cache; raised when the pixels or rows that the same files give change
+FORMAT = 2  # of the cache; raised when the rows that the same files give change
 
 Progress = Callable[[int, int], None]
 
@@ -69,17 +69,15 @@ class Report:
 @dataclass(frozen=True)
 class _Result:
     row: dict[str, Any] | None
-    pixels: np.ndarray | None
+    values: np.ndarray | None
     fault: Fault | None
 
 
-def scan(
-    source: Source, size: int = 32, channels: int = 3, workers: int | None = None, progress: Progress | None = None
-) -> Report:
-    """Look at every picture as `prepare` would, and write nothing."""
+def scan(source: Source, reader: Reader, workers: int | None = None, progress: Progress | None = None) -> Report:
+    """Look at every file as `prepare` would, and write nothing."""
     rows, faults = [], list(source.faults)
     refused = {fault.path for fault in faults}
-    with contextlib.closing(_examine(source, size, channels, workers, progress)) as results:
+    with contextlib.closing(_examine(source, reader, workers, progress)) as results:
         for result in results:
             if result.fault:
                 faults.append(result.fault)
@@ -89,28 +87,28 @@ def scan(
         found=source.describe(),
         pictures=len(rows),
         faults=tuple(faults),
-        notes=_notes(rows, size, channels),
+        notes=_notes(rows, reader),
         duplicates=len(rows) - len({row["sha256"] for row in rows}),
-        bytes=len(rows) * size * size * channels,
-        cropped=crop_loss([row["size"] for row in rows]),
+        bytes=len(rows) * row_bytes(reader),
+        cropped=reader.loss(rows),
     )
 
 
 def prepare(
     source: Source,
-    size: int,
-    channels: int = 3,
+    reader: Reader,
     cache_dir: str | Path = "prepared",
     policy: str = "stop",
     workers: int | None = None,
     progress: Progress | None = None,
     accept: Callable[[str], None] = lambda manifest_hash: None,
 ) -> Dataset:
-    """The `Dataset` of `source` at size x size pixels, made in `cache_dir`, or found there if nothing changed since.
+    """The `Dataset` of `source`, made in `cache_dir`, or found there if nothing changed since.
 
     Args:
-        channels: 3 (RGB) or 1 (grey).
-        cache_dir: receives pictures.npy, manifest.jsonl, index.json, faults.json; its earlier content is replaced.
+        source: from `open_source`.
+        reader: what a file becomes, e.g. ``Pictures(32)``.
+        cache_dir: receives rows.npy, manifest.jsonl, index.json, faults.json; its earlier content is replaced.
             Quarantined files go to `quarantine` beside it.
         policy: "stop", "skip" or "quarantine" (see `sfumato.data.policies`).
         workers: threads that decode; by default one a processor, at most 8.
@@ -124,12 +122,8 @@ def prepare(
     cache = Path(cache_dir)
     if policy not in POLICIES:
         raise ValueError(f"policy = {policy!r} is none of {', '.join(POLICIES)}")
-    if channels not in (1, 3):
-        raise ValueError(f"channels = {channels} must be 3 (RGB) or 1 (grey)")
-    if size < 1:
-        raise ValueError(f"size = {size} must be at least 1 pixel")
 
-    signature = _signature(source, size, channels)
+    signature = _signature(source, reader)
     ready = _reuse(cache, signature)
     if ready is not None and (not ready.index["faults"] or ready.index.get("policy") == policy != "stop"):
         accept(ready.manifest_hash)
@@ -138,9 +132,9 @@ def prepare(
         return ready
 
     cache.parent.mkdir(parents=True, exist_ok=True)
-    _check_space(cache.parent, len(source.records) * size * size * channels)
+    _check_space(cache.parent, len(source.records) * row_bytes(reader))
     with writing_aside(cache) as aside:
-        rows, faults = _write(source, size, channels, workers, progress, aside)
+        rows, faults = _write(source, reader, workers, progress, aside)
         report = {"policy": policy, "pictures": len(rows), "faults": [asdict(fault) for fault in faults]}
         try:
             enforce(policy, source, len(rows), faults)
@@ -164,14 +158,13 @@ def prepare(
             "policy": policy,
             "manifest_hash": hashlib.sha256(encoded).hexdigest(),
             "found": source.describe(),
-            "size": size,
-            "channels": channels,
-            "pictures": len(rows),
+            "reader": repr(reader),
+            "rows": len(rows),
             "classes": list(source.classes),
             "faults": dict(Counter(fault.kind for fault in faults)),
-            "notes": _notes(rows, size, channels),
+            "notes": _notes(rows, reader),
             "duplicates": len(rows) - len({row["sha256"] for row in rows}),
-            "cropped": crop_loss([row["size"] for row in rows]),
+            "cropped": reader.loss(rows),
         }
         write_durably(aside / INDEX, index)
         put_in_place(aside, cache)
@@ -182,11 +175,11 @@ def prepare(
 
 
 def _examine(
-    source: Source, size: int, channels: int, workers: int | None, progress: Progress | None
+    source: Source, reader: Reader, workers: int | None, progress: Progress | None
 ) -> Generator[_Result, None, None]:
     """A result a record, in order."""
     records = source.records
-    work = partial(_one, size=size, channels=channels)
+    work = partial(_one, reader=reader)
     with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1), "sfumato-data") as pool:
         for start in range(0, len(records), _BLOCK):
             for index, result in enumerate(pool.map(work, records[start : start + _BLOCK]), start + 1):
@@ -195,55 +188,59 @@ def _examine(
                     progress(index, len(records))
 
 
-def _one(record: Record, size: int, channels: int) -> _Result:
+def _one(record: Record, reader: Reader) -> _Result:
     try:
-        if record.size is not None and record.size > LIMITS.file_bytes:
-            words = f"{record.size:,} bytes, limit {LIMITS.file_bytes:,}"
+        if record.size is not None and record.size > FILE_BYTES:
+            words = f"{record.size:,} bytes, limit {FILE_BYTES:,}"
             return _Result(None, None, Fault(record.locator, "too large", words, "Scale it down or delete it"))
         data = record.open()
-        picture: Picture = read(data, record.locator, size, channels)
+        row = reader(data, record.locator)
     except Unusable as error:
         return _Result(None, None, error.at(record.locator))
     except OSError as error:
         words = error.strerror or str(error)
         return _Result(None, None, Fault(record.locator, "unreadable", words, "Make it readable or delete it"))
     digest = hashlib.sha256(data).hexdigest()
-    return _Result(manifest.row(record, digest, len(data), picture), picture.pixels, None)
+    return _Result(manifest.row(record, digest, len(data), row), row.values, None)
 
 
 def _write(
-    source: Source, size: int, channels: int, workers: int | None, progress: Progress | None, aside: Path
+    source: Source, reader: Reader, workers: int | None, progress: Progress | None, aside: Path
 ) -> tuple[list[dict[str, Any]], list[Fault]]:
-    """Decode everything into `aside`/pictures.npy; the rows and faults."""
+    """Decode everything into `aside`/rows.npy; the lines of the manifest and the faults."""
     faults = list(source.faults)
     refused = {fault.path for fault in faults}
     rows: list[dict[str, Any]] = []
-    shape = (size, size, channels)
-    pixels = write_array(aside / PICTURES, np.uint8, (max(1, len(source.records)), *shape))
-    with contextlib.closing(_examine(source, size, channels, workers, progress)) as results:
+    values = write_array(aside / ROWS, reader.dtype, (max(1, len(source.records)), *reader.shape))
+    with contextlib.closing(_examine(source, reader, workers, progress)) as results:
         for result in results:
             if result.fault:
                 faults.append(result.fault)
-            elif result.row and result.row["path"] not in refused:  # a picture refused while listing stays refused
-                pixels[len(rows)] = result.pixels
+            elif result.row and result.row["path"] not in refused:  # what was refused while listing stays refused
+                values[len(rows)] = result.values
                 rows.append(result.row)
 
-    if len(rows) != len(pixels):  # a shorter array has another header: copy what was filled
-        shorter = write_array(aside / "shorter.npy", np.uint8, (len(rows), *shape))
+    if len(rows) != len(values):  # a shorter array has another header: copy what was filled
+        shorter = write_array(aside / "shorter.npy", reader.dtype, (len(rows), *reader.shape))
         for start in range(0, len(rows), 4096):
-            shorter[start : min(start + 4096, len(rows))] = pixels[start : min(start + 4096, len(rows))]
-        (aside / "shorter.npy").replace(aside / PICTURES)
-        pixels = shorter
-    pixels.flush()
+            shorter[start : min(start + 4096, len(rows))] = values[start : min(start + 4096, len(rows))]
+        (aside / "shorter.npy").replace(aside / ROWS)
+        values = shorter
+    values.flush()
     return rows, faults
 
 
 # ---- the cache
 
 
-def _signature(source: Source, size: int, channels: int) -> str:
+def row_bytes(reader: Reader) -> int:
+    """Of one row."""
+    return math.prod(reader.shape) * reader.dtype.itemsize
+
+
+def _signature(source: Source, reader: Reader) -> str:
     """Changes when the listing (names, sizes, times, captions, labels) or a setting does."""
-    said = hashlib.sha256(repr((FORMAT, size, channels, source.layout, source.classes)).encode())
+    said = hashlib.sha256(repr((FORMAT, reader, source.layout, source.classes)).encode())
     for r in source.records:
         said.update(
             repr((r.locator, r.stamp, r.captions, r.label, r.licence, r.source, *_group(r))).encode(
@@ -270,11 +267,11 @@ def _reuse(cache: Path, signature: str) -> Dataset | None:
 
 def _check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
-    if needed * 2 > free:  # twice: leaving faults out copies the pictures once
+    if needed * 2 > free:  # twice: leaving faults out copies the rows once
         raise DataError(
-            f"{folder}: {needed / 1e9:.1f} GB of prepared pictures (and as much again while writing) do not fit into "
+            f"{folder}: {needed / 1e9:.1f} GB of prepared data (and as much again while writing) do not fit into "
             f"{free / 1e9:.1f} GB of free space",
-            "free some, or choose a smaller data.size",
+            "free some, or choose a smaller codec.size",
         )
 
 
@@ -316,9 +313,7 @@ def put_in_place(aside: Path, cache: Path) -> None:
     sync_folder(cache.parent)
 
 
-def _notes(rows: list[dict[str, Any]], size: int, channels: int) -> dict[str, int]:
-    """How many pictures were converted, by kind. The last two depend on the settings, and so are in no row."""
-    notes = Counter(note for row in rows for note in row.get("notes", ()))
-    notes["enlarged"] = sum(min(row["size"]) < size for row in rows)
-    notes["grey to RGB"] = sum(row["mode"] in ("1", "L", "LA", "I;16", "I") for row in rows) if channels == 3 else 0
-    return {kind: notes[kind] for kind in sorted(notes) if notes[kind]}
+def _notes(rows: list[dict[str, Any]], reader: Reader) -> dict[str, int]:
+    """How many records were converted, by kind."""
+    notes = Counter(note for row in rows for note in (*row.get("notes", ()), *reader.notes(row)))
+    return {kind: notes[kind] for kind in sorted(notes)}

@@ -5,22 +5,38 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from sfumato.codecs.codec import Codec
+from sfumato.codecs.grid import fit
+from sfumato.codecs.pixels import Pixels
 from sfumato.data.dataset import Dataset
 from sfumato.data.faults import DataError, printable
-from sfumato.data.readers import Unusable, read
+from sfumato.data.readers import Reader, Unusable
+from sfumato.data.readers.pictures import Pictures
 from sfumato.data.records import Source
 
 MARGIN, GAP, LINE = 12, 8, 12
 
 
 def contact_sheet(
-    data: Dataset | Source, columns: int = 8, rows: int = 6, tile: int = 96, seed: int = 0, size: int | None = None
+    data: Dataset | Source,
+    columns: int = 8,
+    rows: int = 6,
+    tile: int = 96,
+    seed: int = 0,
+    size: int | None = None,
+    kind: tuple[Reader, Codec] | None = None,
 ) -> Image.Image:
     """A picture of `columns` x `rows` samples spread over the data, each above its caption or class.
 
     Width: 2 MARGIN + columns (tile + GAP) - GAP pixels. Height: a heading line for each line of `describe()`, then
     `rows` rows of tile + 2 LINE + GAP. The same data and seed give the same sheet. Unusable pictures are red tiles with
-    the reason. With `size`, pictures are cut and scaled to size x size pixels as a model sees them, and shown so.
+    the reason.
+
+    Args:
+        data: a data set, or files that are read for the sheet.
+        columns, rows, tile, seed: of the sheet.
+        size: side in pixels to which pictures are cut and scaled, as a model sees them.
+        kind: the reader of the files and the codec of the rows; pictures by default.
     """
     if min(columns, rows) < 1 or tile < 16:
         raise ValueError(
@@ -30,6 +46,11 @@ def contact_sheet(
     total = len(data) if isinstance(data, Dataset) else len(data.records)
     if not total:
         raise DataError("nothing to show: the data set has no pictures", "give a folder with pictures")
+
+    reader, codec = kind or (Pictures(size or tile, 4), Pixels(size or tile, 4))
+    if kind is None and isinstance(data, Dataset):
+        height, width, channels = data.rows.shape[1:]
+        codec = Pixels((width, height), channels, 8 * data.rows.itemsize)
 
     # One sample from each of equal stretches: every class and folder of a sorted listing has its turn.
     cells = min(columns * rows, total)
@@ -48,42 +69,32 @@ def contact_sheet(
     for cell, index in enumerate(chosen):
         x = MARGIN + cell % columns * (tile + GAP)
         y = top + cell // columns * (tile + 2 * LINE + GAP)
-        picture, words = _sample(data, int(index), tile, size)
+        picture, words = _sample(data, int(index), reader, codec)
         if picture is None:
             draw.rectangle((x, y, x + tile - 1, y + tile - 1), fill="#b3261e")
         else:
-            sheet.paste(picture, (x, y))
+            shown = fit(picture.convert("RGBA"), tile)
+            sheet.paste(shown, (x + (tile - shown.width) // 2, y + (tile - shown.height) // 2), shown)
         for number, line in enumerate(wrap(words, tile, font, 2)):
             draw.text((x, y + tile + 1 + number * LINE), line, fill="#444444", font=font)
     return sheet
 
 
-def _sample(data: Dataset | Source, index: int, tile: int, size: int | None) -> tuple[Image.Image | None, str]:
+def _sample(data: Dataset | Source, index: int, reader: Reader, codec: Codec) -> tuple[Image.Image | None, str]:
     if isinstance(data, Dataset):
-        pixels = data.pictures[index]
-        picture = Image.fromarray(np.array(pixels[..., 0] if data.channels == 1 else pixels)).convert("RGB")
         words = data.captions[index][0] if data.captions[index] else ""
         if not words and data.labels is not None:
             words = data.classes[data.labels[index]]
-        return _enlarged(picture, tile), words
+        return codec.picture(data.rows[index]), words
 
     record = data.records[index]
     try:
-        pixels = read(record.open(), record.locator, size or tile, 3).pixels
+        row = reader(record.open(), record.locator).values
     except Unusable as error:
         return None, f"{error.kind}: {record.locator}"
     except OSError as error:
         return None, f"{error.strerror or error}: {record.locator}"
-    words = record.captions[0] if record.captions else record.label or record.locator
-    return _enlarged(Image.fromarray(pixels), tile), words
-
-
-def _enlarged(picture: Image.Image, tile: int) -> Image.Image:
-    """The picture at tile x tile pixels: its own pixels, enlarged by a whole number where that fits."""
-    if picture.size == (tile, tile):
-        return picture
-    smooth = tile % picture.width != 0
-    return picture.resize((tile, tile), Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST)
+    return codec.picture(row), record.captions[0] if record.captions else record.label or record.locator
 
 
 def shorten(text: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:

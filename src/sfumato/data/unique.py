@@ -6,10 +6,8 @@ import hashlib
 import json
 from collections.abc import Callable
 
-import numpy as np
-
 from sfumato.data import manifest
-from sfumato.data.dataset import FAULTS, INDEX, PICTURES, Dataset
+from sfumato.data.dataset import FAULTS, INDEX, ROWS, Dataset
 from sfumato.data.duplicates import Duplicates, find_duplicates
 from sfumato.data.faults import DataError
 from sfumato.data.listing import MARKER
@@ -53,9 +51,9 @@ def _write(data: Dataset, found: Duplicates, signature: str, folder) -> None:
     encoded = manifest.encode(rows[i] for i in keep)
     spare = count(len(data) - len(keep), "near-duplicate")
     with writing_aside(folder) as aside:
-        pixels = write_array(aside / PICTURES, np.uint8, (len(keep), *data.pictures.shape[1:]))
+        pixels = write_array(aside / ROWS, data.rows.dtype, (len(keep), *data.rows.shape[1:]))
         for start in range(0, len(keep), 4096):
-            pixels[start : start + 4096] = data.pictures[keep[start : start + 4096]]
+            pixels[start : start + 4096] = data.rows[keep[start : start + 4096]]
         pixels.flush()
         write_durably(aside / manifest.NAME, encoded)
         write_durably(aside / FAULTS, json.loads((data.folder / FAULTS).read_text(encoding="utf-8")))
@@ -66,7 +64,7 @@ def _write(data: Dataset, found: Duplicates, signature: str, folder) -> None:
             "signature": signature,
             "manifest_hash": hashlib.sha256(encoded).hexdigest(),
             "found": f"{data.index['found']}; {spare} left out (see {FOUND})",
-            "pictures": len(keep),
+            "rows": len(keep),
             "duplicates": 0,
         }
         write_durably(aside / INDEX, index)

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
+from sfumato.config import adjusted
 from sfumato.data.groups import NoGroup
 from sfumato.errors import UserError
 from sfumato.material import Material, Pictures, asked_of, chosen
 from sfumato.model import Model
 from sfumato.report import Report
-from sfumato.training.resolve import adjusted
 from sfumato.training.run import prepared_data
 
 
@@ -52,7 +52,7 @@ def pictures_of(model: Model, material: Material, path: str, n: int, seed: int) 
     keys = chosen(material.unseen, n, seed)
     rows = data.manifest
     return Pictures(
-        x_0=model.codec.encode(data.pictures[keys]),
+        x_0=model.codec.encode(data.rows[keys]),
         conditions=asked_of(model, data, keys),
         keys=keys.tolist(),
         names=[rows[i]["path"] for i in keys.tolist()],

@@ -221,14 +221,14 @@ def _quality(drawn: trust.Drawn) -> list[Part]:
     data, parts = drawn.material.data, []
     for space in drawn.spaces:
         told = {"features": f"{space.name} {space.sha256[:12]}", **drawn.basis}
-        features = [drawn.features(space, x) for x in (drawn.real, data.pictures[drawn.control], drawn.pictures)]
+        features = [drawn.features(space, x) for x in (drawn.real, data.rows[drawn.control], drawn.pictures)]
         parts.append(quality_part(space, *features, seed=drawn.seed, basis=told, report=drawn.report))
     own = drawn.spaces[0]
     if isinstance(own, LearnedFeatures) and own.classes and drawn.model.config.condition.kind == "class":
         assert data.labels is not None
         asked = [own.classes.index(str(condition)) for condition in drawn.conditions]
         of_control = [data.labels[i] for i in drawn.control.tolist()]
-        drawn_as, real_as = (own.classify(x).argmax(1) for x in (drawn.pictures, data.pictures[drawn.control]))
+        drawn_as, real_as = (own.classify(x).argmax(1) for x in (drawn.pictures, data.rows[drawn.control]))
         told = {"classifier": own.sha256[:12], **drawn.basis}
         parts.append(accuracy_part(own.classes, drawn_as, asked, real_as, of_control, told))
     return parts
@@ -237,7 +237,7 @@ def _quality(drawn: trust.Drawn) -> list[Part]:
 def sheet(samples: Samples, drawn: trust.Drawn) -> Figure:
     """Real pictures, and below each what the model draws when it is asked for the same."""
     count = min(SHOWN, len(samples.pictures))
-    real, own = drawn.material.data.pictures[drawn.asked[:count]], samples.pictures[:count]
+    real, own = drawn.material.data.rows[drawn.asked[:count]], samples.pictures[:count]
     labels = [condition or "" for condition in samples.conditions[:count]]
     picture = labelled_rows([[strip([one]) for one in row] for row in (real, own)], ["real", "drawn"], labels)
     caption = "Above what the data show, below what the model draws when it is asked for the same."

@@ -57,7 +57,7 @@ def draw_samples(
         folder: keeps them; what it holds of the same request is not drawn again.
         report: told how far it is.
     """
-    total, size, channels = len(conditions), model.codec.size, model.codec.channels
+    total = len(conditions)
     asked = {
         "weights_sha256": model.fingerprint,
         "sampling": of_picture(settings),
@@ -73,7 +73,8 @@ def draw_samples(
         if kept.pop("asked", None) == asked:
             state = kept
     if not state["done"]:
-        write_array(file, np.uint8, (total, size, size, channels)).flush()
+        blank = model.codec.decode(torch.zeros(1, *model.codec.shape))
+        write_array(file, blank.dtype, (total, *blank.shape[1:])).flush()
     pictures = np.lib.format.open_memmap(file, "r+")
 
     def save() -> None:
@@ -98,7 +99,7 @@ def draw_samples(
     try:
         for places, x in model.drawn(conditions[first:], seeds[first:], settings, on_step=tell):
             stop = first + places.stop
-            pictures[first + places.start : stop] = model.codec.decode(demand_finite(x)).cpu().numpy()
+            pictures[first + places.start : stop] = model.codec.decode(demand_finite(x))
             state = {"done": stop, "seconds": before + time.monotonic() - begin, "evaluations": calls}
             calls = 0
             if time.monotonic() - saved > SAVE_EVERY:

@@ -98,7 +98,7 @@ class Drawn:
     @property
     def real(self) -> np.ndarray:
         """The reference pictures, uint8 (N, H, W, C)."""
-        return self.material.data.pictures[self.reference]
+        return self.material.data.rows[self.reference]
 
     @property
     def last_space(self) -> FeatureSpace:
@@ -139,7 +139,7 @@ def memorization_parts(drawn: Drawn) -> list[Part]:
         searched = seen if isinstance(space, Pixels) else chosen(seen, MOST, drawn.seed)
         if len(searched) < len(unseen):
             unseen = chosen(unseen, len(searched), drawn.seed)
-        sets = (drawn.pictures, data.pictures[searched], data.pictures[unseen])
+        sets = (drawn.pictures, data.rows[searched], data.rows[unseen])
         features = [drawn.features(space, x) for x in sets]
         task = f"searching copies, {space.name}"
         found = memorization(
@@ -213,7 +213,7 @@ def alignment_parts(drawn: Drawn) -> list[Part]:
         raise UserError(f"alignment: {len(known)} pictures are too few to train a probe on", fix="give more pictures")
 
     space, encoder = drawn.last_space, getattr(drawn.model.config.condition, "encoder", "minilm")
-    features = drawn.features(space, data.pictures[known])
+    features = drawn.features(space, data.rows[known])
     probe = alignment.train(features, [texts[i] for i in known], space.sha256, encoder, drawn.seed, drawn.report)
     places = torch.nonzero(hidden)[:, 0].numpy()
     scored = [prompts[i] for i in places.tolist()]
@@ -224,7 +224,7 @@ def alignment_parts(drawn: Drawn) -> list[Part]:
         return alignment.aligned(probe, drawn.features(space, pictures), scored, others, drawn.report)
 
     of_drawn = aligned(drawn.pictures[places])
-    of_real = aligned(data.pictures[drawn.asked[places]])
+    of_real = aligned(data.rows[drawn.asked[places]])
     told = {**drawn.basis, "features": f"{space.name} {space.sha256[:12]}", "probe": probe.sha256[:12]}
     return [alignment_part(of_drawn, of_real, told)]
 
@@ -289,7 +289,7 @@ def _labels(drawn: Drawn, own: LearnedFeatures, threshold: float) -> Part:
     data, size = drawn.material.data, len(own.classes)
     assert data.labels is not None
     labels = torch.tensor(data.labels)
-    of_control = own.classify(data.pictures[drawn.control]).argmax(1)
+    of_control = own.classify(data.rows[drawn.control]).argmax(1)
     errors = confusion(labels[torch.from_numpy(drawn.control)], of_control, size)
     said = own.classify(drawn.pictures).argmax(1)
     real = bias.tally(labels[torch.from_numpy(drawn.asked)], size)
@@ -322,7 +322,7 @@ def _probe(drawn: Drawn, attribute: Attribute) -> tuple[Probe, FeatureSpace]:
     )
     held_out = apart([data.captions[i][0] if data.captions[i] else "" for i in index.tolist()], HELD_OUT)
     space = ColourHistogram() if attribute.name == SKIN_TONE.name else drawn.last_space
-    features = features_of(space, data.pictures[index], drawn.report, drawn.kept)
+    features = features_of(space, data.rows[index], drawn.report, drawn.kept)
     return train_probe(attribute.values, features, labels[torch.from_numpy(index)], held_out, drawn.report), space
 
 

@@ -60,7 +60,7 @@ class Yardstick:
     @property
     def real(self) -> np.ndarray:
         """The real pictures, uint8 (N, H, W, C)."""
-        return self.data.pictures[self.reference]
+        return self.data.rows[self.reference]
 
     def features(self, space: FeatureSpace, pictures: np.ndarray, report: Report) -> Tensor:
         """The features (N, D) of uint8 (N, H, W, C), from the folder where they are known."""

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sfumato.codecs.pixels import Pixels
+from sfumato.codecs.codec import Codec
 from sfumato.diffusion.processes import Gaussian
 from sfumato.diffusion.schedules import Schedule, cosine, linear_beta
 from sfumato.explain.pictures import FRAMES, film, row, shown
@@ -19,7 +19,7 @@ def noised(x_0: Tensor, schedule: Schedule, times: Tensor, noise: Tensor) -> Ten
     return Gaussian(schedule).forward(x_0.expand(count, *x_0.shape), times, noise.expand(count, *noise.shape))
 
 
-def section(codec: Pixels, x_0: Tensor, noise: Tensor) -> Section:
+def section(codec: Codec, x_0: Tensor, noise: Tensor) -> Section:
     """The picture x_0 (C, H, W) and one noise of its shape."""
     rows, snrs = [], {}
     for name, schedule in SIDE_BY_SIDE.items():

@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sfumato.codecs.codec import Codec
 from sfumato.codecs.grid import labelled_grid
-from sfumato.codecs.pixels import Pixels
 from sfumato.diffusion.schedules import Schedule, like
 
 FRAME, LAST = 90, 1500  # milliseconds of a film's frames, and of its last
@@ -16,9 +16,11 @@ FRAMES = 32  # of a film, at most
 TILE = 112  # the side of a picture in a row, about
 
 
-def landscape(size: int, channels: int) -> Tensor:
-    """A sun over three misty ridges, x_0 (C, size, size) in [-1, 1], by formula."""
-    y, x = torch.meshgrid(torch.linspace(0, 1, size), torch.linspace(0, 1, size), indexing="ij")
+def landscape(shape: Sequence[int]) -> Tensor:
+    """A sun over three misty ridges, x_0 of `shape` (C, H, W), C of 1 to 4, in [-1, 1], by formula."""
+    channels, height, width = shape
+    size = min(height, width)
+    y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
 
     def colour(code: str) -> Tensor:
         return torch.tensor(list(bytes.fromhex(code)))[:, None, None] / 127.5 - 1
@@ -27,16 +29,18 @@ def landscape(size: int, channels: int) -> Tensor:
     sun = torch.sigmoid((0.13 - ((x - 0.68) ** 2 + (y - 0.34) ** 2).sqrt()) * 2 * size)
     picture = torch.lerp(picture, colour("fff3d6"), sun)
     ridges = (("a98fa6", 0.52, 0.06, 5.0, 0.4), ("6d6c8e", 0.66, 0.07, 7.0, 2.2), ("27324d", 0.82, 0.06, 9.0, 4.4))
-    for code, height, swing, pace, phase in ridges:
-        line = height + swing * torch.sin(pace * x + phase) + swing / 3 * torch.sin(3.1 * pace * x + 2 * phase)
+    for code, level, swing, pace, phase in ridges:
+        line = level + swing * torch.sin(pace * x + phase) + swing / 3 * torch.sin(3.1 * pace * x + 2 * phase)
         picture = torch.lerp(picture, colour(code), torch.sigmoid((y - line) * 2 * size))
-    return picture if channels == 3 else picture.mean(0, keepdim=True)
+    if channels == 1:
+        return picture.mean(0, keepdim=True)
+    return torch.cat([picture, torch.ones_like(picture[: channels - 3])])  # opaque, where there is alpha
 
 
-def shown(codec: Pixels, x: Tensor, schedule: Schedule, t: Tensor) -> Image.Image:
+def shown(codec: Codec, x: Tensor, schedule: Schedule, t: Tensor) -> Image.Image:
     """The state x_t (C, H, W) as a picture, divided by sqrt(alpha_t^2 + sigma_t^2) and cut to [-1, 1]."""
     alpha, sigma = schedule(t)
-    return codec.picture(x / like((alpha**2 + sigma**2).sqrt(), x))
+    return codec.pictures((x / like((alpha**2 + sigma**2).sqrt(), x))[None])[0]
 
 
 def row(pictures: Sequence[Image.Image], labels: Sequence[str], columns: int) -> Image.Image:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sfumato.codecs.pixels import Pixels
+from sfumato.codecs.codec import Codec
 from sfumato.diffusion.processes import Gaussian
 from sfumato.explain.pictures import row, shown
 from sfumato.page import Figure, Pair, Section, formula, number, png
@@ -21,7 +21,7 @@ def along(process: Gaussian, x_t: Tensor, x_0: Tensor, t: Tensor, times: Tensor)
     return mean, std
 
 
-def section(codec: Pixels, process: Gaussian, x_0: Tensor, noise: Tensor) -> Section:
+def section(codec: Codec, process: Gaussian, x_0: Tensor, noise: Tensor) -> Section:
     """The picture x_0 (C, H, W), one noise of its shape, and the process between them."""
     pixels, draws = x_0.double().flatten(), noise.double().flatten()
     mean, variance = pixels.mean(), pixels.var(unbiased=False)

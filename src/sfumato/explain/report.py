@@ -7,10 +7,13 @@ import torch
 from torch import Tensor
 
 import sfumato
+from sfumato import kinds
 from sfumato.bounded import read_bytes
+from sfumato.codecs.codec import Codec
 from sfumato.codecs.pixels import Pixels
 from sfumato.conditioning.conditioners import Condition
-from sfumato.data.readers import LIMITS, Unusable, read
+from sfumato.data.readers import FILE_BYTES, Reader, Unusable
+from sfumato.data.readers.pictures import Pictures
 from sfumato.diffusion.processes import Gaussian
 from sfumato.diffusion.schedules import cosine
 from sfumato.drawing import SeededNoise
@@ -60,7 +63,8 @@ def explain(
     request = Request((prompt,), ROWS, seed, settings={"steps": steps})
     settings = model.check(request) if model else None
     codec = model.codec if model else Pixels(SIZE)
-    x_0 = from_file(Path(picture), codec) if picture is not None else None
+    reader = kinds.kind_of(model.config.codec).reader(model.config) if model else Pictures(SIZE)
+    x_0 = from_file(Path(picture), reader, codec) if picture is not None else None
     folder(out)
 
     at_work: list[Section] = []
@@ -74,7 +78,7 @@ def explain(
         if x_0 is None:
             x_0 = varied(walked[-1].x[0].float().cpu().clamp(-1, 1), "what the model draws")
     elif x_0 is None:
-        x_0 = landscape(codec.size, codec.channels)
+        x_0 = landscape(codec.shape)
 
     own = model.denoiser.process if model else None
     noise = SeededNoise([seed], own or Gaussian(cosine())).draw(x_0.shape)[0]
@@ -99,22 +103,19 @@ def explain(
     return write(out, page("Diffusion, explained", introduction, sections), sections)
 
 
-def from_file(path: Path, codec: Pixels) -> Tensor:
-    """A picture file as x_0 (C, H, W), fitted to the codec.
+def from_file(path: Path, reader: Reader, codec: Codec) -> Tensor:
+    """A file as x_0 (C, *sides).
 
     Raises:
         UserError: there is none, or it is no picture.
     """
     try:
-        if path.stat().st_size > LIMITS.file_bytes:
-            raise UserError(f"picture: {path} is larger than {LIMITS.file_bytes:,} bytes", fix="give a smaller one")
-        data = read_bytes(path, LIMITS.file_bytes, "give a picture")
-        pixels = read(data, path.name, codec.size, codec.channels).pixels
+        row = reader(read_bytes(path, FILE_BYTES, "give a picture"), path.name).values
     except OSError as error:
         raise UserError(f"picture: {path} cannot be read: {error.strerror}", fix="check the name") from error
     except Unusable as error:
         raise UserError(f"picture: {path} cannot be used, {error.kind}: {error.reason}", fix=error.fix) from error
-    return varied(codec.encode(pixels[None])[0], str(path))
+    return varied(codec.encode(row[None])[0], str(path))
 
 
 def varied(x_0: Tensor, what: str) -> Tensor:

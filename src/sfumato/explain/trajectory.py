@@ -31,7 +31,7 @@ def section(model: Model, prompt: Condition, seed: int, settings: Sampling, step
     """The first picture of the batch that was drawn with `settings` in `steps`."""
     schedule, codec = model.denoiser.process.schedule, model.codec
     states = [shown(codec, step.x[0], schedule, step.t) for step in steps]
-    means = [codec.picture(step.mean[0]) for step in steps]
+    means = [codec.pictures(step.mean[:1])[0] for step in steps]
 
     chosen = spread(len(steps), PICTURES)
     labels = [f"step {steps[i].index}  t {steps[i].t:.2f}" for i in chosen]

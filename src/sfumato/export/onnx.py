@@ -32,7 +32,7 @@ from sfumato.export.backends import require
 from sfumato.export.cache import kept
 from sfumato.model import Model
 from sfumato.networks.group_norm import GroupNorm, over_positions
-from sfumato.request import Request
+from sfumato.request import Request, Size
 
 OPSET = 21  # the first whose GroupNormalization has a weight a channel
 LARGEST = 2**31  # bytes of a file of protocol buffers
@@ -41,7 +41,7 @@ EXPORTER = "torch.onnx._internal.exporter"
 Say = Callable[[str], None]
 
 
-def export(model: Model, path: str | Path, size: int | None = None) -> Path:
+def export(model: Model, path: str | Path, size: Size = None) -> Path:
     """Write the network of a model to an ONNX file.
 
     The network is not yet the denoiser: what it is told of the noise and what it predicts, see
@@ -50,7 +50,7 @@ def export(model: Model, path: str | Path, size: int | None = None) -> Path:
     Args:
         model: any.
         path: of the file.
-        size: height and width in pixels, the model's own by default.
+        size: one side for all, or (width, height); the model's own by default.
 
     Raises:
         UserError: a package is missing, or the model does not draw this size, or is too large for a file.
@@ -78,10 +78,9 @@ def facts_of(model: Model) -> dict[str, str]:
 
 
 @torch.no_grad()
-def inputs_of(model: Model, size: int | None = None) -> dict[str, Tensor]:
+def inputs_of(model: Model, size: Size = None) -> dict[str, Tensor]:
     """Inputs of the network, by name, as sampling without a prompt gives them."""
-    side = model.codec.size if size is None else size
-    x = torch.zeros(model.lanes, model.codec.channels, side, side)
+    x = torch.zeros(model.lanes, *model.codec.sized(size))
     return {"x": x, "time": torch.zeros(model.lanes), **model.conditioner([None] * model.lanes)}
 
 

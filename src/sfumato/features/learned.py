@@ -53,14 +53,15 @@ class Learned(nn.Module):
 
     Args:
         channels: C.
-        size: of the pictures' sides; those above 64 px are reduced to it.
+        sides: height and width; the longer one is reduced to 64 px where it is above.
         classes: names; none for features learned without labels.
     """
 
-    def __init__(self, channels: int, size: int, classes: Sequence[str] = ()) -> None:
+    def __init__(self, channels: int, sides: Sequence[int], classes: Sequence[str] = ()) -> None:
         super().__init__()
-        self.side, self.classes = min(size, LARGEST), tuple(classes)
-        layers = _block(channels, 32, stride=2 if self.side > LARGEST // 2 else 1)
+        scale = min(1.0, LARGEST / max(sides))
+        self.sides, self.classes = tuple(max(1, round(scale * side)) for side in sides), tuple(classes)
+        layers = _block(channels, 32, stride=2 if max(self.sides) > LARGEST // 2 else 1)
         for inputs, outputs in ((32, 64), (64, WIDTH), (WIDTH, WIDTH)):
             layers += [nn.MaxPool2d(2, ceil_mode=True), *_block(inputs, outputs)]
         self.trunk = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -71,12 +72,13 @@ class Learned(nn.Module):
         self.scale: Tensor
         self.register_buffer("centre", torch.zeros(WIDTH))
         self.register_buffer("scale", torch.ones(()))
-        self.preprocessing = f"antialiased bicubic to {self.side} px, x / 127.5 - 1; classes {list(self.classes)}"
+        size = " x ".join(map(str, self.sides)) if len(set(self.sides)) > 1 else str(self.sides[0])
+        self.preprocessing = f"antialiased bicubic to {size} px, x / 127.5 - 1; classes {list(self.classes)}"
 
     def prepared(self, x: Tensor) -> Tensor:
-        """(B, C, side, side), about in [-1, 1]."""
-        if x.shape[-2:] != (self.side, self.side):
-            x = F.interpolate(x, (self.side, self.side), mode="bicubic", antialias=True)
+        """(B, C, *sides), about in [-1, 1]."""
+        if x.shape[2:] != self.sides:
+            x = F.interpolate(x, self.sides, mode="bicubic", antialias=True)
         return (x / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -103,7 +105,7 @@ def untrained(data: Dataset, indices: np.ndarray, seed: int = 0) -> Learned:
     training pictures.
     """
     with _first_weights(seed, "untrained"):
-        network = Learned(data.channels, data.size).eval()
+        network = Learned(data.rows.shape[-1], data.rows.shape[1:3]).eval()
     _standardise(network, data, indices)
     return network
 
@@ -129,7 +131,7 @@ def learned(
     place = _place(folder, made_of)
 
     with _first_weights(seed, "learned"):
-        network = Learned(data.channels, data.size, classes).eval()
+        network = Learned(data.rows.shape[-1], data.rows.shape[1:3], classes).eval()
     if (place / DESCRIPTION).exists():
         _read(network, place, made_of)
         used(place)
@@ -147,8 +149,8 @@ def seconds_left(data: Dataset, indices: np.ndarray, folder: Path) -> float:
     if (_place(folder, made_of) / DESCRIPTION).exists():
         return 0.0
     with _first_weights(0, "timed"):
-        network = Learned(data.channels, data.size, classes).train()
-        x = torch.rand(BATCH, data.channels, network.side, network.side)
+        network = Learned(data.rows.shape[-1], data.rows.shape[1:3], classes).train()
+        x = torch.rand(BATCH, data.rows.shape[-1], *network.sides)
     for _ in range(2):  # the first is slower
         begin = time.perf_counter()
         network.trunk(x).square().mean().backward()
@@ -165,8 +167,7 @@ def _asked(
         "version": VERSION,
         "manifest_sha256": data.manifest_hash,
         "indices_sha256": sha256(indices.tobytes()),
-        "size": data.size,
-        "channels": data.channels,
+        "shape": list(data.rows.shape[1:]),
         "classes": list(classes),
         "seed": seed,
         "views": views,
@@ -300,7 +301,7 @@ def _standardise(network: Learned, data: Dataset, indices: np.ndarray) -> None:
 
 def _pixels(data: Dataset, indices: Sequence[int] | np.ndarray) -> Tensor:
     """Pictures (B, C, H, W) with values 0 ... 255."""
-    return torch.from_numpy(data.pictures[np.asarray(indices)]).permute(0, 3, 1, 2).float()
+    return torch.from_numpy(data.rows[np.asarray(indices)]).permute(0, 3, 1, 2).float()
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

@@ -171,7 +171,7 @@ def seconds_a_picture(data: Dataset) -> float:
     """How long the pretrained network takes for a picture of the data here; 0 without one."""
     if not installed():
         return 0.0
-    space, pictures = NetworkFeatures(NAME, efficientnet_lite0()), data.pictures[:BATCH]
+    space, pictures = NetworkFeatures(NAME, efficientnet_lite0()), data.rows[:BATCH]
     space(pictures)  # the first batch is slower
     begin = time.perf_counter()
     space(pictures)

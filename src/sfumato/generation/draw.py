@@ -1,7 +1,7 @@
 """From a request to finished pictures, one batch at a time, each with its recipe."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
@@ -37,6 +37,11 @@ class Drawn:
 
     def png(self) -> bytes:
         return to_png(self.picture, self.recipe)
+
+
+def one_if_equal(sides: Sequence[int]) -> int | list[int]:
+    """One number for sides that are all the same."""
+    return sides[0] if len(set(sides)) == 1 else list(sides)
 
 
 def open_model(name: str | Path | None = None, say: Callable[[str], None] | None = None) -> Model:
@@ -75,7 +80,7 @@ def draw(
         "kernel": kernel.name if (kernel := kernels.current()) and model.device.type == "cpu" else "torch",
         "model": {"name": model.config.name, "weights_sha256": model.fingerprint},
         "negative": request.negative,
-        "size": model.codec.size if request.size is None else request.size,
+        "size": one_if_equal(model.codec.sized(request.size)[:0:-1]),
         "sampling": of_picture(settings),
     }
     if model.backend != "torch":
@@ -86,7 +91,7 @@ def draw(
     def watch(places: range, total: int, step: Step) -> None:
         on_step(places, total, step)
         if film:
-            frames.append([model.codec.picture(x) for x in step.x])
+            frames.append(model.codec.pictures(step.x))
 
     for places, x in model.drawn(conditions, seeds, settings, request.negative, request.size, watch):
         for i, (place, picture) in enumerate(zip(places, model.pictures(x), strict=True)):
@@ -124,7 +129,7 @@ def redraw(model: Model, recipe: dict[str, Any], on_step: OnStep = unseen) -> Dr
         prompts=(recipe["prompt"],),
         seed=recipe["seed"],
         negative=recipe["negative"],
-        size=recipe["size"],
+        size=tuple(recipe["size"]) if isinstance(recipe["size"], list) else recipe["size"],
         settings=recipe["sampling"],
     )
     threads, before = demand_threads("threads of the recipe", recipe["threads"]), torch.get_num_threads()

@@ -8,7 +8,7 @@ bounded and checked as strictly as a recipe for training.
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from PIL import Image, PngImagePlugin
 from pydantic import ConfigDict, Field
@@ -28,6 +28,9 @@ SOLVER_NAMES = {
     "unipc": "UniPC",
 }  # what others call them; the rest by our own names
 LARGEST_RECIPE = 256 * 1024  # characters; two prompts of the largest size and all settings are below
+
+
+Side = Annotated[int, Field(ge=SMALLEST_SIZE, le=LARGEST_SIZE)]
 
 
 class Drawer(Settings):
@@ -60,7 +63,7 @@ class Recipe(Settings):
     prompt: str | None = Field(max_length=LARGEST_PROMPT)
     negative: str | None = Field(max_length=LARGEST_PROMPT)
     seed: int = Field(ge=0, le=LARGEST_SEED)
-    size: int = Field(ge=SMALLEST_SIZE, le=LARGEST_SIZE)
+    size: Side | Annotated[list[Side], Field(min_length=1, max_length=3)]
     sampling: Sampling
 
 
@@ -74,14 +77,14 @@ def of_picture(settings: Sampling) -> dict[str, Any]:
 
 def parameters(recipe: dict[str, Any]) -> str:
     """The recipe as AUTOMATIC1111's ``parameters`` text."""
-    sampling, model = recipe["sampling"], recipe["model"]
+    sampling, model, sides = recipe["sampling"], recipe["model"], recipe["size"]
     entries = {
         "Steps": sampling["steps"],
         "Sampler": SOLVER_NAMES.get(sampling["solver"], sampling["solver"]),
         "Schedule type": "own times" if sampling.get("times") else sampling["grid"],
         "CFG scale": sampling["guidance"],
         "Seed": recipe["seed"],
-        "Size": f"{recipe['size']}x{recipe['size']}",
+        "Size": "x".join(map(str, sides if isinstance(sides, list) else [sides, sides])),
         "Model hash": model["weights_sha256"][:10],
         "Model": model["name"],
         "Version": f"sfumato {recipe['sfumato']}",

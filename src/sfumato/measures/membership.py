@@ -101,7 +101,7 @@ def membership(model: Model, material: Material, n: int, seed: int, report: Repo
     keys = np.concatenate(kinds)
     scores = -losses(
         model,
-        model.codec.encode(material.data.pictures[keys]),
+        model.codec.encode(material.data.rows[keys]),
         asked_of(model, material.data, keys),
         keys.tolist(),
         LEVELS,

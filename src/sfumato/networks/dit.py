@@ -1,6 +1,7 @@
 """The diffusion transformer, DiT, with adaLN-zero (Peebles & Xie 2023, arXiv 2212.09748, section 3.2).
 
-A picture is cut into patches, each patch is a token, and a position is told by fixed sinusoids of its row and column.
+A picture, a signal or a volume is cut into patches, each patch is a token, and a position is told by fixed sinusoids of
+its place along each side.
 Every block is modulated by the embedding c of time and condition: normalised tokens are scaled and shifted, and each
 branch is gated before it joins the residual stream,
 
@@ -12,6 +13,8 @@ with (shift, scale, gate)_{1,2} linear in silu(c). That map starts at zero, so t
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +30,7 @@ from sfumato.networks.layers import (
     zeroed,
 )
 from sfumato.networks.recompute import run
+from sfumato.networks.shapes import cut, filled, folded, unfolded
 
 FREQUENCIES = 256  # of the time embedding, as in the paper's code
 
@@ -54,15 +58,15 @@ class Block(nn.Module):
 
 
 class DiT(nn.Module):
-    """The diffusion transformer: network(x, time, vector, context, context_mask) -> (B, in_channels, size, size).
+    """The diffusion transformer: network(x, time, vector, context, context_mask) -> (B, in_channels, *sides).
 
     A new network returns zeros.
 
     Args:
         in_channels: channels of x.
-        size: the side of the square pictures, a multiple of `patch`.
+        size: the sides of x, or the one side of square pictures; they are filled up to multiples of `patch`.
         patch: the side of a patch.
-        width: of the tokens, a multiple of 4 and of `heads`.
+        width: of the tokens, a multiple of 4 and of `heads`, and at least 4 for each side.
         depth: the number of blocks.
         heads: attention heads.
         vector_dim: width of a condition vector, which is added to the time embedding; 0 for none.
@@ -76,7 +80,7 @@ class DiT(nn.Module):
     def __init__(
         self,
         in_channels: int = 3,
-        size: int = 32,
+        size: int | Sequence[int] = 32,
         patch: int = 4,
         width: int = 384,
         depth: int = 12,
@@ -87,22 +91,27 @@ class DiT(nn.Module):
     ) -> None:
         super().__init__()
 
-        if patch < 1 or size < patch or size % patch:
-            raise ValueError(f"patch = {patch}: must divide size = {size}; choose a divisor")
-        if width < 8 or width % 4:
-            raise ValueError(f"width = {width}: must be a multiple of 4 and at least 8, for the position's sinusoids")
+        sides = (size, size) if isinstance(size, int) else tuple(size)
+        if patch < 1 or min(sides) < patch:
+            raise ValueError(f"patch = {patch}: must be 1 to the shortest side of {sides}; choose a smaller patch")
+        if width < 4 * max(2, len(sides)) or width % 4:
+            raise ValueError(
+                f"width = {width}: must be a multiple of 4 and at least {4 * max(2, len(sides))}, for the position's "
+                "sinusoids"
+            )
 
-        self.size = size
+        self.sides = sides
+        self.grid = tuple(-(-side // patch) for side in sides)
         self.patch = patch
         self.context_dim = context_dim
         self.recompute = False  # see recompute.py
 
         self.embed = TimeEmbedding(FREQUENCIES, width, vector_dim)
-        self.stem = nn.Linear(in_channels * patch**2, width)
-        self.register_buffer("positions", grid_positions(size // patch, width), persistent=False)
+        self.stem = nn.Linear(in_channels * patch ** len(sides), width)
+        self.register_buffer("positions", grid_positions(self.grid, width), persistent=False)
         self.blocks = nn.ModuleList(Block(width, heads, context_dim) for _ in range(depth))
         self.modulation = zeroed(nn.Linear(width, 2 * width))
-        self.head = zeroed(nn.Linear(width, in_channels * (2 if learned_variance else 1) * patch**2))
+        self.head = zeroed(nn.Linear(width, in_channels * (2 if learned_variance else 1) * patch ** len(sides)))
 
         self.apply(initialise)
 
@@ -117,37 +126,35 @@ class DiT(nn.Module):
         """Evaluate the network.
 
         Args:
-            x: (B, in_channels, size, size).
+            x: (B, in_channels, *sides).
             time: (B,), 0 ... 1000.
             vector: (B, vector_dim), or None for no vector.
             context: (B, L, context_dim), or None for no context.
             context_mask: (B, L), True where a token of the context may be read; None for everywhere.
 
         Returns:
-            (B, in_channels, size, size), twice the channels with learned_variance.
+            (B, in_channels, *sides), twice the channels with learned_variance.
 
         Raises:
             ValueError: if x has another size, or a condition is given that the network was not built for.
         """
-        if x.shape[2:] != (self.size, self.size):
+        if x.shape[2:] != self.sides:
             raise ValueError(
-                f"x has sides {tuple(x.shape[2:])}: this DiT was built with size = {self.size}; resize x or rebuild it"
+                f"x has sides {tuple(x.shape[2:])}: this DiT was built with size = {self.sides}; resize x or rebuild it"
             )
         check_context(context, self.context_dim)
 
         c = F.silu(self.embed(time, vector))
 
-        # Pixel-unshuffle gathers a patch's pixels in the channels: (B, C p^2, n, n) -> (B, n^2, C p^2).
-        h = self.stem(F.pixel_unshuffle(x, self.patch).flatten(2).transpose(1, 2)) + self.positions
+        # Folding gathers a patch's values in the channels: (B, C p^d, *grid) -> (B, N, C p^d).
+        h = self.stem(folded(filled(x, self.patch), self.patch).flatten(2).transpose(1, 2)) + self.positions
         for block in self.blocks:
             h = run(block, h, c, context, context_mask, recompute=self.recompute)
 
         shift, scale = self.modulation(c)[:, None, :].chunk(2, dim=2)
         h = self.head(modulate(h, shift, scale))
 
-        side = self.size // self.patch
-
-        return F.pixel_shuffle(h.transpose(1, 2).unflatten(2, (side, side)), self.patch)
+        return cut(unfolded(h.transpose(1, 2).unflatten(2, self.grid), self.patch), self.sides)
 
 
 def modulate(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -155,9 +162,15 @@ def modulate(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return torch.addcmul(shift, F.layer_norm(h, h.shape[-1:], eps=1e-6), 1 + scale)
 
 
-def grid_positions(side: int, width: int) -> Tensor:
-    """Sinusoids of the row and of the column of each token, (side^2, width): rows in the first half of the width."""
-    coordinates = torch.arange(side, dtype=torch.float32)
-    table = sinusoids(coordinates, width // 2)
+def grid_positions(grid: Sequence[int], width: int) -> Tensor:
+    """Sinusoids of the place of each token along each side, (N, width): an equal, even share of the width a side.
 
-    return torch.cat((table.repeat_interleave(side, dim=0), table.repeat(side, 1)), dim=1)
+    Args:
+        grid: tokens along each side; the last side's place runs fastest.
+        width: at least 4 a side; what is left of it after equal shares stays zero.
+    """
+    share = width // len(grid) // 2 * 2
+    places = torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in grid), indexing="ij")
+    table = torch.cat([sinusoids(place.flatten(), share) for place in places], dim=1)
+
+    return F.pad(table, (0, width - table.shape[1]))

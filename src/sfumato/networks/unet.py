@@ -17,8 +17,8 @@ A condition vector is part of that embedding, the same at every position. With `
 matrix product makes a small map of it, which is enlarged and added to the stem's result. A sentence then has a short
 way to *where* things are, which it otherwise has to say through shifts of whole channels.
 
-With `patch` = 2 or 4 the network sees pixel-unshuffled pictures (Shi et al. 2016, arXiv 1609.05158): 1/patch of the
-side, patch^2 times the channels, and about 1/patch^2 of the cost.
+With `patch` = 2 or 4 the network sees pixel-unshuffled pictures (`shapes.folded`): 1/patch of each side, patch^d times
+the channels, and about 1/patch^d of the cost.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from sfumato.networks.layers import (
     zeroed,
 )
 from sfumato.networks.recompute import run
+from sfumato.networks.shapes import cut, filled, folded, unfolded
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 INTERPOLATIONS = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -274,7 +275,8 @@ class UNet(nn.Module):
         """Evaluate the network.
 
         Args:
-            x: (B, in_channels, *spatial), each side a multiple of patch * 2^(stages - 1).
+            x: (B, in_channels, *spatial); sides that are no multiple of patch * 2^(stages - 1) are filled up to one by
+                repeating the last values, and what that adds is cut from the result.
             time: (B,), 0 ... 1000.
             vector: (B, vector_dim), or None for no vector.
             context: (B, L, context_dim), or None for no context.
@@ -284,7 +286,7 @@ class UNet(nn.Module):
             (B, out_channels, *spatial), twice the channels with learned_variance.
 
         Raises:
-            ValueError: if the sides of x do not divide, or a condition is given that the network was not built for.
+            ValueError: if x has other dimensions, or a condition is given that the network was not built for.
         """
         return self.around(self.inside, x, time, vector, context, context_mask)
 
@@ -304,7 +306,8 @@ class UNet(nn.Module):
         tables: dict[nn.Module, Tensor] = dict(zip(self.residual_blocks(), rows, strict=True))
         condition = Condition(tables, context, context_mask, self.recompute)
 
-        h = self.stem(F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x)
+        sides = x.shape[2:]
+        h = self.stem(folded(filled(x, self.divisor), self.patch))
         if self.map is not None and vector is not None:
             h += self._painted(vector, h)
 
@@ -314,7 +317,7 @@ class UNet(nn.Module):
         h = self.decoder[-1].up(h, skips, condition)
         h = convolve(h, self.head, self.norm)
 
-        return F.pixel_shuffle(h, self.patch) if self.patch > 1 else h
+        return cut(unfolded(h, self.patch), sides)
 
     def inside(self, h: Tensor, skips: list[Tensor], condition: Condition) -> Tensor:
         """All below full resolution: what the first encoder stage made to what the last decoder stage takes.
@@ -351,11 +354,6 @@ class UNet(nn.Module):
     def _check(self, x: Tensor, context: Tensor | None) -> None:
         if x.dim() != self.dims + 2:
             raise ValueError(f"x has shape {tuple(x.shape)}: a {self.dims}-D U-Net takes (batch, channels, *sides)")
-        if any(side % self.divisor for side in x.shape[2:]):
-            raise ValueError(
-                f"x has sides {tuple(x.shape[2:])}: each must be a multiple of {self.divisor} (patch {self.patch} "
-                "times 2 for each strided stage); pad or resize x, or build the network with fewer multipliers"
-            )
         check_context(context, self.context_dim)
 
 
@@ -392,8 +390,6 @@ def check(
         raise ValueError(f"dims = {dims}: must be 1 (signals), 2 (pictures) or 3 (volumes)")
     if patch not in (1, 2, 4):
         raise ValueError(f"patch = {patch}: must be 1 (no patches), 2 or 4")
-    if patch > 1 and dims != 2:
-        raise ValueError(f"patch = {patch} with dims = {dims}: patches are for pictures; set patch = 1 or dims = 2")
     if not multipliers or min(multipliers) < 1:
         raise ValueError(f"multipliers = {tuple(multipliers)}: give one positive integer per stage, as in (1, 2, 2)")
     if blocks < 1:

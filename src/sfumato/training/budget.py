@@ -15,17 +15,16 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import cast
 
-import numpy as np
 import torch
 
-from sfumato.config import Config
+from sfumato import kinds
+from sfumato.config import Config, adjusted
 from sfumato.data.dataset import Dataset
 from sfumato.keyed import key
 from sfumato.model import Model
 from sfumato.report import Report
 from sfumato.training.environment import device
 from sfumato.training.loop import VALIDATION_DRAWS, VALIDATION_PICTURES, Trainer
-from sfumato.training.resolve import adjusted
 from sfumato.training.samples import sheet_conditions
 
 HOUR = 3600.0  # seconds of a run that is given neither a length nor a time
@@ -136,7 +135,11 @@ def rungs(config: Config, largest: int) -> list[tuple[int, int, int]]:
         config: settings, perhaps with open ones.
         largest: side in pixels that the pictures fill.
     """
-    size, channels, batch = config.data.size, getattr(config.network, "channels", 1), config.training.batch
+    size, channels, batch = (
+        max(config.codec.sides, default=0),
+        getattr(config.network, "channels", 1),
+        config.training.batch,
+    )
     found: list[tuple[int, int, int]] = []
     for rung in LADDER:
         given = (size or rung[0], channels or rung[1], batch or rung[2])
@@ -156,7 +159,7 @@ def sized(config: Config, largest: Callable[[], int], report: Report) -> Config:
         report: told how far it is.
     """
     seconds = config.training.time or HOUR
-    if config.data.size and getattr(config.network, "channels", 1) and config.training.batch:
+    if config.codec.sides and getattr(config.network, "channels", 1) and config.training.batch:
         return config
     ladder = rungs(config, largest())
     chosen = on(config, ladder[0])
@@ -177,7 +180,7 @@ def sized(config: Config, largest: Callable[[], int], report: Report) -> Config:
 def on(config: Config, rung: tuple[int, int, int]) -> Config:
     """``config`` with the open ones of side, channels and batch as a rung has them."""
     size, channels, batch = rung
-    overrides = [] if config.data.size else [f"data.size={size}"]
+    overrides = [] if config.codec.sides else [f"codec.size={size}"]
     if not getattr(config.network, "channels", 1):
         overrides.append(f"network.channels={channels}")
     if not config.training.batch:
@@ -191,12 +194,11 @@ def pictures_a_second(config: Config) -> float:
     n = training.batch * training.accumulate
     overrides = ["condition.kind=none", "training.steps=1000000"]
     overrides += [f"training.{name}=1000000" for name in ("sample_every", "validate_every", "checkpoint_every")]
-    overrides += [] if config.data.channels else ["data.channels=3"]
     config = adjusted(config, *overrides)
+    codec = kinds.kind_of(config.codec).codec(config.codec)
+    torch.manual_seed(0)
     made_up = SimpleNamespace(
-        pictures=np.random.default_rng(0).integers(
-            0, 256, (n, config.data.size, config.data.size, config.data.channels), dtype=np.uint8
-        ),
+        rows=codec.decode(torch.rand(n, *codec.shape) * 2 - 1),
         captions=[()] * n,
         labels=None,
         classes=(),
@@ -231,12 +233,12 @@ def timed(config: Config, cost: Costs, pictures: int, elapsed: float) -> Config:
 
 def chosen(config: Config, cost: Costs) -> str:
     """What was chosen, in a line."""
-    training, data = config.training, config.data
+    training = config.training
     network = f"U-Net of {config.network.channels} channels, " if config.network.kind == "unet" else ""
     seconds = duration(training.steps * cost.step)
     return (
-        f"chosen for this machine: {data.size} x {data.size} x {data.channels}, {network}{training.steps:,} steps of "
-        f"{training.batch * training.accumulate} pictures, {seconds} of steps"
+        f"chosen for this machine: {kinds.kind_of(config.codec).codec(config.codec).describe()}, {network}"
+        f"{training.steps:,} steps of {training.batch * training.accumulate} pictures, {seconds} of steps"
     )
 
 

@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from sfumato import kinds
 from sfumato.bounded import parse_json
 from sfumato.config import Config
 from sfumato.data.dataset import Dataset
@@ -74,7 +75,7 @@ def model_card(config: Config, data: Dataset, record: dict) -> str:
         best["Score"] = f"{Score(**record['best_score'])} ({drawn}; the weights were chosen by it, so it flatters them)"
     facts = {
         "Task": config.about.task,
-        "Pictures": f"{config.data.size} x {config.data.size} x {config.data.channels}",
+        "Shape": kinds.kind_of(config.codec).codec(config.codec).describe(),
         "Network": f"{config.network.kind}, {record['parameters'] / 1e6:.1f} M parameters",
         "Process": f"{config.diffusion.schedule} schedule, {config.diffusion.parameterization} prediction",
         "Condition": config.condition.kind,

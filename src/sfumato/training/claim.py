@@ -16,14 +16,14 @@ import torch
 
 from sfumato import saved
 from sfumato.conditioning.text import TextConditioner
-from sfumato.config import WITHOUT_INFLUENCE, Config, load_recipe
+from sfumato.config import WITHOUT_INFLUENCE, Config, adjusted, load_recipe
 from sfumato.data.dataset import INDEX, Dataset
 from sfumato.durable import write_atomically
 from sfumato.errors import UserError
 from sfumato.model import Model
 from sfumato.training.checkpoint import checkpoints, step_of
 from sfumato.training.environment import environment
-from sfumato.training.resolve import adjusted, locate
+from sfumato.training.resolve import locate
 from sfumato.training.start import KEPT
 
 SETTINGS, FACTS, MACHINE = "config.yaml", "data.json", "environment.json"

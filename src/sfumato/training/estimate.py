@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 
-from sfumato import saved
+from sfumato import kinds, saved
 from sfumato.config import Config
 from sfumato.data.policies import enforce
 from sfumato.data.preparation import Report as Scan
-from sfumato.data.preparation import prepare, scan
+from sfumato.data.preparation import prepare, row_bytes, scan
 from sfumato.data.sources import open_source
 from sfumato.report import Report
 from sfumato.training.budget import MEASURED, batch_seconds, costs, duration, timed
@@ -46,7 +46,7 @@ class Estimate:
         seen = training.steps * training.batch * training.accumulate
         rows = {
             "parameters": f"{self.parameters:,}",
-            "pictures": f"{self.config.data.size} x {self.config.data.size} x {self.config.data.channels}, "
+            "shape": f"{kinds.kind_of(self.config.codec).codec(self.config.codec).describe()}, "
             f"condition: {self.config.condition.kind}",
             "steps": f"{training.steps:,} of {training.batch * training.accumulate} pictures "
             f"({seen / max(1, self.scan.pictures):,.0f} epochs)",
@@ -76,10 +76,10 @@ def dry_run(config: Config, report: Report, out: Path | None = None) -> Estimate
     donor = Donor.read(config.start.model, saved.model_folder(config.start.model)) if config.start.model else None
     source = open_source(locate(config.data.path), config.data.group)
     config = fitted(config, source, donor, report)
+    reader = kinds.kind_of(config.codec).reader(config)
     found = scan(
         source,
-        config.data.size,
-        config.data.channels,
+        reader,
         progress=lambda done, total: report.progress("checking pictures", done, total),
     )
     enforce(config.data.policy, source, found.pictures, list(found.faults))
@@ -89,7 +89,7 @@ def dry_run(config: Config, report: Report, out: Path | None = None) -> Estimate
         # without groups, of which so few pictures may be one
         few = [dataclasses.replace(record, group=None) for record in usable[:: -(-len(usable) // TRIAL)]]
         trial = dataclasses.replace(source, records=few, faults=())
-        data = prepare(trial, config.data.size, config.data.channels, Path(folder) / "data")
+        data = prepare(trial, reader, Path(folder) / "data")
         captions = [caption for record in usable for caption in record.captions]
         prepared = build(config, data, captions, len(usable), donor)
         trainer = trainer_of(prepared)
@@ -100,7 +100,7 @@ def dry_run(config: Config, report: Report, out: Path | None = None) -> Estimate
     config, model = trainer.config, prepared.model
     training = config.training
     checkpoint = sum(t.numel() * t.element_size() for part in trainer.parts().values() for t in part.values())
-    pixels = len(usable) * config.data.size**2 * config.data.channels
+    rows = len(usable) * row_bytes(reader)
     saving = -(-training.steps // training.checkpoint_every) * cost.checkpoint
     validating = -(-training.steps // training.validate_every) * cost.validation
     return Estimate(
@@ -109,8 +109,8 @@ def dry_run(config: Config, report: Report, out: Path | None = None) -> Estimate
         parameters=sum(p.numel() for p in model.parameters().values()),
         pictures_per_second=training.batch * training.accumulate / cost.step,
         seconds=training.steps * cost.step + drawing + saving + validating,
-        memory_bytes=peak_memory(model.device) + pixels,
-        disk_bytes=checkpoint * (training.keep + 1) + pixels,
+        memory_bytes=peak_memory(model.device) + rows,
+        disk_bytes=checkpoint * (training.keep + 1) + rows,
         gate=gate(config, held_out),
     )
 

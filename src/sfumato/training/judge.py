@@ -44,13 +44,13 @@ def judge(trainer: Trainer, folder: Path, report: Report) -> Score:
     """
     data, (reference, asked, control) = trainer.data, real_pictures(trainer)
     space = LearnedFeatures(learned(data, np.asarray(trainer.train_indices), folder, report))
-    of_reference = features_of(space, data.pictures[reference], report, folder)
+    of_reference = features_of(space, data.rows[reference], report, folder)
     pictures = drawn(trainer, asked_of(trainer.model, data, asked), report)
     found = kid(of_reference, features_of(space, pictures, report))
 
     real = None
     if len(control) >= FEWEST:
-        real = 1000 * kid(of_reference, features_of(space, data.pictures[control], report, folder)).mean
+        real = 1000 * kid(of_reference, features_of(space, data.rows[control], report, folder)).mean
     low, high = (None if end is None else 1000 * end for end in (found.low, found.high))
     return Score("KID x 1000", 1000 * found.mean, low, high, real)
 
@@ -71,6 +71,6 @@ def drawn(trainer: Trainer, conditions: list[Condition], report: Report) -> np.n
         report.progress("drawing to evaluate", 0, len(conditions))
         for places, x in model.drawn(conditions, range(len(conditions)), model.sampling()):
             # An early network may diverge; that makes a bad score, and is not worth a run.
-            pictures.append(model.codec.decode(x.nan_to_num()).cpu().numpy())
+            pictures.append(model.codec.decode(x.nan_to_num()))
             report.progress("drawing to evaluate", places.stop, len(conditions))
     return np.concatenate(pictures)

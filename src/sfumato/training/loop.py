@@ -29,7 +29,7 @@ from sfumato.networks.recompute import checkpoint_activations
 from sfumato.training.ahead import Ahead
 from sfumato.training.ema import EMA
 from sfumato.training.optimizers import Optimizer, rate_factor
-from sfumato.transfer import moved, pinned
+from sfumato.transfer import memory_format, moved, pinned
 
 VALIDATION_DRAWS = 4  # times a held-out picture is noised for the validation loss
 VALIDATION_PICTURES = 512  # at most so many held-out pictures are used
@@ -51,7 +51,7 @@ def precision_of(name: str, device: torch.device) -> torch.dtype:
 
 @dataclass
 class Batch:
-    """Samples as the network will see them: x_0 (B, C, H, W), noise alike, u (B,) in [0, 1), conditions (B)."""
+    """Samples as the network will see them: x_0 (B, C, *sides), noise alike, u (B,) in [0, 1), conditions (B)."""
 
     x_0: Tensor
     noise: Tensor
@@ -84,17 +84,17 @@ def assemble(config: Config, model: Model, data: Dataset, indices: Sequence[int]
     Returns:
         The batch in the processor's memory, ready to be moved to the model's device.
     """
-    x_0 = model.codec.encode(data.pictures[list(indices)])
+    x_0 = model.codec.encode(data.rows[list(indices)])
     noise = torch.stack([d.noise for d in draws])
     u, flip, choice, drop = torch.stack([d.uniforms for d in draws]).unbind(1)
     if config.data.flip:
-        x_0 = torch.where((flip < 0.5)[:, None, None, None], x_0.flip(-1), x_0)
+        x_0 = model.codec.augment(x_0, flip)
     conditions: list[Condition] = []
     for i, index in enumerate(indices):
         texts = conditions_of(data, index, config.condition.kind)
         dropped = not texts or drop[i] < getattr(config.condition, "dropout", 0)
         conditions.append(None if dropped else texts[int(choice[i] * len(texts))])
-    x_0, noise = (x.contiguous(memory_format=torch.channels_last) for x in (x_0, noise))
+    x_0, noise = (x.contiguous(memory_format=memory_format(x.dim())) for x in (x_0, noise))
     x_0, noise, u = (pinned(x, model.device) for x in (x_0, noise, u.float()))
     return Batch(x_0, noise, u, conditions, list(indices))
 
@@ -201,8 +201,7 @@ class Trainer:
         """Micro-batch ``number`` of the run: samples number * batch to (number + 1) * batch."""
         size, seed = self.config.training.batch, self.config.training.seed
         samples = range(number * size, (number + 1) * size)
-        shape = (self.config.data.channels, self.config.data.size, self.config.data.size)
-        draws = [draw(shape, seed, "train", n) for n in samples]
+        draws = [draw(self.model.codec.shape, seed, "train", n) for n in samples]
         return assemble(self.config, self.model, self.data, [self.order[n] for n in samples], draws)
 
     def autocast(self) -> contextlib.AbstractContextManager:
@@ -231,7 +230,7 @@ class Trainer:
         """The mean loss over held-out pictures with the averaged weights that will draw, at fixed times and noises."""
         config = self.config
         indices = list(self.validation_indices)[:VALIDATION_PICTURES]
-        shape = (config.data.channels, config.data.size, config.data.size)
+        shape = self.model.codec.shape
         total, seed = 0.0, config.training.seed
         self.model.eval()
         with self.ema.swapped(config.sampling.ema):

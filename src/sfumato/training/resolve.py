@@ -3,8 +3,8 @@
 The rules are few and written down, so that a person can predict and override each:
 
 * ``data.path``: a folder, or the name of a data set that ``sfumato data get`` has brought.
-* ``data.size``: at most the largest of 32, 64 and 128 that the median picture fills (``budget`` has the rest).
-* ``data.channels``: 1 where every picture is grey, else 3.
+* ``codec``: what the files are. Pictures have one channel where all are grey, more than 8 bits where half of them have
+  (``kinds``); their side is at most the largest of 32, 64 and 128 that the median one fills (``budget`` has the rest).
 * ``data.validation``: 2 %, or what holds out enough pictures for the release gate, at most an eighth.
 * ``condition.kind``: captions -> text, classes -> class, else none.
 * ``network.channels``, ``training.batch``, ``training.steps`` and the intervals: what fits the time (``budget``).
@@ -12,28 +12,19 @@ The rules are few and written down, so that a person can predict and override ea
 With ``start.model``, side, channels, network and text condition are those of that model.
 """
 
-import io
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
-from PIL import Image
-
-from sfumato.config import Config, SentenceCondition, Settings, TextCondition, change, validate
+from sfumato import kinds
+from sfumato.config import Config, SentenceCondition, Settings, TextCondition, adjusted, validate
 from sfumato.data import catalogue
-from sfumato.data.formats import formats_of
-from sfumato.data.records import Record
 from sfumato.errors import UserError
 from sfumato.measures import membership, memorization
 from sfumato.user_cache import user_cache
 
-Fact = TypeVar("Fact")
-
 SIZES = (32, 64, 128)
-GREY = {"1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I", "F"}  # Pillow's modes
-LOOKED_AT = 10_000  # pictures whose headers are read; a picture of another kind beyond them is converted
 HELD_OUT = 65  # pictures: by chance hardly ever fewer than the 50 that the release gate demands
 MOST_HELD_OUT = 1 / 8
 LEAST_HELD_OUT = 0.02
@@ -55,27 +46,6 @@ def locate(path: str) -> Path:
     )
 
 
-def adjusted(config: Config, *overrides: str) -> Config:
-    """``config`` with ``path=value`` overrides, checked again."""
-    return validate(change(config.model_dump(mode="json"), overrides), "automatic settings") if overrides else config
-
-
-def short_sides(records: Sequence[Record], at_most: int = 200) -> list[int]:
-    """The short sides in pixels of some pictures, read from their headers; broken files do not count."""
-    some = records[:: max(1, -(-len(records) // at_most))]
-    return [side for record in some if (side := header(record, lambda picture: min(picture.size)))]
-
-
-def header(record: Record, fact: Callable[[Image.Image], Fact]) -> Fact | None:
-    """A fact of a picture's header; None where there is no picture: preparing the data will name the file and why."""
-    try:
-        data = record.open()
-        with Image.open(io.BytesIO(data), formats=formats_of(data, record.locator)) as picture:
-            return fact(picture)
-    except (OSError, ValueError, Image.DecompressionBombError):
-        return None
-
-
 def largest_size(sides: Sequence[int]) -> int:
     """The largest size that the median picture fills, from the short sides of some."""
     found = sorted(sides) or [SIZES[0]]
@@ -83,25 +53,17 @@ def largest_size(sides: Sequence[int]) -> int:
     return max((size for size in SIZES if size <= median), default=SIZES[0])
 
 
-def resolve_channels(config: Config, records: Sequence[Record]) -> Config:
-    """``data.channels``: 1 where every picture is grey by its header, else 3."""
-    if config.data.channels:
-        return config
-    modes = (mode for record in records[:LOOKED_AT] if (mode := header(record, lambda picture: picture.mode)))
-    grey = next(modes, "RGB") in GREY and all(mode in GREY for mode in modes)
-    return adjusted(config, f"data.channels={1 if grey else 3}")
-
-
 def like(config: Config, model: Config) -> Config:
-    """``config`` with its open side, channels and network as those of the model that the run begins with."""
-    overrides = {}
-    if not config.data.size:
-        overrides["data.size"] = model.data.size
-    if not config.data.channels:
-        overrides["data.channels"] = model.data.channels
+    """``config`` with its open codec and network as those of the model that the run begins with."""
+    settings = config.model_dump(mode="json")
+    own = model.codec.model_dump(mode="json")
+    if "kind" in config.codec.open:
+        settings["codec"] = own
+    for name in config.codec.open:
+        settings["codec"][name] = own.get(name, settings["codec"][name])
     if not getattr(config.network, "channels", 1):
-        overrides |= {f"network.{name}": value for name, value in model.network.model_dump(mode="json").items()}
-    return adjusted(config, *(f"{name}={json.dumps(value)}" for name, value in overrides.items()))
+        settings["network"] = model.network.model_dump(mode="json")
+    return validate(settings, "automatic settings")
 
 
 def resolve_rest(
@@ -149,7 +111,9 @@ def refuse_narrow(config: Config) -> None:
     Raises:
         UserError: `network.channels` is too small for `network.patch`.
     """
-    network, shown = config.network, config.data.channels
+    if config.codec.open:
+        return
+    network, shown = config.network, kinds.kind_of(config.codec).codec(config.codec).shape[0]
     if network.kind != "unet" or not network.channels or network.channels >= network.patch**2 * shown:
         return
     numbers = network.patch**2 * shown

@@ -20,9 +20,11 @@ from typing import Any
 
 import torch
 
+from sfumato import kinds
 from sfumato.allocator import keep_freed_memory
 from sfumato.config import Config
 from sfumato.data.dataset import Dataset
+from sfumato.data.facts import facts
 from sfumato.data.listing import MARKER
 from sfumato.data.preparation import prepare
 from sfumato.data.records import Source
@@ -44,15 +46,7 @@ from sfumato.training.judge import judge
 from sfumato.training.log import Log
 from sfumato.training.loop import Trainer, run
 from sfumato.training.optimizers import rate_factor
-from sfumato.training.resolve import (
-    gate,
-    largest_size,
-    like,
-    locate,
-    resolve_channels,
-    resolve_rest,
-    short_sides,
-)
+from sfumato.training.resolve import gate, largest_size, like, locate, resolve_rest
 from sfumato.training.samples import draw_sheet, sample_sheet, sheet_conditions
 from sfumato.training.start import Donor, started
 
@@ -112,11 +106,11 @@ def prepare_run(config: Config, out: Path, report: Report) -> Prepared:
 
 
 def fitted(config: Config, source: Source, donor: Donor | None, report: Report) -> Config:
-    """``config`` with side, channels, network and batch: those of the model it begins with, or what fits the time."""
+    """``config`` with codec, network and batch: those of the model it begins with, or what fits data and time."""
     if donor:
         config = like(config, donor.config)
-    config = resolve_channels(config, source.records)
-    return sized(config, lambda: largest_size(short_sides(source.records)), report)
+    config = kinds.resolved(config, source)
+    return sized(config, lambda: largest_size(facts(source.records).short_sides), report)
 
 
 def tell_of_cuts(model: Model, captions: list[str], report: Report) -> None:
@@ -172,11 +166,11 @@ def prepared_data(
     accept: Callable[[str], None] = lambda manifest_hash: None,
     source: Source | None = None,
 ) -> Dataset:
-    """The pictures of ``data.path``, checked and fitted to size, from the cache when nothing has changed.
+    """The data of ``data.path``, checked and fitted to the codec, from the cache when nothing has changed.
 
     Args:
-        config: settings with size and channels.
-        cache: a folder for the prepared pictures.
+        config: settings with nothing of the codec left open.
+        cache: a folder for the prepared data.
         report: where progress goes.
         accept: see ``prepare``.
         source: that of ``data.path``, where it has been listed already.
@@ -184,11 +178,10 @@ def prepared_data(
     source = source or open_source(locate(config.data.path), config.data.group)
     data = prepare(
         source,
-        config.data.size,
-        config.data.channels,
+        kinds.kind_of(config.codec).reader(config),
         cache,
         policy=config.data.policy,
-        progress=lambda done, total: report.progress("reading pictures", done, total),
+        progress=lambda done, total: report.progress("reading the data", done, total),
         accept=accept,
     )
     if config.data.duplicates == "drop":

@@ -1,0 +1,105 @@
+"""What a codec is: the one place that knows how a kind of data is stored, seen and written, and what its x is.
+
+Everything above, training, sampling, the saved model, evaluation, knows x (B, C, *sides) and the shapes that the codec
+names, and nothing of pictures, arrays or sound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sfumato.errors import UserError
+
+
+class Codec:
+    """Abstract: stored rows <-> x.
+
+    Attributes:
+        shape: of one x_0, (C, *sides).
+        bin: the width of one stored value in units of x, for likelihoods; None where values are continuous.
+        bounds: the least and the largest x_0 that there can be; None where there are none.
+    """
+
+    shape: tuple[int, ...]
+    bin: float | None = None
+    bounds: tuple[float, float] | None = None
+
+    def encode(self, rows: np.ndarray) -> Tensor:
+        """Stored rows (B, ...) -> float32 (B, C, *sides), of any sides."""
+        raise NotImplementedError(f"{type(self).__name__} must say how stored rows become x")
+
+    def decode(self, x: Tensor) -> np.ndarray:
+        """float (B, C, *sides) -> stored rows (B, ...), of any sides."""
+        raise NotImplementedError(f"{type(self).__name__} must say how x becomes stored rows")
+
+    def picture(self, row: np.ndarray) -> Image.Image:
+        """How a person sees one stored row."""
+        raise NotImplementedError(f"{type(self).__name__} must say how a row is seen")
+
+    def files(self, row: np.ndarray, texts: Mapping[str, str]) -> dict[str, bytes]:
+        """The files of one stored row by their endings, e.g. {".png": ...}; the first is the row itself.
+
+        Args:
+            row: as ``decode`` gives it.
+            texts: what is to be kept with it by keyword: inside the file where it can hold texts, else beside it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must say how a row is written")
+
+    def augment(self, x_0: Tensor, u: Tensor) -> Tensor:
+        """x_0 (B, C, *sides), mirrored along the last side where u (B,), uniform on [0, 1), is below 1/2."""
+        return torch.where(u.view(-1, *[1] * (x_0.dim() - 1)) < 0.5, x_0.flip(-1), x_0)
+
+    def fit(self, rows: np.ndarray) -> None:
+        """Learns from all stored rows (N, ...) of a data set what ``encode`` needs to know, before training starts."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What ``fit`` has learnt, by name; saved with the weights."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Takes back what ``state`` gave.
+
+        Raises:
+            KeyError, ValueError: an entry is missing or of another shape.
+        """
+
+    def pictures(self, x: Tensor) -> list[Image.Image]:
+        """How a person sees each of x (B, C, *sides)."""
+        return [self.picture(row) for row in self.decode(x)]
+
+    def sized(self, size: int | Sequence[int] | None) -> tuple[int, ...]:
+        """The shape (C, *sides) at another size.
+
+        Args:
+            size: one side for all, or one a side as people write them, (width, height) of a picture; None for its own.
+
+        Raises:
+            UserError: there are more or fewer sides.
+        """
+        channels, *sides = self.shape
+        if size is None:
+            return self.shape
+        wanted = [size] * len(sides) if isinstance(size, int) else list(size)[::-1]
+        if len(wanted) != len(sides):
+            raise UserError(
+                f"size: {'x'.join(map(str, reversed(wanted)))} has {len(wanted)} sides, but this model draws "
+                f"{self.describe()}",
+                fix=f"give one number, or {len(sides)} of the form {'x'.join(map(str, reversed(sides)))}",
+            )
+        return (channels, *wanted)
+
+    def describe(self) -> str:
+        """The shape for people, e.g. "32 x 32 x 3"."""
+        channels, *sides = self.shape
+        return " x ".join(map(str, (*reversed(sides), channels)))
+
+
+def affine(x: Tensor, half: float, dtype: np.dtype[Any]) -> np.ndarray:
+    """x in [-1, 1] -> whole numbers 0 to 2 `half`, rounded to the nearest; what is beyond goes to the ends."""
+    return x.float().clamp(-1, 1).add(1).mul(half).round().cpu().numpy().astype(dtype)

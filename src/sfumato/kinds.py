@@ -1,0 +1,125 @@
+"""The kinds of data: each is a codec, a reader and its settings, and nothing above asks which one it has.
+
+    kinds.register(Kind("points", PointSettings, make_codec, make_reader))
+
+adds one; recipes of the running program may then say ``codec: {kind: points}``. Files name kinds, never code.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+from sfumato import registry
+from sfumato.codecs.codec import Codec
+from sfumato.codecs.pixels import Pixels
+from sfumato.config import CODECS, CodecSettings, Config, PixelCodec, adjusted, validate
+from sfumato.data.facts import facts
+from sfumato.data.readers import Reader
+from sfumato.data.readers.pictures import Pictures
+from sfumato.data.records import Source
+
+
+def as_told(config: Config, source: Source) -> Config:
+    """Settings that need nothing of the data."""
+    return config
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of data.
+
+    Attributes:
+        name: ``codec.kind``.
+        settings: what a recipe says of it.
+        codec: from resolved settings.
+        reader: from a resolved configuration.
+        extensions: of its files.
+        resolve: (configuration, data) -> the configuration with nothing of its codec left open that the data decide.
+    """
+
+    name: str
+    settings: type[CodecSettings]
+    codec: Callable[[Any], Codec]
+    reader: Callable[[Config], Reader]
+    extensions: frozenset[str]
+    resolve: Callable[[Config, Source], Config] = as_told
+
+
+def _pictures(config: Config) -> Pictures:
+    codec = config.codec
+    assert isinstance(codec, PixelCodec)
+    height, width = codec.sides
+    return Pictures((width, height), codec.channels, codec.bits, config.data.depth or 16, config.data.fit)
+
+
+def _resolve_pictures(config: Config, source: Source) -> Config:
+    """Channels, bits and depth from some of the pictures: one channel where all are grey, more than 8 bits where half
+    of the pictures have them. The size is left to what the machine can learn in the time."""
+    codec = config.codec
+    assert isinstance(codec, PixelCodec)
+    if codec.channels and codec.bits and config.data.depth:
+        return config
+    found = facts(source.records)
+    overrides = []
+    if not codec.channels:
+        overrides.append(f"codec.channels={1 if found.grey else 3}")
+    if not config.data.depth:
+        overrides.append(f"data.depth={found.depth}")
+    if not codec.bits:
+        overrides.append(f"codec.bits={found.depth if found.deep >= 0.5 else 8}")
+    return adjusted(config, *overrides)
+
+
+KINDS = {
+    "pixels": Kind(
+        "pixels",
+        PixelCodec,
+        lambda s: Pixels(s.sides[::-1], s.channels, s.bits),
+        _pictures,
+        Pictures.extensions,
+        _resolve_pictures,
+    ),
+}
+
+
+def resolved(config: Config, source: Source) -> Config:
+    """``config`` with nothing of its codec left open that the data decide; the size of pictures may be.
+
+    Args:
+        config: settings, perhaps with "auto" left.
+        source: the data.
+    """
+    if config.codec.kind == "auto":
+        kind = _found(source)
+        known = {n: v for n, v in config.codec.model_dump(mode="json").items() if n in kind.settings.model_fields}
+        config = validate({**config.model_dump(mode="json"), "codec": {**known, "kind": kind.name}}, "codec")
+    return kind_of(config.codec).resolve(config, source)
+
+
+def _found(source: Source) -> Kind:
+    """The kind of most of the files, by their endings; containers of pictures have none."""
+    endings = Counter(PurePath(record.locator).suffix.lower() for record in source.records)
+    counts = {kind.name: sum(endings[e] for e in kind.extensions) for kind in KINDS.values()}
+    most = max(counts, key=lambda name: counts[name])
+    return KINDS[most if counts[most] else "pixels"]
+
+
+def register(kind: Kind) -> None:
+    """Adds a kind of one's own, for the running program.
+
+    Raises:
+        ValueError: there is one of that name.
+    """
+    if kind.name in KINDS:
+        raise ValueError(f"kind {kind.name!r} is there already: choose another name than {', '.join(KINDS)}")
+    KINDS[kind.name] = kind
+    CODECS[kind.name] = kind.settings
+
+
+def kind_of(settings: CodecSettings) -> Kind:
+    """The kind that resolved settings name."""
+    return registry.resolve("codec.kind", KINDS, settings.kind)
