@@ -49,7 +49,7 @@ def networks(tiny: bool) -> dict[str, Network]:
             lambda: Model.build(text).denoiser.network,
             lambda: Shuffled(Peer(unet(12, side // 2, **shared))),
             side,
-            text.condition.model_dump()["width"],
+            text.conditions["text"].model_dump()["width"],
         ),
         "D": Network(lambda: DiT(3, side, **d), lambda: Transformer(dit(side, **d)), side),
     }

@@ -298,7 +298,7 @@ def waiting(recipe: str, steps: int) -> tuple[float, str]:
         run.waited, begin = 0.0, time.perf_counter()
         for _ in range(steps):
             run.train_step()
-        return run.waited / (time.perf_counter() - begin), ready.config.condition.kind
+        return run.waited / (time.perf_counter() - begin), ready.config.conditions_in_words
 
 
 def curves(found: Mapping[str, Mapping[str, Mapping[int, Cost]]], what: str, words: str) -> str:

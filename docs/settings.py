@@ -23,6 +23,8 @@ def page() -> str:
     schema = Config.model_json_schema()
     parts = [HEAD]
     for group, about in schema["properties"].items():
+        named = list(about.get("patternProperties", {}).values())  # groups by names that a person chooses
+        group, about = (f"{group}.NAME", named[0]) if named else (group, about)
         kinds = about.get("discriminator", {}).get("mapping")
         references = kinds or ({"": about["$ref"]} if "$ref" in about else {})
         for kind, reference in references.items():

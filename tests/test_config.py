@@ -17,7 +17,12 @@ from sfumato.errors import ConfigError, UserError
 NAMES = ("emoji", "fashion", "folder")
 
 # All defaults: tests of numbers stand on these, not on the recipes, which are tuned.
-PLAIN = {"name": "plain", "data": {"path": "pictures"}, "network": {"kind": "unet"}, "condition": {"kind": "text"}}
+PLAIN = {
+    "name": "plain",
+    "data": {"path": "pictures"},
+    "network": {"kind": "unet"},
+    "conditions": {"text": {"kind": "text"}},
+}
 
 
 def plain(*overrides: str) -> Config:
@@ -46,7 +51,7 @@ def test_every_recipe_loads_and_says_what_it_costs():
 def test_only_folder_leaves_settings_to_the_data():
     for name, config in recipes().items():
         assert bool(config.automatic) == (name == "folder")
-    named = {"codec.kind", "data.depth", "data.validation", "network.channels", "condition.kind", "training.batch"}
+    named = {"codec.kind", "data.depth", "data.validation", "network.channels", "conditions", "training.batch"}
     named |= {f"training.{name}" for name in ("steps", "validate_every", "sample_every", "checkpoint_every")}
     assert set(load_recipe("folder").automatic) == named
 
@@ -145,7 +150,8 @@ def test_an_override_below_a_value_is_refused():
         ("steps", "training.steps"),
         ("training.batch_size", "training.batch"),
         ("learning_rate", "optimizer.lr"),
-        ("condition.encodr", "condition.encoder"),
+        ("condition.encodr", "conditions.text.encoder"),
+        ("conditions.text.encodr", "conditions.text.encoder"),
         ("diffusion.schedul", "diffusion.schedule"),
         ("sampling.guidence", "sampling.guidance"),
     ],
@@ -181,6 +187,7 @@ def test_a_key_of_another_kind_is_named_as_such():
     [
         ("network.kind=unett", "'unet'"),
         ("condition.kind=txt", "'text'"),
+        ("conditions.text.kind=txt", "'text'"),
         ("diffusion.schedule=cosin", "'cosine'"),
         ("sampling.solver=dpm++", "'dpm++2m'"),
         ("optimizer.kind=adam", "'adamw'"),

@@ -161,7 +161,7 @@ def model_mutants(original: Path, folder: Path, count: int) -> tuple[int, int]:
     """How many mutants of a model folder were tried, and how many of them still draw."""
     chance, drew = random.Random(f"{SEED} model"), 0
     description = json.loads((original / saved.DESCRIPTION).read_bytes())
-    tokenizer = json.loads((original / saved.TOKENIZER).read_bytes())
+    tokenizer = json.loads((original / "tokenizer.json").read_bytes())
     weights = (original / saved.WEIGHTS).read_bytes()
     length = int.from_bytes(weights[:8], "little")
     header = json.loads(weights[8 : 8 + length])
@@ -174,13 +174,13 @@ def model_mutants(original: Path, folder: Path, count: int) -> tuple[int, int]:
                 write_description(folder, content)
             case 2:
                 what, content = mutant(tokenizer, chance)
-                forge(folder, saved.TOKENIZER, json.dumps(content).encode())
+                forge(folder, "tokenizer.json", json.dumps(content).encode())
             case 3:
                 what, content = mutant(header, chance)
                 head = json.dumps(content).encode()
                 forge(folder, saved.WEIGHTS, len(head).to_bytes(8, "little") + head + weights[8 + length :])
             case 4:
-                name = chance.choice((saved.TOKENIZER, saved.WEIGHTS))
+                name = chance.choice(("tokenizer.json", saved.WEIGHTS))
                 what, data = damaged((original / name).read_bytes(), chance)
                 forge(folder, name, data)
             case _:

@@ -22,6 +22,7 @@ LAYERS = (
         "bounded",
         "durable",
         "keyed",
+        "lift",
         "machine",
         "plots",
         "page",

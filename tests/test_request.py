@@ -9,8 +9,8 @@ from sfumato.errors import UserError
 from sfumato.request import LARGEST_COUNT, LARGEST_PROMPT, Request
 
 
-def test_jobs_are_prompt_by_prompt_each_with_its_seeds():
-    assert Request(("a", None), n=2, seed=5).jobs() == [("a", 5), ("a", 6), (None, 5), (None, 6)]
+def test_every_prompt_has_the_same_seeds():
+    assert list(Request(("a", None), n=2, seed=5).seeds) == [5, 6]
 
 
 def test_a_request_cannot_change():

@@ -9,8 +9,8 @@ schedules, solvers and the like are resolved to objects in `registry.py`; here t
     config.network.channels                                  # 64
     print(config.to_yaml())
 
-Open values (`codec.size: 0`, `training.steps: 0`, `condition.kind: auto`) are resolved by the training code from the
-data and the machine; `Config.automatic` lists those that are left.
+Open values (`codec.size: 0`, `training.steps: 0`, a condition of the kind `auto`) are resolved by the training code
+from the data and the machine; `Config.automatic` lists those that are left.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Mapping
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -292,36 +292,43 @@ class Diffusion(Settings):
     sigma_data: float = within(0.5, 0.01, 10, "standard deviation of the data in [-1, 1]")
 
 
-class NoCondition(Settings):
-    """Pictures without prompts."""
+class ConditionSettings(Settings):
+    """Abstract: one condition of a model. `needs` is what the data must have: captions, classes or nothing."""
 
-    kind: Literal["none"] = "none"
+    kind: str
+    needs: ClassVar[str] = ""
 
 
-class AutoCondition(Settings):
-    """What the data has: captions become text, labels become class, else none."""
+class AutoCondition(ConditionSettings):
+    """What the data has: captions become the condition text, classes the condition class; both where it has both."""
 
     kind: Literal["auto"] = "auto"
 
 
-class ClassCondition(Settings):
+def withheld(default: float = 0.1) -> Any:
+    return within(default, 0, 0.9, "fraction of the pictures learnt without it, for guidance")
+
+
+class ClassCondition(ConditionSettings):
     """One of the classes by name."""
 
     kind: Literal["class"] = "class"
+    needs: ClassVar[str] = "classes"
     width: int = within(256, 8, 4096, "of the class embedding")
-    dropout: float = within(0.1, 0, 0.9, "fraction of the pictures learnt without condition, for guidance")
+    dropout: float = withheld()
 
 
-class TextCondition(Settings):
+class TextCondition(ConditionSettings):
     """A prompt, read by a small transformer trained with the pictures."""
 
     kind: Literal["text"] = "text"
+    needs: ClassVar[str] = "captions"
     width: int = within(192, 16, 2048, "of the tokens")
     depth: int = within(3, 1, 48, "transformer blocks")
     heads: int = within(6, 1, 64, "attention heads")
     vocabulary: int = within(4096, 64, 131072, "tokens, learnt from the captions")
     max_length: int = within(32, 4, 512, "tokens of a prompt that are read")
-    dropout: float = within(0.1, 0, 0.9, "fraction of the pictures learnt without condition, for guidance")
+    dropout: float = withheld()
 
     @model_validator(mode="after")
     def _fits(self) -> TextCondition:
@@ -332,13 +339,39 @@ class TextCondition(Settings):
         return self
 
 
-class SentenceCondition(Settings):
+class SentenceCondition(ConditionSettings):
     """A prompt, read by a frozen sentence encoder that knows words beyond the captions."""
 
     kind: Literal["sentence"] = "sentence"
+    needs: ClassVar[str] = "captions"
     encoder: str = word("minilm", "a known encoder or a folder with one")
     width: int = within(512, 8, 4096, "of the trained perceptron on the sentence vector")
-    dropout: float = within(0.1, 0, 0.9, "fraction of the pictures learnt without condition, for guidance")
+    dropout: float = withheld()
+
+
+class MaskCondition(ConditionSettings):
+    """A part of the picture, of which the rest is drawn."""
+
+    kind: Literal["mask"] = "mask"
+    law: Literal["boxes", "strokes", "halves", "mixed"] = word("mixed", "of the masks in training; mixed: any of them")
+    dropout: float = withheld()
+
+
+class SmallerCondition(ConditionSettings):
+    """The picture itself, smaller: the model draws the fine detail."""
+
+    kind: Literal["smaller"] = "smaller"
+    factor: int = within(4, 2, 64, "how many times smaller a side is")
+    noise: float = within(0.0, 0, 0.9, "largest standard deviation of the noise on it in training, in units of x")
+    dropout: float = withheld()
+
+
+NAME_RULE = "it begins with a small letter, and has at most 32 small letters, digits, dashes and underscores"
+ConditionName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$", description=NAME_RULE)]
+AnyCondition = Annotated[
+    AutoCondition | ClassCondition | TextCondition | SentenceCondition | MaskCondition | SmallerCondition,
+    Field(discriminator="kind"),
+]
 
 
 class Objective(Settings):
@@ -489,9 +522,7 @@ class Config(Settings):
     network: Annotated[UNet | DiT, Field(discriminator="kind")] = UNet()
     start: Start = Start()
     diffusion: Diffusion = Diffusion()
-    condition: Annotated[
-        NoCondition | AutoCondition | ClassCondition | TextCondition | SentenceCondition, Field(discriminator="kind")
-    ] = NoCondition()
+    conditions: dict[ConditionName, AnyCondition] = Field(default={}, max_length=16)
     objective: Objective = Objective()
     optimizer: Optimizer = Optimizer()
     training: Training = Training()
@@ -544,7 +575,7 @@ class Config(Settings):
             "data.depth": self.data.depth == 0,
             "data.validation": self.data.validation is None,
             "network.channels": getattr(self.network, "channels", 1) == 0,
-            "condition.kind": self.condition.kind == "auto",
+            "conditions": any(condition.kind == "auto" for condition in self.conditions.values()),
             "training.batch": self.training.batch == 0,
             "training.steps": self.training.steps == 0,
             "training.validate_every": self.training.validate_every == 0,
@@ -552,6 +583,12 @@ class Config(Settings):
             "training.checkpoint_every": self.training.checkpoint_every == 0,
         }
         return tuple(name for name, is_automatic in marks.items() if is_automatic)
+
+    @property
+    def conditions_in_words(self) -> str:
+        """For people: "class, text (sentence)"."""
+        named = [name if name == c.kind else f"{name} ({c.kind})" for name, c in sorted(self.conditions.items())]
+        return ", ".join(named) or "none"
 
     def to_yaml(self) -> str:
         """All settings, defaults included, as a recipe that `load_recipe` reads back to an equal Config."""
@@ -596,7 +633,9 @@ def change(settings: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]
         pairs.append((path.strip().split("."), settings_yaml.load(value, f"--set {_start(override)}")))
 
     changed = copy.deepcopy(settings)
-    for path, value in sorted(pairs, key=lambda pair: pair[0][-1] != "kind"):
+    for path, value in sorted(pairs, key=lambda pair: (pair[0][0] != "condition", pair[0][-1] != "kind")):
+        if path[0] != "condition" and "condition" in changed:  # an old word, which comes first
+            changed = lifted(changed)
         group = changed
         for i, key in enumerate(path[:-1]):
             group = group.setdefault(key, {})
@@ -645,7 +684,7 @@ def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Conf
 
     overrides = list(overrides)
     given = [override.partition("=")[0].strip() for override in overrides]
-    return validate(change(settings, overrides), where, given=given)
+    return validate(change(lifted(settings), overrides), where, given=given)
 
 
 def recipes() -> dict[str, Config]:

@@ -5,6 +5,7 @@ What a field may be is read from the JSON schema of the settings, so that a boun
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from difflib import SequenceMatcher
 from typing import Any
@@ -60,8 +61,9 @@ def _fault(fault: Any, schema: Schema) -> tuple[str, str]:
     name, value, kind = _dotted(path), fault["input"], fault["type"]
 
     if kind == "extra_forbidden":
-        if name in dict(_settings(schema, schema, ())):
-            group, meant = _dotted(path[:-1]), _meant(name, schema, fault["loc"])
+        tags = tuple((Counter(fault["loc"]) - Counter(path)).elements())
+        if name in dict(_settings(schema, schema, (), path)):
+            group, meant = _dotted(path[:-1]), _meant(path, schema, tags)
             line = f"{name} is a setting of another {group}.kind{f'; did you mean {meant}?' if meant else ''}"
             return line, f"leave it out, or change {group}.kind"
         if isinstance(value, dict):
@@ -69,10 +71,15 @@ def _fault(fault: Any, schema: Schema) -> tuple[str, str]:
             near = nearest(str(path[-1]), siblings)
             meant = _dotted((*path[:-1], near)) if alike(str(path[-1]), near) else ""
         else:
-            meant = _meant(name, schema, fault["loc"])
+            meant = _meant(path, schema, tags)
         if not meant:
             return f"{_short(name)} is not a setting", "leave it out; `sfumato recipes emoji` shows all settings"
         return f"{_short(name)} is not a setting: did you mean {meant}?", f"write {meant}, or leave it out"
+
+    if fault["loc"][-1:] == ("[key]",):
+        group = _dotted(path[:-2])
+        rule = _resolve(_at(path[:-2], schema), schema)["propertyNames"]["description"]
+        return f"{group}: {value!r} cannot be a name here: {rule}", f"name it otherwise, e.g. {group}.text"
 
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         kinds = list(_resolve(_at(path, schema), schema)["discriminator"]["mapping"])
@@ -115,10 +122,16 @@ def _resolve(schema: Schema, root: Schema) -> Schema:
     return schema
 
 
+def _of_any_name(schema: Schema) -> list[Schema]:
+    """What stands below names that a person chooses, such as those of conditions; nothing for other groups."""
+    return list(schema.get("patternProperties", {}).values())
+
+
 def _step(schema: Schema, key: Any, root: Schema) -> list[Schema]:
     """The schemas that `key` may have below `schema` (several below a union)."""
     schema = _resolve(schema, root)
     found = [schema["properties"][key]] if key in schema.get("properties", {}) else []
+    found += _of_any_name(schema)
     if isinstance(key, int):
         found += schema.get("prefixItems", [])[key : key + 1] or ([schema["items"]] if schema.get("items") else [])
     for branch in schema.get("oneOf", []) + schema.get("anyOf", []):
@@ -165,7 +178,7 @@ def _allowed(schema: Schema, root: Schema) -> str:
         count = f"{low} " if low == high else f"{low or 0} to {high} " if high else ""
         limits = _limits(items)
         return f"a list of {count}{PLURALS[items['type']]}" + (f", each {limits}" if limits else "")
-    if "properties" in schema or "oneOf" in schema:
+    if schema.keys() & {"properties", "patternProperties", "oneOf"}:
         return "a group of settings (name: value)"
     if "pattern" in schema:
         return schema.get("description", TYPES["string"])
@@ -180,23 +193,30 @@ def _limits(schema: Schema) -> str:
     return f"{start} {end}".strip()
 
 
-def _settings(schema: Schema, root: Schema, tags: tuple[Any, ...], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """All (dotted name, description); of a union, when one of its tags is in `tags`, only that branch's."""
+def _settings(
+    schema: Schema, root: Schema, tags: tuple[Any, ...], path: tuple[Any, ...] = (), prefix: str = ""
+) -> Iterator[tuple[str, str]]:
+    """All (dotted name, description); of a union, when one of its tags is in `tags`, only that branch's. Names that a
+    person chooses are those of `path`."""
     schema = _resolve(schema, root)
     branches = schema.get("discriminator", {}).get("mapping", {})
     for tag, reference in branches.items():
         if tag in tags or not set(tags) & set(branches):
-            yield from _settings({"$ref": reference}, root, tags, prefix)
-    for key, below in schema.get("properties", {}).items():
+            yield from _settings({"$ref": reference}, root, tags, path, prefix)
+    properties = dict(schema.get("properties", {}))
+    for group in _of_any_name(schema):
+        depth = prefix.count(".")
+        properties[path[depth] if len(path) > depth else "text"] = group
+    for key, below in properties.items():
         if "description" in below:  # a value; groups have theirs in $defs
             yield f"{prefix}{key}", below["description"]
-        yield from _settings(below, root, tags, f"{prefix}{key}.")
+        yield from _settings(below, root, tags, path, f"{prefix}{key}.")
 
 
-def _meant(name: str, root: Schema, tags: tuple[Any, ...]) -> str:
+def _meant(path: tuple[Any, ...], root: Schema, tags: tuple[Any, ...]) -> str:
     """The known setting most like an unknown one, by its last word or its description, at best in the same group; ""
     where none is much like it."""
-    group, _, last = name.lower().rpartition(".")
+    group, _, last = _dotted(path).lower().rpartition(".")
     words = last.replace("_", " ")
 
     def likeness(setting: tuple[str, str]) -> float:
@@ -207,7 +227,7 @@ def _meant(name: str, root: Schema, tags: tuple[Any, ...]) -> str:
         )  # learning_rate -> lr: "learning rate of AdamW"
         return max(named, described) + 0.3 * SequenceMatcher(None, group, known_group).ratio()
 
-    best = max(_settings(root, root, tags), key=likeness)
+    best = max(_settings(root, root, tags, path), key=likeness)
     return best[0] if likeness(best) >= LEAST_LIKE else ""
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from sfumato import registry
 from sfumato.codecs.codec import Codec
-from sfumato.conditioning.conditioners import Condition, Conditioner, Unconditional, warn_of_cut
+from sfumato.conditioning.conditioners import Asked, Conditioners, warn_of_cut
+from sfumato.conditioning.values import Condition
 from sfumato.config import Config, Sampling, validate
 from sfumato.diffusion.clipping import Clipped
 from sfumato.diffusion.denoisers import Denoiser, PosteriorMean
@@ -80,7 +81,7 @@ class Draws:
 
     config: Config
     denoiser: Denoiser
-    conditioner: Conditioner
+    conditioner: Conditioners
     codec: Codec
     backend: str
 
@@ -110,16 +111,14 @@ class Draws:
             Told: a prompt is longer than the encoder reads.
         """
         settings = self.sampling(**request.settings)
-        for prompt in request.prompts:
-            self.conditioner.normalize(prompt)
-        negative = self.conditioner.normalize(request.negative, "negative")
-        if negative is not None and settings.guidance == 1:
+        jobs = self.jobs(request)
+        if self.conditioner.normalize(request.negative, "negative") and settings.guidance == 1:
             raise UserError(
-                f"negative: {negative!r} has no effect with guidance 1, which draws without guidance",
+                f"negative: {request.negative!r} has no effect with guidance 1, which draws without guidance",
                 fix="set guidance above 1, or leave negative out",
             )
         asked = request.settings.get("guidance")
-        if isinstance(self.conditioner, Unconditional) and asked not in (None, 1, self.config.sampling.guidance):
+        if not self.conditioner.parts and asked not in (None, 1, self.config.sampling.guidance):
             raise UserError(
                 f"guidance: {asked} has no effect, for this model was trained without captions or classes",
                 fix="leave guidance out, or train on captioned pictures",
@@ -141,16 +140,36 @@ class Draws:
                 fix="leave size out",
             )
         self._demand_room(shape)
-        warn_of_cut(self.conditioner, "prompt", request.prompts)
+        warn_of_cut(self.conditioner, "prompt", list(dict.fromkeys(self.conditioner.text_of(c) for c, _ in jobs)))
         warn_of_cut(self.conditioner, "negative", [request.negative])
         return settings
+
+    def jobs(self, request: Request) -> list[tuple[Condition, int]]:
+        """The pictures of a request one by one, prompt by prompt: condition and seed.
+
+        Raises:
+            UserError: a condition that this model does not have or understand, or that is given twice.
+        """
+        common = self.conditioner.normalize(request.conditions)
+        found = []
+        for prompt in request.prompts:
+            own = self.conditioner.normalize(prompt)
+            for name in own.keys() & common.keys():
+                raise UserError(
+                    f"condition {name}: it is given twice, as {own[name]!r} and {common[name]!r}",
+                    fix=f"leave {own[name]!r} out, or the condition {name}",
+                )
+            found += [(self.conditioner.normalize({**own, **common}), seed) for seed in request.seeds]
+        return found
 
     def _demand_room(self, shape: Sequence[int]) -> None:
         """A UserError where one batch of x of ``shape`` (C, *sides) needs more than the free memory."""
         if math.prod(shape[1:]) <= ALWAYS_FITS**2 or self.backend != "torch":
             return
-        x = torch.empty(self.lanes, *shape, device="meta")
-        needed = peak_memory(self.denoiser.network, x, self.conditioner([None] * self.lanes))
+        condition = self.conditioner([{}] * self.lanes, shape[1:])
+        condition.pop("planes", None)  # they are a part of the network's x
+        x = torch.empty(self.lanes, shape[0] + self.conditioner.planes, *shape[1:], device="meta")
+        needed = peak_memory(self.denoiser.network, x, condition)
         free = torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else free_memory()
         if needed > free:
             raise UserError(
@@ -173,16 +192,16 @@ class Draws:
     @torch.inference_mode()
     def steps(
         self,
-        conditions: Sequence[Condition],
+        conditions: Sequence[Asked],
         seeds: Sequence[int],
         settings: Sampling,
-        negative: Condition = None,
+        negative: Asked = None,
         size: Size = None,
     ) -> Iterator[Step]:
         """The states of sampling one batch of at most ``lanes`` pictures, from noise to data; x is (B, C, *sides).
 
         Args:
-            conditions: (B) prompts or class names, None for no condition.
+            conditions: (B) conditions, prompts or class names, None for no condition.
             seeds: (B) one a picture.
             settings: solver, grid, steps, guidance.
             negative: what to steer away from.
@@ -192,7 +211,7 @@ class Draws:
         if len(conditions) != wanted or not 0 <= spare < self.lanes:
             raise ValueError(f"{len(conditions)} conditions and {wanted} seeds: give 1 to {self.lanes} of each")
         conditions, seeds = [*conditions, *[conditions[-1]] * spare], [*seeds, *[seeds[-1]] * spare]
-        denoiser, condition = self.guided(conditions, settings, negative)
+        denoiser, condition = self.guided(conditions, settings, negative, size)
         times = self.times(settings)
         solver = registry.solver_for(settings.solver, self.denoiser.process)
         noise = SeededNoise(seeds, self.denoiser.process)
@@ -213,17 +232,19 @@ class Draws:
         return self.denoiser.process.prior(first)
 
     def guided(
-        self, conditions: Sequence[Condition], settings: Sampling, negative: Condition = None
+        self, conditions: Sequence[Asked], settings: Sampling, negative: Asked = None, size: Size = None
     ) -> tuple[PosteriorMean, dict[str, Tensor]]:
-        """The denoiser with guidance and clipping, and the condition tensors for it."""
+        """The denoiser with guidance and clipping, and the condition tensors for it; arguments as for ``steps``."""
         answers: PosteriorMean = self.denoiser
         if settings.reuse > 1:
             network = cast(UNet, self.denoiser.network)  # `check` has seen to it
             starts = self.times(settings)[: -1 : settings.reuse].tolist()
             answers = InParts(self.denoiser.around(Reuse(network)), tuple(starts))
-        positive = self.conditioner([self.conditioner.normalize(c) for c in conditions])
+        asked, away = [self.conditioner.normalize(c) for c in conditions], self.conditioner.normalize(negative)
+        sides = self.codec.sized(size)[1:]
+        positive = self.conditioner(asked, sides)
         if settings.guidance != 1 and positive:
-            null = self.conditioner([self.conditioner.normalize(negative, "negative")] * len(conditions))
+            null = self.conditioner(self.conditioner.null(asked, away), sides)
             answers = Guided(answers, null, settings.guidance, settings.guidance_interval)
         epsilon = self.config.diffusion.parameterization == "epsilon"
         clips = self.codec.bounds is not None and (epsilon if settings.clip == "auto" else settings.clip)
@@ -231,10 +252,10 @@ class Draws:
 
     def drawn(
         self,
-        conditions: Sequence[Condition],
+        conditions: Sequence[Asked],
         seeds: Sequence[int],
         settings: Sampling,
-        negative: Condition = None,
+        negative: Asked = None,
         size: Size = None,
         on_step: OnStep = unseen,
     ) -> Iterator[tuple[range, Tensor]]:
@@ -257,10 +278,10 @@ class Draws:
 
     def generate(
         self,
-        prompts: str | Sequence[Condition] | None = None,
+        prompts: Asked | Sequence[Asked] = None,
         n: int = 1,
         seed: int = 0,
-        negative: Condition = None,
+        negative: str | None = None,
         size: Size = None,
         on_step: Callable[[Step], None] | None = None,
         **settings: object,
@@ -268,7 +289,8 @@ class Draws:
         """Pictures for prompts: ``n`` each, in order; picture i of a prompt has seed ``seed + i``.
 
         Args:
-            prompts: one or more prompts or class names; None draws without a condition.
+            prompts: one or more prompts, class names, or conditions by name, ``{"text": "a cat", "class": "cat"}``;
+                None draws without a condition.
             n: pictures a prompt.
             seed: of the first picture of every prompt.
             negative: what to steer away from.
@@ -281,7 +303,7 @@ class Draws:
         """
         wanted = prompts if isinstance(prompts, Sequence) and not isinstance(prompts, str) else [prompts]
         request = Request(tuple(wanted), n, seed, negative, size, settings)
-        chosen, jobs = self.check(request), request.jobs()
+        chosen, jobs = self.check(request), self.jobs(request)
         conditions, seeds = zip(*jobs, strict=True)
         watch: OnStep = (lambda places, total, step: on_step(step)) if on_step else unseen
         batches = self.drawn(conditions, seeds, chosen, negative, size, watch)

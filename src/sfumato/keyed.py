@@ -56,18 +56,30 @@ class Draw:
     """All that chance decides about one training sample.
 
     Attributes:
-        uniforms: (4,) in [0, 1): time, flip, choice of caption, dropping of the condition.
+        uniforms: (4,) in [0, 1): time, flip, and those of the first condition.
         noise: standard normal of the sample's shape (C, *spatial).
+        conditions: (K, 2) in [0, 1), a row a condition: its value, e.g. the choice of a caption, and its dropping.
     """
 
     uniforms: Tensor
     noise: Tensor
+    conditions: Tensor
 
 
-def draw(shape: tuple[int, ...], *parts: int | str) -> Draw:
-    """The draw of the sample with key ``parts``, e.g. ``draw((3, 32, 32), seed, "train", n)``."""
+def draw(shape: tuple[int, ...], *parts: int | str, conditions: int = 1) -> Draw:
+    """The draw of the sample with key ``parts``, e.g. ``draw((3, 32, 32), seed, "train", n)``.
+
+    Args:
+        shape: of the sample.
+        parts: of the key.
+        conditions: their number. The uniforms of all but the first are drawn last: what is drawn before them does not
+            depend on how many there are.
+    """
     g = generator(*parts)
-    return Draw(torch.rand(4, generator=g, dtype=torch.float64), torch.randn(shape, generator=g))
+    uniforms = torch.rand(4, generator=g, dtype=torch.float64)
+    noise = torch.randn(shape, generator=g)
+    more = torch.rand(max(0, conditions - 1), 2, generator=g, dtype=torch.float64)
+    return Draw(uniforms, noise, torch.cat([uniforms[None, 2:], more])[:conditions])
 
 
 class Order:

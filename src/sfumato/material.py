@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sfumato.conditioning.conditioners import Condition
+from sfumato.conditioning.values import Condition
 from sfumato.data.dataset import Dataset
 from sfumato.keyed import Order
 from sfumato.model import Model
@@ -19,7 +19,7 @@ class Pictures:
 
     Attributes:
         x_0: (B, C, H, W) in [-1, 1].
-        conditions: (B) each picture's own class or first caption, None without.
+        conditions: (B) what each picture shows, see ``asked_of``.
         keys: (B) their numbers in the data, by which draws are keyed.
         names: (B) their paths in the data.
         held_out: whether the data are those of the training, of which only held-out pictures were taken.
@@ -54,14 +54,6 @@ class Material:
         return len(self.seen) > 0
 
 
-def conditions_of(data: Dataset, index: int, kind: str) -> tuple[str, ...]:
-    """The conditions that one picture offers: its class for a class condition, its captions for a text condition."""
-    if kind == "class":
-        assert data.labels is not None, "resolve_rest refuses a class condition without classes"
-        return (data.classes[data.labels[index]],)
-    return tuple(data.captions[index]) if kind in ("text", "sentence") else ()
-
-
 def chosen(indices: np.ndarray, n: int, seed: int) -> np.ndarray:
     """At most `n` of the indices, in an order that `seed` decides; the first of many are the choice of few."""
     order = Order(torch.as_tensor(indices), seed)
@@ -69,10 +61,14 @@ def chosen(indices: np.ndarray, n: int, seed: int) -> np.ndarray:
 
 
 def asked_of(model: Model, data: Dataset, indices: np.ndarray) -> list[Condition]:
-    """What each picture would be asked for: its class or its first caption, None without.
+    """What each picture would be asked for: its class, its first caption, all that training would show of it.
 
     Raises:
         UserError: a class that the model does not know.
     """
-    offered = [conditions_of(data, i, model.config.condition.kind) for i in indices.tolist()]
-    return [model.conditioner.normalize(texts[0] if texts else None, "class") for texts in offered]
+    kept = torch.tensor([[0.0, 1.0]] * len(model.conditioner.parts))  # the first caption, and nothing dropped
+    found = []
+    for i in indices.tolist():
+        x_0 = model.codec.encode(data.rows[[i]])[0]
+        found.append(model.conditioner.normalize(model.conditioner.of(data, i, x_0, kept)))
+    return found

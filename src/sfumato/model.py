@@ -17,47 +17,26 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from sfumato import kinds, registry, saved
 from sfumato.at_most import AtMost
 from sfumato.codecs.codec import Codec
-from sfumato.conditioning.conditioners import ClassConditioner, Conditioner, Unconditional
-from sfumato.conditioning.text import SentenceConditioner, TextConditioner
-from sfumato.conditioning.tokens import read_tokenizer, train_tokenizer
+from sfumato.conditioning import kinds as conditions
+from sfumato.conditioning.conditioners import Conditioners
 from sfumato.config import Config, validate
 from sfumato.diffusion.denoisers import Denoiser
 from sfumato.diffusion.processes import Gaussian
 from sfumato.diffusion.schedules import Shifted
 from sfumato.drawing import Draws
 from sfumato.errors import UserError
+from sfumato.lift import lifted_weights
 from sfumato.networks import native
 from sfumato.transfer import memory_format
 from sfumato.user_cache import user_cache
 
 
-def build_conditioner(config: Config, classes: Sequence[str], tokenizer: Tokenizer | None) -> Conditioner:
-    """The conditioner that ``config.condition`` describes."""
-    c = config.condition
-    match c.kind:
-        case "none":
-            return Unconditional()
-        case "class":
-            return ClassConditioner(classes, c.width)
-        case "text":
-            assert tokenizer is not None, "a trained text encoder needs its tokenizer"
-            return TextConditioner(tokenizer, c.width, c.depth, c.heads, c.max_length)
-        case "sentence":
-            return SentenceConditioner(c.encoder, c.width)
-        case _:
-            raise UserError(
-                f"condition.kind: {c.kind!r} must be resolved against data before a model can be built",
-                fix="choose none, class, text or sentence",
-            )
-
-
-def build_network(config: Config, conditioner: Conditioner, shape: Sequence[int]) -> nn.Module:
+def build_network(config: Config, conditioner: Conditioners, shape: Sequence[int]) -> nn.Module:
     """The network that ``config.network`` describes, for x of ``shape`` (C, *sides) and this conditioner."""
     settings = config.network.model_dump()
     kind = settings.pop("kind")
@@ -66,7 +45,8 @@ def build_network(config: Config, conditioner: Conditioner, shape: Sequence[int]
     else:
         settings["dims"] = len(shape) - 1
     return registry.resolve("network.kind", registry.NETWORKS, kind)(
-        in_channels=shape[0],
+        in_channels=shape[0] + conditioner.planes,
+        out_channels=shape[0],
         vector_dim=conditioner.vector_dim,
         context_dim=conditioner.context_dim,
         **settings,
@@ -106,7 +86,7 @@ class Model(Draws):
 
     config: Config
     denoiser: Denoiser
-    conditioner: Conditioner
+    conditioner: Conditioners
     codec: Codec
     classes: tuple[str, ...] = ()
     record: dict[str, Any] = field(default_factory=dict)
@@ -119,7 +99,8 @@ class Model(Draws):
         config: Config,
         classes: Sequence[str] = (),
         captions: Sequence[str] = (),
-        tokenizer: Tokenizer | None = None,
+        files: Mapping[str, bytes] | None = None,
+        folder: Path | None = None,
     ) -> "Model":
         """A new model with random weights; draw them after ``torch.manual_seed``.
 
@@ -127,7 +108,8 @@ class Model(Draws):
             config: resolved settings (no "auto" left).
             classes: for a class condition.
             captions: to build the vocabulary of a trained text encoder from.
-            tokenizer: that vocabulary, when it exists already.
+            files: those of a saved model, which has such vocabularies already.
+            folder: where they lie.
 
         Raises:
             UserError: settings that are still automatic, or that make no network or no process together.
@@ -137,11 +119,10 @@ class Model(Draws):
                 f"codec.{config.codec.open[0]} is still open: it must be resolved against data before a model is built",
                 fix=f"set codec.{config.codec.open[0]}, or train on data, which resolves it",
             )
-        if config.condition.kind == "text" and tokenizer is None:
-            tokenizer = train_tokenizer(captions, config.condition.vocabulary)
         try:
-            conditioner = build_conditioner(config, classes, tokenizer)
             codec = kinds.kind_of(config.codec).codec(config.codec)
+            known = conditions.Known(codec.shape, classes, captions, files or {}, folder)
+            conditioner = conditions.build(config.conditions, known)
             denoiser = build_denoiser(config, build_network(config, conditioner, codec.shape))
         except ValueError as error:  # each setting is in its range, but not with the others
             raise UserError(
@@ -197,9 +178,7 @@ class Model(Draws):
         Raises:
             UserError: the folder cannot be written.
         """
-        files = {**(attachments or {}), saved.WEIGHTS: self._weights(half)}
-        if isinstance(self.conditioner, TextConditioner):
-            files[saved.TOKENIZER] = self.conditioner.tokenizer.to_str().encode()
+        files = {**(attachments or {}), saved.WEIGHTS: self._weights(half), **self.conditioner.files()}
         description = {
             "config": self.config.model_dump(mode="json"),
             "classes": list(self.classes),
@@ -222,14 +201,14 @@ class Model(Draws):
         shapes = saved.read_shapes(path, description).shapes
         config = validate(description["config"], str(path / saved.DESCRIPTION))
         file = path / saved.WEIGHTS
-        tokenizer = None
-        if config.condition.kind == "text":
-            tokenizer = read_tokenizer(path / saved.TOKENIZER, files.get(saved.TOKENIZER, b""))
         bound = AtMost(sum(map(math.prod, shapes.values())), file, saved.DESCRIPTION)
         with torch.random.fork_rng(devices=[]), bound:
-            model = cls.build(config, description["classes"], tokenizer=tokenizer)
-        model._demand(shapes, file)  # before the weights are read, which may be many
-        model._take(saved.read_tensors(file, saved.read_weights(path, description)), file)
+            model = cls.build(config, description["classes"], files=files, folder=path)
+        model._demand(
+            lifted_weights(shapes, model.parameters()), file
+        )  # before the weights are read, of which there may be many
+        weights = saved.read_tensors(file, saved.read_weights(path, description))
+        model._take(lifted_weights(weights, model.parameters()), file)
         model.record, model.hashes = description["record"], description["sha256"]
         return model.to(device).eval()
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from sfumato.conditioning.conditioners import Condition
+from sfumato.conditioning.conditioners import Asked
 from sfumato.config import LARGEST_SEED, LARGEST_SIZE
 from sfumato.errors import UserError
 
@@ -11,7 +12,6 @@ SMALLEST_SIZE = 4
 LARGEST_COUNT = 10_000
 LARGEST_PROMPT = 10_000  # characters; text encoders read a few hundred at most
 
-Job = tuple[Condition, int]  # a condition and a seed: one picture
 Size = int | tuple[int, ...] | None  # one side for all, or one a side as (width, height); None for the model's own
 
 
@@ -20,27 +20,29 @@ class Request:
     """Pictures to draw.
 
     Attributes:
-        prompts: prompts or class names; None stands for no condition.
+        prompts: prompts, class names, or conditions by name; None stands for no condition.
         n: pictures a prompt; picture i has seed ``seed + i``.
         seed: 0 to 2^63 - 1.
-        negative: what to steer away from.
+        negative: a text or class to steer away from.
         size: one side for all, or (width, height); None for the model's own.
         settings: changes to the model's sampling settings; None changes nothing.
+        conditions: conditions by name, for every prompt.
 
     Raises:
         UserError: names the field, the value, the range and the fix.
     """
 
-    prompts: tuple[Condition, ...]
+    prompts: tuple[Asked, ...]
     n: int = 1
     seed: int = 0
-    negative: Condition = None
+    negative: str | None = None
     size: Size = None
     settings: Mapping[str, object] = field(default_factory=dict)
+    conditions: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for text in self.prompts:
-            check_text("prompt", text)
+        for asked in (*self.prompts, self.conditions):
+            check_condition(asked)
         check_text("negative", self.negative)
         if not self.prompts:
             raise UserError("prompt: none is given", fix="give at least one, or None for a picture without a condition")
@@ -56,9 +58,10 @@ class Request:
             if side is not None:
                 check_number("size", side, SMALLEST_SIZE, LARGEST_SIZE)
 
-    def jobs(self) -> list[Job]:
-        """The pictures one by one, prompt by prompt."""
-        return [(prompt, self.seed + i) for prompt in self.prompts for i in range(self.n)]
+    @property
+    def seeds(self) -> range:
+        """Those of each prompt."""
+        return range(self.seed, self.seed + self.n)
 
 
 def parse_size(text: str | None) -> Size:
@@ -82,6 +85,18 @@ def check_number(name: str, value: object, low: int, high: int) -> None:
         raise UserError(f"{name}: {value!r} is not a whole number", fix=f"choose {name} from {low} to {high}")
     if not low <= value <= high:
         raise UserError(f"{name}: {value} is outside {low} to {high}", fix=f"choose {name} within the range")
+
+
+def check_condition(asked: object) -> None:
+    """A UserError unless ``asked`` is None, a text or values by name, with texts as in ``check_text``."""
+    if not isinstance(asked, Mapping):
+        check_text("prompt", asked)
+        return
+    for name, value in asked.items():
+        if not isinstance(name, str):
+            raise UserError(f"condition {name!r}: the name is not a text", fix='write {"text": "a cat"}')
+        if isinstance(value, str):
+            check_text(f"condition {name}", value)
 
 
 def check_text(name: str, value: object) -> None:

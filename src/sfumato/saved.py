@@ -19,7 +19,7 @@ from sfumato.durable import sha256, write_atomically
 from sfumato.errors import UserError, shown, unknown
 
 FORMAT = 1
-DESCRIPTION, WEIGHTS, TOKENIZER = "model.json", "weights.safetensors", "tokenizer.json"
+DESCRIPTION, WEIGHTS = "model.json", "weights.safetensors"
 SHIPPED = Path(__file__).parent / "models"
 DEFAULT_MODEL = "emoji"
 LARGEST_JSON = 8 * 2**20  # bytes: a model.json beyond this is not ours

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sfumato.conditioning.conditioners import ClassConditioner, Conditioner, Unconditional
+from sfumato.conditioning.conditioners import ClassConditioner, Conditioner, Conditioners
 from sfumato.errors import UserError
 
 CLASSES = ("Apple", "brown dog", "cat", "7")
@@ -17,18 +17,19 @@ def classes() -> ClassConditioner:
 
 @pytest.mark.parametrize("blank", [None, "", "  ", "\n"])
 def test_a_blank_condition_is_the_null_condition(classes, blank):
-    for conditioner in (Conditioner(), Unconditional(), classes):
+    for conditioner in (Conditioner(), classes):
         assert conditioner.normalize(blank) is None
+    assert Conditioners({}).normalize(blank) == Conditioners({"class": classes}).normalize(blank) == {}
 
 
 def test_without_conditions_there_are_no_tensors():
-    assert Unconditional()([None, None]) == {}
+    assert Conditioners({})([{}, {}]) == {}
 
 
 @pytest.mark.parametrize("field", ["prompt", "negative"])
 def test_a_model_without_conditions_refuses_a_prompt_and_names_the_field(field):
     with pytest.raises(UserError) as caught:
-        Unconditional().normalize("a cat", field)
+        Conditioners({}).normalize("a cat", field)
     assert caught.value.message.startswith(f"{field}: 'a cat'")
     assert f"leave the {field} out" in caught.value.fix
 

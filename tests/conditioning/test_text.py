@@ -302,7 +302,7 @@ def test_an_unknown_encoder_is_told_what_would_do(tmp_path):
 def test_a_damaged_encoder_is_an_error_in_words(bert, tmp_path, file, content):
     folder = shutil.copytree(bert, tmp_path / "encoder")
     (folder / file).write_bytes(content)
-    with pytest.raises(UserError, match=r"condition\.encoder: .* cannot be read"):
+    with pytest.raises(UserError, match=r"encoder: .* cannot be read"):
         SentenceConditioner(str(folder), 16)(["a cat"])
 
 

@@ -69,7 +69,7 @@ def drawn_of(tiny, tmp_path, quick):
             reference=seen[:60],
             control=material.unseen[:60],
             asked=seen[60:120],
-            conditions=[None] * 60,
+            conditions=[{}] * 60,
             pictures=draws(data.rows[seen]),
             spaces=[NetworkFeatures("random convolutions", network)],
             out=tmp_path,

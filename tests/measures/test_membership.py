@@ -102,17 +102,17 @@ def test_a_loss_is_that_of_the_definition_and_the_same_in_any_company(model, pic
     judged = model(Knowing())
     x_0 = judged.codec.encode(pictures[:5])
     monkeypatch.setattr(module, "BATCH", 2)
-    found = losses(judged, x_0, [None] * 5, [10, 11, 12, 13, 14], LEVELS, 0, Silent())
-    turned = losses(judged, x_0.flip(0), [None] * 5, [14, 13, 12, 11, 10], LEVELS, 0, Silent())
+    found = losses(judged, x_0, [{}] * 5, [10, 11, 12, 13, 14], LEVELS, 0, Silent())
+    turned = losses(judged, x_0.flip(0), [{}] * 5, [14, 13, 12, 11, 10], LEVELS, 0, Silent())
     torch.testing.assert_close(turned.flip(0), found, rtol=1e-5, atol=0)
-    assert not torch.allclose(losses(judged, x_0, [None] * 5, range(10, 15), LEVELS, 1, Silent()), found)
+    assert not torch.allclose(losses(judged, x_0, [{}] * 5, range(10, 15), LEVELS, 1, Silent()), found)
 
     monkeypatch.setattr(module, "BATCH", 300)
     x_0 = judged.codec.encode(pictures)
     level = torch.tensor(LEVELS, dtype=torch.float64)
     kept = 1 / (1 + 4 * level**2)  # of x_0 in the posterior mean, which has level x kept of the noise
     exact = (1 - kept) ** 2 * x_0.double().square().mean() + (level * kept) ** 2
-    mean = losses(judged, x_0.repeat(4, 1, 1, 1), [None] * 1200, range(1200), LEVELS, 0, Silent()).mean(0)
+    mean = losses(judged, x_0.repeat(4, 1, 1, 1), [{}] * 1200, range(1200), LEVELS, 0, Silent()).mean(0)
     torch.testing.assert_close(mean, exact, rtol=0.03, atol=0)
 
 

@@ -73,7 +73,7 @@ def test_a_model_that_draws_what_it_is_asked_for_scores_as_real_pictures_do_and_
     trainer, tmp_path, monkeypatch
 ):
     def perfect(trainer, conditions, report):
-        return np.stack([picture(colour, 1000 + i) for i, colour in enumerate(conditions)])
+        return np.stack([picture(asked["class"], 1000 + i) for i, asked in enumerate(conditions)])
 
     def all_alike(trainer, conditions, report):
         return np.stack([picture("red", 1000 + i) for i in range(len(conditions))])

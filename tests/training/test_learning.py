@@ -65,3 +65,50 @@ def test_a_toy_of_two_classes_is_learnt_and_drawn_by_class(
             right[name] += (red > blue + 10) if name == "red" else (blue > red + 10)
     print(right)
     assert min(right.values()) >= 7
+
+
+TINTS = {"bright": 60, "dark": -60}
+
+
+def test_class_and_caption_together_are_both_obeyed(settings: Callable, tmp_path: Path) -> None:
+    """The class gives the colour and the caption the brightness, in all four pairs."""
+    chance = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        for tint, shift in TINTS.items():
+            for i in range(12):
+                (tmp_path / "pictures" / name).mkdir(parents=True, exist_ok=True)
+                picture = np.full((8, 8, 3), colour) // 2 + 64 + shift + chance.integers(0, 6, (8, 8, 3))
+                Image.fromarray(picture.astype(np.uint8)).save(tmp_path / "pictures" / name / f"{tint}{i}.png")
+                (tmp_path / "pictures" / name / f"{tint}{i}.txt").write_text(tint)
+    config = settings(
+        tmp_path / "pictures",
+        "data.flip=false",
+        "conditions.class.kind=class",
+        "conditions.class.width=32",
+        "network.channels=16",
+        "network.dropout=0.0",
+        "optimizer.lr=0.02",
+        "optimizer.warmup=10",
+        "training.steps=80",
+        "training.batch=32",
+        "training.accumulate=1",
+        "training.validate_every=80",
+        "training.sample_every=1000",
+        "training.checkpoint_every=80",
+        "sampling.steps=10",
+        "sampling.prompts=[]",
+    )
+    model = train(config, tmp_path / "run")
+    assert list(model.conditioner.parts) == ["class", "text"]
+
+    asked = [{"class": name, "text": tint} for name in COLOURS for tint in TINTS]
+    found = {}
+    for i, condition in enumerate(asked):
+        pictures = np.stack([np.asarray(p, dtype=float) for p in model.generate(condition, n=4, seed=10 * i)])
+        found[condition["class"], condition["text"]] = pictures.mean((0, 1, 2))
+    print({pair: colour.round().tolist() for pair, colour in found.items()})
+    for tint in TINTS:
+        assert found["red", tint][0] > found["red", tint][2] + 30
+        assert found["blue", tint][2] > found["blue", tint][0] + 30
+    for name in COLOURS:
+        assert found[name, "bright"].mean() > found[name, "dark"].mean() + 50

@@ -82,11 +82,25 @@ def test_a_gate_that_cannot_be_passed_is_told_before_the_training(folder_recipe:
 
 
 @pytest.mark.parametrize(
-    ("captioned", "classes", "kind"),
-    [(True, 0, "text"), (True, 5, "text"), (False, 5, "class"), (False, 1, "none"), (False, 0, "none")],
+    ("captioned", "classes", "kinds"),
+    [
+        (True, 0, "text"),
+        (True, 1, "text"),
+        (True, 5, "text class"),
+        (False, 5, "class"),
+        (False, 1, ""),
+        (False, 0, ""),
+    ],
 )
-def test_the_condition_is_what_the_data_has(captioned: bool, classes: int, kind: str, folder_recipe: Config) -> None:
-    assert resolve_rest(folder_recipe, 100, captioned, classes).condition.kind == kind
+def test_the_conditions_are_what_the_data_has(captioned: bool, classes: int, kinds: str, folder_recipe: Config) -> None:
+    found = resolve_rest(folder_recipe, 100, captioned, classes).conditions
+    assert {name: condition.kind for name, condition in found.items()} == {kind: kind for kind in kinds.split()}
+
+
+def test_what_a_recipe_names_itself_is_not_found_again(folder_recipe: Config) -> None:
+    named = adjusted(folder_recipe, "conditions.words.kind=sentence")
+    found = resolve_rest(named, 100, True, 5).conditions
+    assert {name: condition.kind for name, condition in found.items()} == {"class": "class", "words": "sentence"}
 
 
 @pytest.mark.parametrize(
@@ -96,7 +110,7 @@ def test_the_condition_is_what_the_data_has(captioned: bool, classes: int, kind:
 def test_a_condition_that_the_data_lacks_is_refused(
     kind: str, captioned: bool, classes: int, told: str, folder_recipe: Config
 ) -> None:
-    with pytest.raises(UserError, match=f"condition.kind: {kind} is asked for, but no .*{told}"):
+    with pytest.raises(UserError, match=f"conditions.*: the kind {kind} is asked for, but no .*{told}"):
         resolve_rest(adjusted(folder_recipe, f"condition.kind={kind}"), 9, captioned, classes)
 
 
@@ -121,7 +135,8 @@ def test_the_folder_recipe_resolves_everything_against_a_folder(
     prepared = prepare_run(config, tmp_path / "run", quiet)
     assert prepared.config.automatic == ()
     found = prepared.config
-    assert (found.codec.sides, found.condition.kind, found.training.batch) == ((32, 32), "text", 32)
+    assert (found.codec.sides, found.training.batch) == ((32, 32), 32)
+    assert found.conditions.keys() == {"text", "class"}
     assert 1 <= found.training.steps < 5 / 0.005
     assert sorted(prepared.train_indices + prepared.validation_indices) == list(range(24))
 

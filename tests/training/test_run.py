@@ -102,7 +102,8 @@ def test_captions_longer_than_the_encoder_reads_are_counted_and_one_is_shown(
         (pictures / "red" / f"{i}.txt").write_text(f"red {i} " * 20)
     prepare_run(settings(pictures), tmp_path / "run", quiet)
     (told,) = [line for line in quiet.said if "longer" in line]
-    assert told.startswith("2 of 24 captions are longer than this model reads; condition.max_length sets how much; ")
+    assert told.startswith("2 of 24 captions are longer than this model reads; ")
+    assert "; conditions.text.max_length sets how much; " in told
     assert "it reads 'red 3 red 3 red 3 red'" in told
 
 
@@ -157,7 +158,7 @@ def test_the_log_is_cut_to_what_the_checkpoint_knows(tmp_path: Path) -> None:
         ("optimizer.lr=0.004", r"optimizer\.lr was 0\.003, now 0\.004"),
         ("network.channels=12", r"network\.channels was 8, now 12"),
         ("training.ema=[0.2]", r"training\.ema was \[0\.05, 0\.1\], now \[0\.2\]"),
-        ("condition.kind=class", r"condition\.kind was text, now class"),
+        ("condition.kind=class", r"conditions\.class\.kind was not there, now class"),
     ],
 )
 def test_other_settings_are_refused_by_name(

@@ -79,7 +79,7 @@ def test_vectors_of_classes_go_by_name(
     (other / "blue").rename(other / "aqua")  # so that red becomes another number
     changes = ("condition.kind=class", "sampling.prompts=[]", f"start.model={by_class}")
     prepared = prepare_run(settings(other, *changes), tmp_path / "run", quiet)
-    name = "conditioner.embedding.weight"
+    name = "conditioner.class.embedding.weight"
     old, new = Model.load(by_class / "model"), prepared.model
     assert (old.classes, new.classes) == (("blue", "red"), ("aqua", "red"))
     before, now = old.parameters()[name], new.parameters()[name]

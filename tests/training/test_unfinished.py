@@ -44,7 +44,7 @@ def test_the_averages_of_the_newest_whole_checkpoint_draw_and_nothing_is_touched
     assert said == [f"{begun} has not finished: this is its average at step 6 of 6"]
     whole = open_model(finished)
     assert model.classes == whole.classes
-    prompt = {"text": "red picture", "class": "red", "none": None}[model.config.condition.kind]
+    prompt = {"text": "red picture", "class": "red", None: None}[model.conditioner.bare]
     assert model.generate(prompt, seed=3)[0].tobytes() == whole.generate(prompt, seed=3)[0].tobytes()
     assert (model.record["steps"], model.record["unfinished"]) == (6, True)
     assert {path: path.stat().st_mtime_ns for path in begun.rglob("*")} == files

@@ -79,7 +79,7 @@ def of_grid(
     if metric not in module.METRICS:
         raise unknown("metric of a grid", metric, module.METRICS)
     opened = open_model(model)
-    if metric == "accuracy" and opened.config.condition.kind != "class":
+    if metric == "accuracy" and opened.conditioner.named("class") is None:
         raise UserError("metric: accuracy is of models with classes, which this is not", "choose --metric kid or fd")
     path = needed(data)
     folder(out)

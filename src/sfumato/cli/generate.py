@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,7 @@ def generate(
     times: str | None = None,
     guidance: float | None = None,
     negative: str | None = None,
+    condition: tuple[str, ...] = (),
     seed: int | None = None,
     size: str | None = None,
     backend: str = "torch",
@@ -56,6 +57,8 @@ def generate(
         How strictly to follow the prompt, 1 for not at all; the model's own by default.
     negative
         What to steer away from.
+    condition
+        A condition by name, "class=cat" or "mask=mask.png", for every prompt; may be given several times.
     seed
         Of the first picture of each prompt; the same seed and settings give the same picture. Random by default.
     size
@@ -72,6 +75,7 @@ def generate(
     from sfumato.codecs.grid import encoded, labelled_grid
     from sfumato.export.backend import use_backend
     from sfumato.generation.draw import draw, open_model
+    from sfumato.generation.recipe import asked_in_words
     from sfumato.request import Request, parse_size
 
     request = Request(
@@ -80,6 +84,7 @@ def generate(
         seed=secrets.randbelow(2**32) if seed is None else seed,
         negative=negative,
         size=parse_size(size),
+        conditions=of_conditions(condition),
         settings={"steps": steps, "solver": solver, "guidance": guidance, **of_times(times, steps)},
     )
     drawn, code = [], 0
@@ -88,7 +93,7 @@ def generate(
             opened = use_backend(open_model(model, terminal.say), backend, terminal.say)
             for picture in draw(opened, request, steps_told_to(terminal, opened, every=film), film):
                 drawn.append(picture)
-                path = write(out, f"{slug(picture.recipe['prompt'])}-{picture.recipe['seed']}.png", picture.png())
+                path = write(out, f"{slug(asked_in_words(picture.recipe))}-{picture.recipe['seed']}.png", picture.png())
                 terminal.say(str(path))
                 if film:
                     first, *rest = picture.film
@@ -100,14 +105,16 @@ def generate(
             code = 130
 
     if grid and drawn:
-        labels = [picture.recipe["prompt"] or "" for picture in drawn]
+        labels = [asked_in_words(picture.recipe) for picture in drawn]
         sheet = labelled_grid([picture.picture for picture in drawn], labels, n if n > 1 else min(len(drawn), 8))
         print(write(out, "grid.png", encoded(sheet)))
     print(f"{len(drawn)} picture{'' if len(drawn) == 1 else 's'} in {out.resolve()}")
     return code
 
 
-def rerun(picture: Path, /, *, model: str | None = None, out: Path | None = None) -> int:
+def rerun(
+    picture: Path, /, *, model: str | None = None, out: Path | None = None, condition: tuple[str, ...] = ()
+) -> int:
     """Draw a picture again from the recipe inside it, byte for byte.
 
     Parameters
@@ -118,6 +125,8 @@ def rerun(picture: Path, /, *, model: str | None = None, out: Path | None = None
         The model that drew it, where it is not one of the package.
     out
         The new file, which ends in .png, or a folder for it; by default beside the old one, with "-rerun" in its name.
+    condition
+        A picture that was given as a condition, "mask=mask.png", which the recipe knows by its SHA-256 alone.
     """
     from sfumato.durable import write_atomically
     from sfumato.export.backend import use_backend
@@ -129,7 +138,7 @@ def rerun(picture: Path, /, *, model: str | None = None, out: Path | None = None
         opened = use_backend(open_model(model or recipe["model"]["name"]), backend_of(recipe), terminal.say)
         for difference in differences(opened, recipe):
             terminal.say(f"drawn with {difference}: the bytes may differ")
-        again = redraw(opened, recipe, steps_told_to(terminal, opened))
+        again = redraw(opened, recipe, steps_told_to(terminal, opened), of_conditions(condition))
     data = again.png()
     if out is None:
         path = write(picture.parent, f"{picture.stem}-rerun{picture.suffix}", data)
@@ -187,6 +196,19 @@ def steps_told_to(terminal: Terminal, model: Model, every: bool = False) -> Call
         terminal.show(model.codec.pictures(step.x))
 
     return on_step
+
+
+def of_conditions(given: Sequence[str]) -> dict[str, str]:
+    """What the options --condition name=value stand for."""
+    found: dict[str, str] = {}
+    for text in given:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not (name and equals and value):
+            raise UserError(f"condition: {text!r} is not of the form name=value", "write e.g. --condition class=cat")
+        if name in found:
+            raise UserError(f"condition {name}: it is given twice, as {found[name]!r} and {value!r}", "give it once")
+        found[name] = value
+    return found
 
 
 def of_times(times: str | None, steps: int | None) -> dict[str, object]:

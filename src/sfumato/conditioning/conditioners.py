@@ -1,87 +1,100 @@
-"""The small interface of conditioning, and its two simplest members.
+"""The small interface of conditioning, its composite, and its simplest member.
 
-A conditioner is a module with ``forward(conditions) -> dict of tensors`` and three facts that the rest of the house
-reads: the widths ``vector_dim`` and ``context_dim`` that the network needs, and ``normalize(condition)``, which checks
-one condition from outside and returns its canonical form.
+A conditioner answers for one condition of a model, under one name. It says what training shows the network of a picture
+(``of``), checks what a person gives (``normalize``), and turns values into tensors (``forward``). ``Conditioners`` sums
+several up: to the network, and to all code around it, a model has one.
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from sfumato.errors import Told, UserError, nearest
+from sfumato.conditioning.values import Condition, Value
+from sfumato.data.dataset import Dataset
+from sfumato.errors import Told, UserError, nearest, unknown
 from sfumato.transfer import moved
 
-Condition = str | None
+Asked = Mapping[str, Any] | str | None  # what a person may give: a bare text stands for the model's text or class
 Progress = Callable[[int, int], None]
 
 MOST_NAMED = 20  # classes that an error message lists
 
 
 class Conditioner(nn.Module):
-    """Abstract. Turns conditions into tensors; ``None`` is the null condition."""
+    """Abstract. One condition; ``None`` is its null value, which classifier-free guidance steers away from.
+
+    Attributes:
+        vector_dim, context_dim: widths of what ``forward`` gives under "vector" and "context"; 0 for none.
+        planes: channels of what it gives under "planes".
+        takes: what a value is: "text", "class" or "picture".
+        dropout: the fraction of the training pictures from which the condition is withheld; 0: the null is not learnt.
+        classes: the names that a value may have, where these are few.
+    """
 
     vector_dim = 0
     context_dim = 0
+    planes = 0
+    takes = ""
+    dropout = 0.0
+    classes: tuple[str, ...] = ()
 
-    def forward(self, conditions: Sequence[Condition]) -> dict[str, Tensor]:
-        """Tensors of batch size ``len(conditions)`` on the device of the module's parameters."""
-        raise NotImplementedError(f"{type(self).__name__} must say how a condition becomes tensors")
-
-    def normalize(self, condition: Condition, field: str = "prompt") -> Condition:
-        """The canonical form of one condition, None where it is blank.
+    def of(self, data: Dataset, index: int, x_0: Tensor, u: float) -> Value | None:
+        """The value that training shows with one picture, None where the data has none.
 
         Args:
-            condition: as a person gave it.
+            data: prepared.
+            index: of the picture.
+            x_0: the picture (C, *sides), before augmentation; what happens to it then happens to the value, too.
+            u: in [0, 1), for all that chance decides.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must say what training shows of a picture")
+
+    def normalize(self, value: Any, field: str = "prompt") -> Value | None:
+        """The canonical form of a value from outside, None where it is blank.
+
+        Args:
+            value: as a person gave it.
             field: where it was given, for the message.
 
         Raises:
             UserError: it cannot be understood.
         """
-        return condition if condition and not condition.isspace() else None
+        if value is not None and not isinstance(value, str):
+            raise UserError(f"{field}: {value!r} is not a text", fix=f"give the {self.takes} in quotes")
+        return value if value and not value.isspace() else None
 
     def seen(self, texts: Sequence[str]) -> list[str]:
         """The beginning of each text that is read: all of it, but where it is longer than the encoder can read."""
         return list(texts)
 
-    def prepare(
-        self, conditions: Sequence[str], progress: Progress = lambda done, total: None, cache: Path | None = None
-    ) -> None:
-        """Takes all conditions that training will use, before it starts: a place to encode them once.
+    def forward(self, values: Sequence[Value | None], sides: Sequence[int] | None = None) -> dict[str, Tensor]:
+        """Some of ``vector`` (B, vector_dim); ``context`` (B, L, context_dim) with ``context_mask`` (B, L); ``planes``
+        (B, planes, *sides), on the device of the module's parameters.
 
         Args:
-            conditions: repetitions are welcome.
+            values: (B) canonical ones.
+            sides: of the x that planes are laid beside; the model's own by default.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must say how a condition becomes tensors")
+
+    def prepare(
+        self, texts: Sequence[str], progress: Progress = lambda done, total: None, cache: Path | None = None
+    ) -> None:
+        """Takes all texts that training will use, before it starts: a place to encode them once.
+
+        Args:
+            texts: repetitions are welcome.
             progress: told how many of how many are done.
             cache: a file that keeps the work for the next start.
         """
 
-
-def warn_of_cut(conditioner: Conditioner, field: str, texts: Sequence[Condition]) -> None:
-    """A warning for each text of which the encoder reads only the beginning; it shows what is read."""
-    whole = [text for text in texts if text]
-    for text, seen in zip(whole, conditioner.seen(whole), strict=True):
-        if seen != text:
-            warnings.warn(
-                f"{field}: this model reads {len(seen)} of {len(text)} characters, and draws {seen!r}", Told, 3
-            )
-
-
-class Unconditional(Conditioner):
-    """No condition at all: the network sees noise and time only."""
-
-    def forward(self, conditions: Sequence[Condition]) -> dict[str, Tensor]:
+    def files(self) -> dict[str, bytes]:
+        """What a saved model must hold for this conditioner beside weights, by file name."""
         return {}
-
-    def normalize(self, condition: Condition, field: str = "prompt") -> Condition:
-        if super().normalize(condition, field) is not None:
-            raise UserError(
-                f"{field}: {condition!r} was given, but this model was trained without captions or classes",
-                fix=f"leave the {field} out, or train on captioned pictures",
-            )
-        return None
 
 
 class ClassConditioner(Conditioner):
@@ -92,6 +105,8 @@ class ClassConditioner(Conditioner):
         width: the length of the vectors.
     """
 
+    takes = "class"
+
     def __init__(self, classes: Sequence[str], width: int) -> None:
         super().__init__()
         self.classes = tuple(classes)
@@ -101,9 +116,12 @@ class ClassConditioner(Conditioner):
         # A person may write a name in any case; a name as it is comes first.
         self.spellings = {name.casefold(): name for name in self.classes} | {name: name for name in self.classes}
 
-    def normalize(self, condition: Condition, field: str = "prompt") -> Condition:
+    def of(self, data: Dataset, index: int, x_0: Tensor, u: float) -> Value | None:
+        return None if data.labels is None else data.classes[data.labels[index]]
+
+    def normalize(self, value: Any, field: str = "prompt") -> Value | None:
         """Accepts a class name in any case. A number is a class only where a class has that name."""
-        written = super().normalize(condition, field)
+        written = cast(str | None, super().normalize(value, field))
         if written is None:
             return None
         for spelling in (written, written.strip(), written.strip().casefold()):
@@ -117,7 +135,152 @@ class ClassConditioner(Conditioner):
             fix=f"did you mean {near!r}?" + (" Classes go by name." if place < len(self.classes) else ""),
         )
 
-    def forward(self, conditions: Sequence[Condition]) -> dict[str, Tensor]:
+    def forward(self, values: Sequence[Value | None], sides: Sequence[int] | None = None) -> dict[str, Tensor]:
         null = len(self.classes)
-        indices = [null if c is None else self.index[c] for c in conditions]
+        indices = [null if value is None else self.index[cast(str, value)] for value in values]
         return {"vector": self.embedding(moved(torch.tensor(indices), self.embedding.weight.device))}
+
+
+class Conditioners(nn.Module):
+    """All conditions of a model, by name: vectors stand in one row, tokens too, planes lie on each other.
+
+    The order is that of the names, so that it does not depend on the order in which a recipe lists them.
+
+    Args:
+        parts: the conditioners by name; none for a model without conditions.
+
+    Raises:
+        ValueError: the tokens of two have different widths.
+    """
+
+    def __init__(self, parts: Mapping[str, Conditioner]) -> None:
+        super().__init__()
+        # Not `add_module`, which refuses names that modules use themselves, such as "half".
+        self._modules.update({name: parts[name] for name in sorted(parts)})
+        widths = {name: part.context_dim for name, part in self.parts.items() if part.context_dim}
+        if len(set(widths.values())) > 1:
+            told = ", ".join(f"{name} of {width} entries" for name, width in widths.items())
+            raise ValueError(f"the tokens of the conditions stand in one row, but differ in width: {told}")
+        self.vector_dim = sum(part.vector_dim for part in self.parts.values())
+        self.context_dim = max(widths.values(), default=0)
+        self.planes = sum(part.planes for part in self.parts.values())
+
+    @property
+    def parts(self) -> dict[str, Conditioner]:
+        """The conditioners by name, in order."""
+        return cast(dict[str, Conditioner], dict(self._modules))
+
+    def named(self, takes: str) -> str | None:
+        """The name of the first condition whose values are "text", "class" or "picture"; None without one."""
+        return next((name for name, part in self.parts.items() if part.takes == takes), None)
+
+    @property
+    def bare(self) -> str | None:
+        """The name of the condition that a bare text stands for: the text, else the class."""
+        return self.named("text") or self.named("class")
+
+    def describe(self) -> str:
+        """For people: "class (10 classes), text"."""
+        return ", ".join(
+            f"{name} ({len(part.classes)} classes)" if part.classes else name if name == part.takes
+            else f"{name} (a {part.takes})" for name, part in self.parts.items()
+        )  # fmt: skip
+
+    def normalize(self, asked: Asked, field: str = "prompt") -> Condition:
+        """The canonical form of what a person asks for: values by name, without those that are blank.
+
+        Args:
+            asked: values by name, or a bare text for the text or class of the model.
+            field: where it was given, for the message.
+
+        Raises:
+            UserError: a condition that the model does not have, or a value that it does not understand.
+        """
+        if not isinstance(asked, Mapping):
+            if asked is None or not asked.strip():
+                return {}
+            value = self._part_of_bare(asked, field).normalize(asked, field)
+            return {} if value is None else {cast(str, self.bare): value}
+        found = {name: self._part(name).normalize(value, f"condition {name}") for name, value in asked.items()}
+        in_order = ((name, found.get(name)) for name in self.parts)
+        return {name: value for name, value in in_order if value is not None}
+
+    def _part_of_bare(self, text: str, field: str) -> Conditioner:
+        if self.bare is not None:
+            return self.parts[self.bare]
+        has = f"; it has {self.describe()}" if self.parts else ""
+        raise UserError(
+            f"{field}: {text!r} was given, but this model was trained without captions or classes{has}",
+            fix=f"leave the {field} out, or train on captioned pictures",
+        )
+
+    def _part(self, name: str) -> Conditioner:
+        if name in self.parts:
+            return self.parts[name]
+        if not self.parts:
+            raise UserError(
+                f"condition {name}: this model was trained without conditions", fix=f"leave the condition {name} out"
+            )
+        near = unknown("condition", name, self.parts)
+        raise UserError(f"{near.message} This model has {self.describe()}", near.fix)
+
+    def of(self, data: Dataset, index: int, x_0: Tensor, u: Tensor) -> Condition:
+        """What training shows the network of one picture: each condition, unless it is dropped.
+
+        Args:
+            data, index, x_0: as for a conditioner.
+            u: (K, 2) in [0, 1), a row a condition: the first for its value, the second for dropping it.
+        """
+        found = {}
+        for (name, part), (choice, drop) in zip(self.parts.items(), u.tolist(), strict=True):
+            value = part.of(data, index, x_0, choice) if drop >= part.dropout else None
+            if value is not None:
+                found[name] = value
+        return found
+
+    def null(self, conditions: Sequence[Condition], negative: Condition) -> list[Condition]:
+        """What guidance steers away from for each of ``conditions``: the null values, and the negative in their place.
+
+        A condition that training never dropped has no null value that the network knows; it stays as it is.
+        """
+        kept = {name for name, part in self.parts.items() if not part.dropout}
+        return [{**{name: value for name, value in c.items() if name in kept}, **negative} for c in conditions]
+
+    def forward(self, conditions: Sequence[Condition], sides: Sequence[int] | None = None) -> dict[str, Tensor]:
+        """The tensors of all conditions together; fields and shapes as of a conditioner."""
+        fields: dict[str, list[Tensor]] = {}
+        for name, part in self.parts.items():
+            for field, tensor in part([condition.get(name) for condition in conditions], sides).items():
+                fields.setdefault(field, []).append(tensor)
+        # Entries, tokens and channels are all the second dimension.
+        return {field: parts[0] if len(parts) == 1 else torch.cat(parts, dim=1) for field, parts in fields.items()}
+
+    def text_of(self, condition: Condition) -> str | None:
+        """The value that a bare text would stand for."""
+        return cast(str | None, condition.get(self.bare or ""))
+
+    def seen(self, texts: Sequence[str]) -> list[str]:
+        """As for a conditioner: what all of them read."""
+        read = [part.seen(texts) for part in self.parts.values()]
+        return [min(beginnings, key=len) for beginnings in zip(texts, *read, strict=True)]
+
+    def prepare(
+        self, texts: Sequence[str], progress: Progress = lambda done, total: None, cache: Path | None = None
+    ) -> None:
+        """As for a conditioner, one after the other."""
+        for part in self.parts.values():
+            part.prepare(texts, progress, cache)
+
+    def files(self) -> dict[str, bytes]:
+        """As for a conditioner, of all."""
+        return {name: data for part in self.parts.values() for name, data in part.files().items()}
+
+
+def warn_of_cut(conditioner: Conditioner | Conditioners, field: str, texts: Sequence[str | None]) -> None:
+    """A warning for each text of which the encoder reads only the beginning; it shows what is read."""
+    whole = [text for text in texts if text]
+    for text, seen in zip(whole, conditioner.seen(whole), strict=True):
+        if seen != text:
+            warnings.warn(
+                f"{field}: this model reads {len(seen)} of {len(text)} characters, and draws {seen!r}", Told, 3
+            )

@@ -14,6 +14,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,8 +24,10 @@ from torch import Tensor, nn
 
 from sfumato.at_most import AtMost
 from sfumato.bounded import read_bytes, read_json, read_tensor_file
-from sfumato.conditioning.conditioners import Condition, Conditioner, Progress
+from sfumato.conditioning.conditioners import Conditioner, Progress
 from sfumato.conditioning.tokens import LARGEST, START, read_bert_tokenizer, tokenize
+from sfumato.conditioning.values import Value
+from sfumato.data.dataset import Dataset
 from sfumato.durable import write_atomically
 from sfumato.errors import ENCODER_PACKAGE, UserError, pip_install
 from sfumato.networks.text import TextTransformer, load_bert
@@ -48,7 +51,17 @@ def mean_over(tokens: Tensor, mask: Tensor) -> Tensor:
     return (tokens * weight).sum(1) / weight.sum(1)
 
 
-class TextConditioner(Conditioner):
+class CaptionConditioner(Conditioner):
+    """Abstract: a text, which training takes from the captions of a picture, any of them."""
+
+    takes = "text"
+
+    def of(self, data: Dataset, index: int, x_0: Tensor, u: float) -> Value | None:
+        captions = data.captions[index]
+        return captions[int(u * len(captions))] if captions else None
+
+
+class TextConditioner(CaptionConditioner):
     """A transformer trained with the model: token vectors to attend to, and their mean.
 
     The null condition is the empty text, which still holds the start token.
@@ -57,11 +70,20 @@ class TextConditioner(Conditioner):
         tokenizer: built by ``train_tokenizer``, or read back from a saved model.
         width, depth, heads: of the transformer.
         max_length: tokens per prompt; longer prompts are cut.
+        file: the name of the tokenizer's file in a saved model.
     """
 
-    def __init__(self, tokenizer: Tokenizer, width: int, depth: int, heads: int, max_length: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        width: int,
+        depth: int,
+        heads: int,
+        max_length: int,
+        file: str = "tokenizer.json",
+    ) -> None:
         super().__init__()
-        self.tokenizer, self.max_length = tokenizer, max_length
+        self.tokenizer, self.max_length, self.file = tokenizer, max_length, file
         self.vector_dim = self.context_dim = width
         self.transformer = TextTransformer(tokenizer.get_vocab_size(), width, depth, heads, max_length)
 
@@ -73,8 +95,11 @@ class TextConditioner(Conditioner):
                 seen[i] = texts[i][: encoding.offsets[self.max_length - 1][1] - len(start)]
         return seen
 
-    def forward(self, conditions: Sequence[Condition]) -> dict[str, Tensor]:
-        texts = [f"{START} {c or ''}" for c in conditions]
+    def files(self) -> dict[str, bytes]:
+        return {self.file: self.tokenizer.to_str().encode()}
+
+    def forward(self, values: Sequence[Value | None], sides: Sequence[int] | None = None) -> dict[str, Tensor]:
+        texts = [f"{START} {value or ''}" for value in values]
         device = next(self.parameters()).device
         ids, mask = (moved(v, device) for v in tokenize(self.tokenizer, texts, self.max_length))
         tokens = self.transformer(ids, mask)
@@ -98,15 +123,15 @@ def find_encoder(name: str) -> Path:
         package, folder = ENCODERS[name]
         spec = importlib.util.find_spec(package)
         if spec is None or not spec.submodule_search_locations:
-            raise UserError(f"condition.encoder: the frozen sentence encoder {name!r} is not installed", fix=install)
+            raise UserError(f"encoder: the frozen sentence encoder {name!r} is not installed", fix=install)
         return Path(spec.submodule_search_locations[0]) / folder
     own = Path(os.path.expanduser(name))
     missing = [file for file in ENCODER_FILES if not (own / file).is_file()]
     if missing:
         raise UserError(
-            f"condition.encoder: {name!r} is neither a known encoder ({', '.join(ENCODERS)}) nor a folder with "
+            f"encoder: {name!r} is neither a known encoder ({', '.join(ENCODERS)}) nor a folder with "
             f"{', '.join(ENCODER_FILES)} (missing: {', '.join(missing)})",
-            fix=f"set condition.encoder to minilm, after {install}",
+            fix=f"set conditions.text.encoder to minilm, after {install}",
         )
     return own
 
@@ -125,17 +150,17 @@ def load_encoder(name: str, width: int) -> tuple[Tokenizer, TextTransformer]:
             transformer = load_bert(folder)
     except Exception as error:  # tokenizers and safetensors share no narrower class
         raise UserError(
-            f"condition.encoder: {name!r} cannot be read ({error})",
+            f"encoder: {name!r} cannot be read ({error})",
             fix="install it again, or choose a BERT-type encoder",
         ) from error
     if transformer.tokens.embedding_dim != width:
         raise UserError(
-            f"condition.encoder: {name!r} gives vectors of {transformer.tokens.embedding_dim} entries, not {width}",
+            f"encoder: {name!r} gives vectors of {transformer.tokens.embedding_dim} entries, not {width}",
             fix="use an encoder of MiniLM-L6's width",
         )
     if tokenizer.get_vocab_size() > transformer.tokens.num_embeddings:
         raise UserError(
-            f"condition.encoder: {name!r} has {tokenizer.get_vocab_size():,} tokens and vectors for "
+            f"encoder: {name!r} has {tokenizer.get_vocab_size():,} tokens and vectors for "
             f"{transformer.tokens.num_embeddings:,}",
             fix="install it again: its files belong to different encoders",
         )
@@ -169,7 +194,7 @@ def read_vectors(cache: Path, made_of: str, shape: tuple[int, int]) -> Tensor | 
         return None
 
 
-class SentenceConditioner(Conditioner):
+class SentenceConditioner(CaptionConditioner):
     """A frozen sentence encoder, and a small trained perceptron that turns its vector to the network's use.
 
     The sentence vector is the unit-length mean of the token vectors, scaled to unit variance per entry; the null
@@ -218,10 +243,10 @@ class SentenceConditioner(Conditioner):
         return seen
 
     def prepare(
-        self, conditions: Sequence[str], progress: Progress = lambda done, total: None, cache: Path | None = None
+        self, texts: Sequence[str], progress: Progress = lambda done, total: None, cache: Path | None = None
     ) -> None:
         """Encodes the texts of a data set, those of one length together, or reads what ``cache`` kept of that."""
-        texts = sorted(set(conditions) - self._vectors.keys())
+        texts = sorted(set(texts) - self._vectors.keys())
         if cache is None or not texts:
             self._encode_all(texts, progress)
             return
@@ -246,10 +271,11 @@ class SentenceConditioner(Conditioner):
                 done += len(part)
                 progress(done, total)
 
-    def forward(self, conditions: Sequence[Condition]) -> dict[str, Tensor]:
-        for text in conditions:
+    def forward(self, values: Sequence[Value | None], sides: Sequence[int] | None = None) -> dict[str, Tensor]:
+        texts = cast(Sequence[str | None], values)
+        for text in texts:
             if text and text not in self._vectors:
                 self._vectors[text] = self._encode([text], self._length(text))[0]
         null = torch.zeros(self.sentence_dim)
-        rows = torch.stack([self._vectors[c] if c else null for c in conditions])
+        rows = torch.stack([self._vectors[text] if text else null for text in texts])
         return {"vector": self.project(moved(rows, next(self.parameters()).device))}

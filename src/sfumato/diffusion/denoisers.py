@@ -126,7 +126,7 @@ class Denoiser(nn.Module):
 
     Args:
         network: called as network(c_in x_t (B, C, ...), noise level (B,), **cond) -> (B, C, ...), or (B, 2C, ...) when
-            the variance is learned.
+            the variance is learned. Where ``cond`` has planes (B, P, ...), it sees (B, C + P, ...) and not ``planes``.
         process: the process that made x_t.
         parameterization: what the network predicts.
         sigma_data: standard deviation of the data, in units of x_0.
@@ -174,8 +174,13 @@ class Denoiser(nn.Module):
         dtype = x_t.dtype if x_t.is_floating_point() else torch.float32  # whole numbers would round what follows
         levels = torch.as_tensor(level, dtype=dtype, device=x_t.device).expand(len(x_t))
 
+        # planes, (B, P, ...), lie beside x: channel on channel
+        shown, planes = like(c_in, x_t) * x_t, cond.pop("planes", None)
+        if planes is not None:
+            shown = torch.cat([shown, planes.to(shown)], dim=1)
+
         # a network under autocast may answer in half precision, which is too coarse to combine with x_t
-        prediction = self.network(like(c_in, x_t) * x_t, levels, **cond).to(dtype)
+        prediction = self.network(shown, levels, **cond).to(dtype)
 
         variance = None
         if self.learned_variance:

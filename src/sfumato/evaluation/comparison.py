@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sfumato.conditioning.values import condition_of, words_of
 from sfumato.errors import UserError
 from sfumato.evaluation import run
 from sfumato.evaluation.compare import Compared, comparable, compare, holm, same_draws
@@ -57,7 +58,7 @@ class Side:
     report: Mapping[str, Any]
     values: Mapping[str, np.ndarray]
     pictures: np.ndarray | None
-    asked: Sequence[str | None]
+    asked: Sequence[str]
     link: str = ""
 
 
@@ -146,7 +147,8 @@ def read(folder: Path, name: str, link: str = "") -> Side:
         pictures, asked = None, []
         if (folder / SAMPLES / "samples.npy").is_file():
             pictures = np.load(folder / SAMPLES / "samples.npy", mmap_mode="r", allow_pickle=False)
-            asked = json.loads((folder / SAMPLES / "samples.json").read_text(encoding="utf-8"))["asked"]["conditions"]
+            kept = json.loads((folder / SAMPLES / "samples.json").read_text(encoding="utf-8"))["asked"]["conditions"]
+            asked = [words_of(condition_of(record)) for record in kept]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{folder}: no report of `sfumato evaluate` can be read there ({error})", fix="evaluate the model again"

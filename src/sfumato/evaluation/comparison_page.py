@@ -208,7 +208,7 @@ def sheet(sides: Sequence[Side]) -> Figure | None:
             without.append(side.name)
     n = min(SHOWN, *(len(pictures) for _, pictures in shown), len(first.asked))
     tiles = [[strip([pictures[i]], 96) for i in range(n)] for _, pictures in shown]
-    picture = labelled_rows(tiles, [name for name, _ in shown], [asked or "" for asked in first.asked[:n]])
+    picture = labelled_rows(tiles, [name for name, _ in shown], first.asked[:n])
     left_out = f" Without {escape(', '.join(without))}: other seeds or prompts, or no pictures." if without else ""
     caption = f"A row a model, a column a seed and a prompt.{left_out}"
     return Figure("pictures.png", png(picture), "Rows of drawn pictures, one a model.", caption, True)

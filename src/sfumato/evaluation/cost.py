@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from sfumato.conditioning.conditioners import Unconditional
 from sfumato.config import Sampling
 from sfumato.evaluation.settings import Likelihoods
 from sfumato.measures.nll import DRAWS
@@ -39,7 +38,7 @@ class Cost:
             for _ in model.drawn([condition] * PICTURES, range(PICTURES), short):
                 pass
         step = (time.perf_counter() - begin) / (PICTURES * STEPS)
-        guided = settings.guidance != 1 and not isinstance(model.conditioner, Unconditional)
+        guided = settings.guidance != 1 and bool(model.conditioner.parts)
         return cls(step * settings.steps, step / 2 if guided else step)
 
     def likelihood(self, how: Likelihoods, unseen: int) -> float:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sfumato import registry
-from sfumato.conditioning.conditioners import Condition
+from sfumato.conditioning.conditioners import Asked
 from sfumato.config import Sampling
 from sfumato.diffusion.grid_search import search
 from sfumato.diffusion.solvers import Step
@@ -35,9 +35,7 @@ class Searched:
     misses: dict[str, float]
 
 
-def search_grid(
-    model: Model, settings: Sampling, conditions: Sequence[Condition], seed: int, report: Report
-) -> Searched:
+def search_grid(model: Model, settings: Sampling, conditions: Sequence[Asked], seed: int, report: Report) -> Searched:
     """Search the times of ``settings.steps`` steps, and compare them with the named grids.
 
     Args:

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from sfumato import settings_yaml
-from sfumato.conditioning.conditioners import Unconditional
 from sfumato.config import Sampling
 from sfumato.errors import UserError, unknown
 from sfumato.evaluation.compare import holm
@@ -142,7 +141,7 @@ def settings_of(model: Model, axes: tuple[Axis, Axis]) -> list[tuple[dict[str, A
     Raises:
         UserError: a value that a setting cannot have, or one without effect on this model.
     """
-    if isinstance(model.conditioner, Unconditional):
+    if not model.conditioner.parts:
         for axis in axes:
             if axis.name.startswith("guidance"):
                 raise UserError(
@@ -236,7 +235,7 @@ def _cell(
     values = {"kid": Interval(1000 * value.mean, low, high), "fd": frechet(reference, features, seed).distance}
     right = None
     if isinstance(space, LearnedFeatures) and space.classes and held.asks_for_classes:
-        asked = torch.tensor([space.classes.index(str(condition)) for condition in held.conditions])
+        asked = torch.tensor([space.classes.index(condition[held.asks_for_classes]) for condition in held.conditions])
         right = space.classify(np.array(samples.pictures)).argmax(1) == asked
         values["accuracy"] = of_share(right.sum().item(), len(right))
     return Cell(place, changes, settings, samples, values, right, features)

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from html import escape
 from pathlib import Path
 
+from sfumato.conditioning.values import words_of
 from sfumato.durable import write_atomically
 from sfumato.evaluation.comparison_page import of_difference
 from sfumato.evaluation.grid import METRICS, Cell, Grid
@@ -135,7 +136,7 @@ def sheet(grid: Grid) -> Figure:
     strips = [strip(list(cell.samples.pictures[:n])) for cell in grid.cells]
     tiles = [strips[i * width : (i + 1) * width] for i in range(len(rows.values))]
     picture = labelled_rows(tiles, rows.labels() if rows.name else [""], columns.labels())
-    prompts = [escape(condition or "") for condition in grid.cells[0].samples.conditions[:n]]
+    prompts = [escape(words_of(condition)) for condition in grid.cells[0].samples.conditions[:n]]
     told = f" Asked for: {', '.join(prompts)}." if any(prompts) else ""
     caption = f"The first {n} pictures of every cell, from the same seeds.{told}"
     return Figure("pictures.png", png(picture), "A table of strips of drawn pictures, one a cell.", caption, True)

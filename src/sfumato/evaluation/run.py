@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sfumato.conditioning.values import record_of, words_of
 from sfumato.config import Sampling
 from sfumato.errors import UserError
 from sfumato.evaluation import trust
@@ -156,7 +157,9 @@ def _drawn(
     reference, control, asked = sets
     conditions = asked_of(model, data, asked)
     samples = draw_samples(model, conditions, settings, seed, out / "samples", report)
-    found.about["draws"] = hashlib.sha256(json.dumps([conditions, seed]).encode()).hexdigest()
+    found.about["draws"] = hashlib.sha256(
+        json.dumps([[record_of(condition) for condition in conditions], seed]).encode()
+    ).hexdigest()
     spaces = []
     if OF_FEATURES & set(how.metrics):
         spaces = spaces_for(data, learned_from(material, control), kept, report, how.inception)
@@ -204,7 +207,7 @@ def planned(
                 parts.append(("features of the data, at most; kept for the next time", seconds))
             learning = seconds_left(material.data, learned_from(material, sets[1]), feature_cache())
             parts.append(("learning features, once for these data", learning))
-    if "bias" in metrics and model.config.condition.kind in ("text", "sentence"):
+    if "bias" in metrics and model.conditioner.named("text"):
         prompts = trust.EACH * len(how.groups.templates or trust.TEMPLATES)
         parts.append((f"drawing {prompts} pictures of templates, for bias", prompts * cost.picture))
     if "membership" in metrics and material.trained_on:
@@ -224,9 +227,10 @@ def _quality(drawn: trust.Drawn) -> list[Part]:
         features = [drawn.features(space, x) for x in (drawn.real, data.rows[drawn.control], drawn.pictures)]
         parts.append(quality_part(space, *features, seed=drawn.seed, basis=told, report=drawn.report))
     own = drawn.spaces[0]
-    if isinstance(own, LearnedFeatures) and own.classes and drawn.model.config.condition.kind == "class":
+    name = drawn.model.conditioner.named("class")
+    if isinstance(own, LearnedFeatures) and own.classes and name is not None:
         assert data.labels is not None
-        asked = [own.classes.index(str(condition)) for condition in drawn.conditions]
+        asked = [own.classes.index(condition[name]) for condition in drawn.conditions]
         of_control = [data.labels[i] for i in drawn.control.tolist()]
         drawn_as, real_as = (own.classify(x).argmax(1) for x in (drawn.pictures, data.rows[drawn.control]))
         told = {"classifier": own.sha256[:12], **drawn.basis}
@@ -238,7 +242,7 @@ def sheet(samples: Samples, drawn: trust.Drawn) -> Figure:
     """Real pictures, and below each what the model draws when it is asked for the same."""
     count = min(SHOWN, len(samples.pictures))
     real, own = drawn.material.data.rows[drawn.asked[:count]], samples.pictures[:count]
-    labels = [condition or "" for condition in samples.conditions[:count]]
+    labels = [words_of(condition) for condition in samples.conditions[:count]]
     picture = labelled_rows([[strip([one]) for one in row] for row in (real, own)], ["real", "drawn"], labels)
     caption = "Above what the data show, below what the model draws when it is asked for the same."
     return Figure("samples.png", png(picture), "Real pictures above drawn ones.", caption, True)

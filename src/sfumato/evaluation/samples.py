@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sfumato.conditioning.conditioners import Condition
+from sfumato.conditioning.conditioners import Asked
+from sfumato.conditioning.values import Condition, record_of
 from sfumato.config import Sampling
 from sfumato.diffusion.solvers import Step
 from sfumato.drawing import demand_finite
@@ -45,23 +46,24 @@ class Samples:
 
 
 def draw_samples(
-    model: Model, conditions: Sequence[Condition], settings: Sampling, seed: int, folder: Path, report: Report
+    model: Model, asked_for: Sequence[Asked], settings: Sampling, seed: int, folder: Path, report: Report
 ) -> Samples:
     """Draw one picture a condition; picture i has the seed `seed` + i.
 
     Args:
         model: in evaluation mode.
-        conditions: (N), None where there is none.
+        asked_for: (N) conditions, None where there is none.
         settings: from `model.sampling`.
         seed: that of the first picture.
         folder: keeps them; what it holds of the same request is not drawn again.
         report: told how far it is.
     """
+    conditions = [model.conditioner.normalize(condition) for condition in asked_for]
     total = len(conditions)
     asked = {
         "weights_sha256": model.fingerprint,
         "sampling": of_picture(settings),
-        "conditions": list(conditions),
+        "conditions": [record_of(condition) for condition in conditions],
         "seed": seed,
         "threads": torch.get_num_threads(),
     }

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sfumato.conditioning.conditioners import Condition
+from sfumato.conditioning.values import Condition
 from sfumato.config import Sampling
 from sfumato.data.duplicates import find_duplicates, reduced
 from sfumato.errors import UserError
@@ -194,25 +194,26 @@ def alignment_parts(drawn: Drawn) -> list[Part]:
         UserError: no prompts, or too few.
     """
     data = drawn.material.data
-    if drawn.model.config.condition.kind not in ("text", "sentence"):
+    name = drawn.model.conditioner.named("text")
+    if name is None:
+        told = drawn.model.conditioner.describe() or "none"
         raise UserError(
-            f"alignment: the model has no prompts (condition.kind = {drawn.model.config.condition.kind})",
-            fix="leave the metric alignment out",
+            f"alignment: the model has no prompts (its conditions: {told})", fix="leave the metric alignment out"
         )
-    prompts = [str(condition) for condition in drawn.conditions]
+    prompts = [str(condition.get(name)) for condition in drawn.conditions]
     hidden = apart(prompts, HELD_OUT)
     asked = {prompt for prompt, is_hidden in zip(prompts, hidden.tolist(), strict=True) if is_hidden}
     if len(asked) < LEAST:
         raise UserError(
             f"alignment: {len(asked)} prompts are too few to tell apart, which needs {LEAST}", fix="raise --n"
         )
-    texts = [str(text) for text in asked_of(drawn.model, data, np.arange(len(data)))]
+    texts = [str(condition.get(name)) for condition in asked_of(drawn.model, data, np.arange(len(data)))]
     kept_apart = apart(texts, HELD_OUT)
     known = chosen(np.flatnonzero(~kept_apart.numpy()), MOST, drawn.seed)
     if len(known) < LEAST:
         raise UserError(f"alignment: {len(known)} pictures are too few to train a probe on", fix="give more pictures")
 
-    space, encoder = drawn.last_space, getattr(drawn.model.config.condition, "encoder", "minilm")
+    space, encoder = drawn.last_space, getattr(drawn.model.config.conditions[name], "encoder", "minilm")
     features = drawn.features(space, data.rows[known])
     probe = alignment.train(features, [texts[i] for i in known], space.sha256, encoder, drawn.seed, drawn.report)
     places = torch.nonzero(hidden)[:, 0].numpy()
@@ -245,7 +246,7 @@ def bias_parts(
     own = drawn.spaces[0]
     if isinstance(own, LearnedFeatures) and own.classes:
         parts.append(_labels(drawn, own, threshold))
-    if drawn.model.config.condition.kind not in ("text", "sentence"):
+    if drawn.model.conditioner.named("text") is None:
         return parts, left_out if parts else [
             "bias: the data have neither labels nor prompts to read an attribute from"
         ]

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sfumato.conditioning.conditioners import Condition
+from sfumato.conditioning.values import Condition
 from sfumato.data.dataset import Dataset
 from sfumato.evaluation.pictures import material_for
 from sfumato.evaluation.run import learned_from, sets_of
@@ -45,7 +45,7 @@ class Yardstick:
         data: fitted to the model.
         reference: (N,) indices of the real pictures.
         conditions: (N,) what is asked for: what other pictures show.
-        asks_for_classes: whether these are classes.
+        asks_for_classes: the name of the condition that holds a class, None without one.
         spaces: the first is learned on the data.
         kept: the folder that keeps features.
     """
@@ -53,7 +53,7 @@ class Yardstick:
     data: Dataset
     reference: np.ndarray
     conditions: Sequence[Condition]
-    asks_for_classes: bool
+    asks_for_classes: str | None
     spaces: Sequence[FeatureSpace]
     kept: Path
 
@@ -89,7 +89,7 @@ def yardstick(
     kept = feature_cache()
     spaces = spaces_for(material.data, learned_from(material, control), kept, report) if features else []
     conditions = asked_of(model, material.data, asked)
-    return Yardstick(material.data, reference, conditions, model.config.condition.kind == "class", spaces, kept)
+    return Yardstick(material.data, reference, conditions, model.conditioner.named("class"), spaces, kept)
 
 
 def feature_differences(

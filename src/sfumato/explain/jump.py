@@ -13,7 +13,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sfumato.conditioning.conditioners import Condition
 from sfumato.config import Sampling
 from sfumato.diffusion.processes import Gaussian
 from sfumato.diffusion.schedules import cosine
@@ -100,7 +99,7 @@ def between(x: Tensor) -> float:
 
 
 def on_pictures(
-    model: Model, prompt: Condition, seeds: Sequence[int], settings: Sampling, report: Report
+    model: Model, prompt: str | None, seeds: Sequence[int], settings: Sampling, report: Report
 ) -> list[str | Figure]:
     """The experiment with a model, by DDIM and without guidance, which makes of the posterior mean something else."""
     counts = sorted({n for n in COUNTS if n < settings.steps} | {settings.steps})

@@ -11,7 +11,6 @@ from sfumato import kinds
 from sfumato.bounded import read_bytes
 from sfumato.codecs.codec import Codec
 from sfumato.codecs.pixels import Pixels
-from sfumato.conditioning.conditioners import Condition
 from sfumato.data.readers import FILE_BYTES, Reader, Unusable
 from sfumato.data.readers.pictures import Pictures
 from sfumato.diffusion.processes import Gaussian
@@ -36,7 +35,7 @@ def explain(
     out: str | Path,
     model: Model | None = None,
     picture: str | Path | None = None,
-    prompt: Condition = None,
+    prompt: str | None = None,
     steps: int | None = None,
     seed: int = 0,
     report: Report | None = None,

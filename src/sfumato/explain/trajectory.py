@@ -5,7 +5,6 @@ from html import escape
 
 import torch
 
-from sfumato.conditioning.conditioners import Condition
 from sfumato.config import Sampling
 from sfumato.diffusion.denoisers import Denoiser, to_x
 from sfumato.diffusion.guidance import Guided
@@ -19,7 +18,7 @@ PICTURES = 10  # a row
 
 
 def walk(
-    model: Model, prompt: Condition, seeds: Sequence[int], settings: Sampling, task: str, report: Report
+    model: Model, prompt: str | None, seeds: Sequence[int], settings: Sampling, task: str, report: Report
 ) -> Iterator[Step]:
     """The steps of one batch of a model, told to the report."""
     for step in model.steps([prompt] * len(seeds), seeds, settings):
@@ -27,7 +26,7 @@ def walk(
         yield step
 
 
-def section(model: Model, prompt: Condition, seed: int, settings: Sampling, steps: Sequence[Step]) -> Section:
+def section(model: Model, prompt: str | None, seed: int, settings: Sampling, steps: Sequence[Step]) -> Section:
     """The first picture of the batch that was drawn with `settings` in `steps`."""
     schedule, codec = model.denoiser.process.schedule, model.codec
     states = [shown(codec, step.x[0], schedule, step.t) for step in steps]

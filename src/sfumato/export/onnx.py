@@ -80,8 +80,11 @@ def facts_of(model: Model) -> dict[str, str]:
 @torch.no_grad()
 def inputs_of(model: Model, size: Size = None) -> dict[str, Tensor]:
     """Inputs of the network, by name, as sampling without a prompt gives them."""
-    x = torch.zeros(model.lanes, *model.codec.sized(size))
-    return {"x": x, "time": torch.zeros(model.lanes), **model.conditioner([None] * model.lanes)}
+    channels, *sides = model.codec.sized(size)
+    condition = model.conditioner([{}] * model.lanes, sides)
+    condition.pop("planes", None)  # they are a part of the network's x
+    x = torch.zeros(model.lanes, channels + model.conditioner.planes, *sides)
+    return {"x": x, "time": torch.zeros(model.lanes), **condition}
 
 
 def graph(

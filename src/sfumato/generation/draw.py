@@ -1,7 +1,7 @@
 """From a request to finished pictures, one batch at a time, each with its recipe."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
@@ -16,7 +16,7 @@ from sfumato import saved
 from sfumato.diffusion.solvers import Step
 from sfumato.drawing import OnStep, unseen
 from sfumato.errors import UserError
-from sfumato.generation.recipe import backend_of, of_picture, to_png
+from sfumato.generation.recipe import asked_in, backend_of, of_condition, of_picture, to_png
 from sfumato.machine import demand_threads
 from sfumato.model import Model
 from sfumato.networks import kernels, native
@@ -71,7 +71,7 @@ def draw(
         on_step: told of every step.
         film: keep every state of every picture.
     """
-    settings, jobs = model.check(request), request.jobs()
+    settings, jobs = model.check(request), model.jobs(request)
     same = {
         "sfumato": sfumato.__version__,
         "torch": torch.__version__,
@@ -95,22 +95,25 @@ def draw(
 
     for places, x in model.drawn(conditions, seeds, settings, request.negative, request.size, watch):
         for i, (place, picture) in enumerate(zip(places, model.pictures(x), strict=True)):
-            recipe = {**same, "prompt": conditions[place], "seed": seeds[place]}
+            recipe = {**same, **of_condition(model, conditions[place]), "seed": seeds[place]}
             yield Drawn(picture, recipe, tuple(frame[i] for frame in frames))
         frames.clear()
 
 
-def redraw(model: Model, recipe: dict[str, Any], on_step: OnStep = unseen) -> Drawn:
+def redraw(
+    model: Model, recipe: dict[str, Any], on_step: OnStep = unseen, pictures: Mapping[str, Any] | None = None
+) -> Drawn:
     """Draws a picture again from its recipe.
 
     Args:
         model: the one that drew it.
         recipe: from ``read_recipe``.
         on_step: told of every step.
+        pictures: those that were given as conditions, by name: the recipe holds only their SHA-256.
 
     Raises:
-        UserError: the model is not the one that drew it, or its network or its convolutions are evaluated by something
-            that is not here.
+        UserError: a picture is missing or another; the model is not the one that drew it, or its network or its
+            convolutions are evaluated by something that is not here.
     """
     expected, found = recipe["model"]["weights_sha256"], model.fingerprint
     if expected != found:
@@ -126,7 +129,7 @@ def redraw(model: Model, recipe: dict[str, Any], on_step: OnStep = unseen) -> Dr
             fix=f'call use_backend(model, "{backend_of(recipe)}")',
         )
     request = Request(
-        prompts=(recipe["prompt"],),
+        prompts=(asked_in(model, recipe, pictures or {}),),
         seed=recipe["seed"],
         negative=recipe["negative"],
         size=tuple(recipe["size"]) if isinstance(recipe["size"], list) else recipe["size"],

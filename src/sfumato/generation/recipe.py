@@ -7,6 +7,7 @@ bounded and checked as strictly as a recipe for training.
 
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,9 +15,12 @@ from PIL import Image, PngImagePlugin
 from pydantic import ConfigDict, Field
 
 from sfumato.bounded import size_of
-from sfumato.config import LARGEST_SEED, LARGEST_SIZE, Sampling, Settings, validate
+from sfumato.conditioning.conditioners import Asked
+from sfumato.conditioning.values import Condition, Planes, condition_of, record_of, words_of
+from sfumato.config import LARGEST_SEED, LARGEST_SIZE, ConditionName, Sampling, Settings, validate
 from sfumato.errors import UserError, of_system
 from sfumato.generation.png import Damaged, NotPNG, text_of
+from sfumato.model import Model
 from sfumato.request import LARGEST_PROMPT, SMALLEST_SIZE
 
 SOLVER_NAMES = {
@@ -49,6 +53,14 @@ class Backend(Settings):
     version: str = Field(max_length=64)
 
 
+class GivenPicture(Settings):
+    """A picture that was given as a condition; the recipe does not hold it."""
+
+    model_config = ConfigDict(extra="ignore")
+    file: str = Field(max_length=1024, description="the name of its file, empty where it was none")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="a SHA-256 in hexadecimal digits")
+
+
 class Recipe(Settings):
     """What is read from a picture. What a later version adds is left out; what it changes is refused."""
 
@@ -61,6 +73,9 @@ class Recipe(Settings):
     model: Drawer
     backend: Backend | None = None
     prompt: str | None = Field(max_length=LARGEST_PROMPT)
+    conditions: dict[ConditionName, Annotated[str, Field(max_length=LARGEST_PROMPT)] | GivenPicture] = Field(
+        default={}, max_length=16, description="beside the prompt, by name"
+    )
     negative: str | None = Field(max_length=LARGEST_PROMPT)
     seed: int = Field(ge=0, le=LARGEST_SEED)
     size: Side | Annotated[list[Side], Field(min_length=1, max_length=3)]
@@ -73,6 +88,53 @@ def of_picture(settings: Sampling) -> dict[str, Any]:
     usual = {"times": (), "reuse": 1, "clip": "auto"}
     without = {"prompts", "ema"} | {name for name, value in usual.items() if getattr(settings, name) == value}
     return settings.model_dump(mode="json", exclude=without)
+
+
+def of_condition(model: Model, condition: Condition) -> dict[str, Any]:
+    """What a recipe says of a condition: the prompt, and other conditions by name where there are any."""
+    others = record_of(condition)
+    prompt = others.pop(model.conditioner.bare or "", None)
+    return {"prompt": prompt, **({"conditions": others} if others else {})}
+
+
+def asked_in(model: Model, recipe: dict[str, Any], pictures: Mapping[str, Any]) -> Asked:
+    """What ``model`` was asked for, from a recipe that ``of_condition`` wrote.
+
+    Args:
+        model: that drew the picture.
+        recipe: from ``read_recipe``.
+        pictures: those that the recipe names, by the names of their conditions.
+
+    Raises:
+        UserError: a picture is missing, is not the one that was given then, or was not given then.
+    """
+    others, prompt = dict(recipe.get("conditions", {})), recipe["prompt"]
+    given = model.conditioner.normalize(pictures)
+    for name, record in others.items():
+        if isinstance(record, str):
+            continue
+        if name not in given:
+            raise UserError(
+                f"condition {name}: the picture was drawn with {record['file'] or 'a picture'!r}, which its recipe "
+                "does not hold",
+                fix=f"give it again: --condition {name}={record['file'] or 'FILE'}",
+            )
+        value = given[name]
+        if not isinstance(value, Planes) or value.sha256 != record["sha256"]:
+            raise UserError(
+                f"condition {name}: the picture was drawn with {record['file']!r} of SHA-256 "
+                f"{record['sha256'][:10]}, and {str(value)!r} is another",
+                fix="give the file as it was then",
+            )
+        others[name] = value
+    for name in given.keys() - others.keys():
+        raise UserError(f"condition {name}: the picture was drawn without it", fix=f"leave the condition {name} out")
+    return {**others, **({} if prompt is None else {model.conditioner.bare or "text": prompt})} if others else prompt
+
+
+def asked_in_words(recipe: dict[str, Any]) -> str:
+    """For people: the prompt, else the other conditions; empty without any."""
+    return recipe["prompt"] or words_of(condition_of(recipe.get("conditions", {})))
 
 
 def parameters(recipe: dict[str, Any]) -> str:
@@ -139,7 +201,8 @@ def read_recipe(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: its recipe is not readable ({error})", fix="give the original file") from error
     checked = validate(recipe, f"{path}: its recipe", Recipe)
-    without = {"sampling"} if checked.backend else {"sampling", "backend"}
+    usual = {"backend": None, "conditions": {}}
+    without = {"sampling"} | {name for name, value in usual.items() if getattr(checked, name) == value}
     return {**checked.model_dump(mode="json", exclude=without), "sampling": of_picture(checked.sampling)}
 
 

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sfumato.conditioning.conditioners import Condition
+from sfumato.conditioning.values import Condition
 from sfumato.errors import UserError
 from sfumato.keyed import generator
 from sfumato.material import Material, asked_of, chosen

@@ -58,12 +58,13 @@ class Block(nn.Module):
 
 
 class DiT(nn.Module):
-    """The diffusion transformer: network(x, time, vector, context, context_mask) -> (B, in_channels, *sides).
+    """The diffusion transformer: network(x, time, vector, context, context_mask) -> (B, out_channels, *sides).
 
     A new network returns zeros.
 
     Args:
         in_channels: channels of x.
+        out_channels: channels of the result; None for those of x.
         size: the sides of x, or the one side of square pictures; they are filled up to multiples of `patch`.
         patch: the side of a patch.
         width: of the tokens, a multiple of 4 and of `heads`, and at least 4 for each side.
@@ -80,6 +81,7 @@ class DiT(nn.Module):
     def __init__(
         self,
         in_channels: int = 3,
+        out_channels: int | None = None,
         size: int | Sequence[int] = 32,
         patch: int = 4,
         width: int = 384,
@@ -111,7 +113,8 @@ class DiT(nn.Module):
         self.register_buffer("positions", grid_positions(self.grid, width), persistent=False)
         self.blocks = nn.ModuleList(Block(width, heads, context_dim) for _ in range(depth))
         self.modulation = zeroed(nn.Linear(width, 2 * width))
-        self.head = zeroed(nn.Linear(width, in_channels * (2 if learned_variance else 1) * patch ** len(sides)))
+        outputs = (out_channels or in_channels) * (2 if learned_variance else 1)
+        self.head = zeroed(nn.Linear(width, outputs * patch ** len(sides)))
 
         self.apply(initialise)
 
@@ -133,7 +136,7 @@ class DiT(nn.Module):
             context_mask: (B, L), True where a token of the context may be read; None for everywhere.
 
         Returns:
-            (B, in_channels, *sides), twice the channels with learned_variance.
+            (B, out_channels, *sides), twice the channels with learned_variance.
 
         Raises:
             ValueError: if x has another size, or a condition is given that the network was not built for.

@@ -78,7 +78,7 @@ def model_card(config: Config, data: Dataset, record: dict) -> str:
         "Shape": kinds.kind_of(config.codec).codec(config.codec).describe(),
         "Network": f"{config.network.kind}, {record['parameters'] / 1e6:.1f} M parameters",
         "Process": f"{config.diffusion.schedule} schedule, {config.diffusion.parameterization} prediction",
-        "Condition": config.condition.kind,
+        "Conditions": config.conditions_in_words,
         "Steps": f"{record['steps']:,} of {config.training.batch * config.training.accumulate} pictures",
         **best,
         "Time": f"{record['hours']:.2f} hours of training steps, {record['waiting_for_data']:.1%} of it waiting for "

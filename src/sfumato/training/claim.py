@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 from sfumato import saved
-from sfumato.conditioning.text import TextConditioner
 from sfumato.config import WITHOUT_INFLUENCE, Config, adjusted, load_recipe
 from sfumato.data.dataset import INDEX, Dataset
 from sfumato.durable import write_atomically
@@ -81,10 +80,10 @@ def adopted(config: Config, kept: Config) -> Config:
     overrides = []
     for name in config.automatic:
         *groups, last = name.split(".")
-        value: Any = kept
+        value: Any = kept.model_dump(mode="json")
         for group in groups:
-            value = getattr(value, group)
-        given = value.model_dump(mode="json") if last == "kind" else {last: getattr(value, last)}
+            value = value[group]
+        given = value if last == "kind" else {last: value[last]}
         overrides += [
             f"{'.'.join([*groups, key])}={json.dumps(entry, ensure_ascii=False)}" for key, entry in given.items()
         ]
@@ -179,8 +178,8 @@ def claim(out: Path, config: Config, data: Dataset, model: Model) -> None:
             "classes": list(data.classes),
             "description": data.describe(),
         }
-        if isinstance(model.conditioner, TextConditioner):
-            write_atomically(out / saved.TOKENIZER, model.conditioner.tokenizer.to_str())
+        for name, content in model.conditioner.files().items():
+            write_atomically(out / name, content)
         write_atomically(out / FACTS, facts)
         write_atomically(out / MACHINE, environment())
     write_atomically(kept, config.to_yaml())

@@ -47,7 +47,7 @@ class Estimate:
         rows = {
             "parameters": f"{self.parameters:,}",
             "shape": f"{kinds.kind_of(self.config.codec).codec(self.config.codec).describe()}, "
-            f"condition: {self.config.condition.kind}",
+            f"conditions: {self.config.conditions_in_words}",
             "steps": f"{training.steps:,} of {training.batch * training.accumulate} pictures "
             f"({seen / max(1, self.scan.pictures):,.0f} epochs)",
             "speed": f"{self.pictures_per_second:,.0f} pictures/s, measured over {MEASURED} steps",

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sfumato.conditioning.conditioners import Condition
+from sfumato.conditioning.values import Condition
 from sfumato.features.learned import learned
 from sfumato.features.spaces import LearnedFeatures, features_of
 from sfumato.material import asked_of, chosen

@@ -16,14 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from sfumato import registry
-from sfumato.conditioning.conditioners import Condition
+from sfumato.conditioning.values import Condition, augmented
 from sfumato.config import Config
 from sfumato.data.dataset import Dataset
 from sfumato.diffusion.denoisers import Denoiser
 from sfumato.diffusion.laws import Law
 from sfumato.errors import UserError
 from sfumato.keyed import Draw, Order, draw, seed_process
-from sfumato.material import conditions_of
 from sfumato.model import Model
 from sfumato.networks.recompute import checkpoint_activations
 from sfumato.training.ahead import Ahead
@@ -86,14 +85,17 @@ def assemble(config: Config, model: Model, data: Dataset, indices: Sequence[int]
     """
     x_0 = model.codec.encode(data.rows[list(indices)])
     noise = torch.stack([d.noise for d in draws])
-    u, flip, choice, drop = torch.stack([d.uniforms for d in draws]).unbind(1)
+    u, flip, *_ = torch.stack([d.uniforms for d in draws]).unbind(1)
+    conditions = [
+        model.conditioner.of(data, index, x, d.conditions) for index, x, d in zip(indices, x_0, draws, strict=True)
+    ]
     if config.data.flip:
+        # What happens to x_0 happens to the pictures among its conditions.
         x_0 = model.codec.augment(x_0, flip)
-    conditions: list[Condition] = []
-    for i, index in enumerate(indices):
-        texts = conditions_of(data, index, config.condition.kind)
-        dropped = not texts or drop[i] < getattr(config.condition, "dropout", 0)
-        conditions.append(None if dropped else texts[int(choice[i] * len(texts))])
+        conditions = [
+            augmented(c, lambda x, u=u: model.codec.augment(x[None], u[None])[0])
+            for c, u in zip(conditions, flip, strict=True)
+        ]
     x_0, noise = (x.contiguous(memory_format=memory_format(x.dim())) for x in (x_0, noise))
     x_0, noise, u = (pinned(x, model.device) for x in (x_0, noise, u.float()))
     return Batch(x_0, noise, u, conditions, list(indices))
@@ -201,7 +203,8 @@ class Trainer:
         """Micro-batch ``number`` of the run: samples number * batch to (number + 1) * batch."""
         size, seed = self.config.training.batch, self.config.training.seed
         samples = range(number * size, (number + 1) * size)
-        draws = [draw(self.model.codec.shape, seed, "train", n) for n in samples]
+        count = len(self.model.conditioner.parts)
+        draws = [draw(self.model.codec.shape, seed, "train", n, conditions=count) for n in samples]
         return assemble(self.config, self.model, self.data, [self.order[n] for n in samples], draws)
 
     def autocast(self) -> contextlib.AbstractContextManager:
@@ -231,13 +234,15 @@ class Trainer:
         config = self.config
         indices = list(self.validation_indices)[:VALIDATION_PICTURES]
         shape = self.model.codec.shape
-        total, seed = 0.0, config.training.seed
+        total, seed, count = 0.0, config.training.seed, len(self.model.conditioner.parts)
         self.model.eval()
         with self.ema.swapped(config.sampling.ema):
             for repeat in range(VALIDATION_DRAWS):
                 for start in range(0, len(indices), config.training.batch):
                     chosen = indices[start : start + config.training.batch]
-                    draws = [draw(shape, seed, "validation", repeat, start + i) for i in range(len(chosen))]
+                    draws = [
+                        draw(shape, seed, "validation", repeat, start + i, conditions=count) for i in range(len(chosen))
+                    ]
                     batch = assemble(config, self.model, self.data, chosen, draws).to(self.model.device)
                     # Stratified over the draws of a picture: one time in each quarter of the law.
                     batch.u = (batch.u + repeat) / VALIDATION_DRAWS

@@ -6,7 +6,7 @@ The rules are few and written down, so that a person can predict and override ea
 * ``codec``: what the files are. Pictures have one channel where all are grey, more than 8 bits where half of them have
   (``kinds``); their side is at most the largest of 32, 64 and 128 that the median one fills (``budget`` has the rest).
 * ``data.validation``: 2 %, or what holds out enough pictures for the release gate, at most an eighth.
-* ``condition.kind``: captions -> text, classes -> class, else none.
+* a condition of the kind ``auto``: captions -> text, classes -> class; both where the data has both.
 * ``network.channels``, ``training.batch``, ``training.steps`` and the intervals: what fits the time (``budget``).
 
 With ``start.model``, side, channels, network and text condition are those of that model.
@@ -14,11 +14,12 @@ With ``start.model``, side, channels, network and text condition are those of th
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from sfumato import kinds
-from sfumato.config import Config, SentenceCondition, Settings, TextCondition, adjusted, validate
+from sfumato.config import ConditionSettings, Config, adjusted, validate
 from sfumato.data import catalogue
 from sfumato.errors import UserError
 from sfumato.measures import membership, memorization
@@ -67,34 +68,37 @@ def like(config: Config, model: Config) -> Config:
 
 
 def resolve_rest(
-    config: Config, pictures: int, captioned: bool, classes: int, preferred: Settings | None = None
+    config: Config,
+    pictures: int,
+    captioned: bool,
+    classes: int,
+    preferred: Mapping[str, ConditionSettings] | None = None,
 ) -> Config:
-    """Condition and held-out pictures, from what the data turned out to be.
+    """Conditions and held-out pictures, from what the data turned out to be.
 
     Args:
         config: settings, perhaps with "auto" left.
         pictures: how many there are.
         captioned: whether any has a caption.
         classes: their number, 0 unless every picture has one.
-        preferred: the condition of the model that the run begins with.
+        preferred: the conditions of the model that the run begins with.
 
     Raises:
         UserError: the settings ask for a condition that the data does not have.
     """
-    wanted = config.condition.kind
-    if (wanted == "class" and not classes) or (wanted in ("text", "sentence") and not captioned):
-        lacking = "class folders were found" if wanted == "class" else "picture has a caption"
-        raise UserError(
-            f"condition.kind: {wanted} is asked for, but no {lacking} in {config.data.path}",
-            fix="use --set condition.kind=auto, which takes what the data has",
-        )
+    lacking = {} if captioned else {"captions": "picture has a caption"}
+    lacking |= {} if classes else {"classes": "class folders were found"}
+    for name, condition in config.conditions.items():
+        if condition.needs in lacking:
+            raise UserError(
+                f"conditions.{name}: the kind {condition.kind} is asked for, but no {lacking[condition.needs]} in "
+                f"{config.data.path}",
+                fix="use --set condition.kind=auto, which takes what the data has",
+            )
     refuse_narrow(config)
     overrides = {}
-    if wanted == "auto":
-        overrides["condition.kind"] = "text" if captioned else "class" if classes > 1 else "none"
-        if captioned and isinstance(preferred, TextCondition | SentenceCondition):
-            entries = preferred.model_dump(mode="json")
-            overrides |= {f"condition.{name}": value for name, value in entries.items()}
+    if "conditions" in config.automatic:
+        overrides["conditions"] = found_in_data(config.conditions, captioned, classes, preferred or {})
     if config.data.validation is None:
         share = min(MOST_HELD_OUT, max(LEAST_HELD_OUT, HELD_OUT / max(1, pictures)))
         overrides["data.validation"] = round(share, 4)
@@ -136,3 +140,19 @@ def gate(config: Config, held_out: int) -> str:
         f"`sfumato release` will refuse this model: its gate measures {told} on held-out pictures, and {held_out} are "
         "held out. Add pictures, raise data.validation, or train from a recipe whose group `release` is without them"
     )
+
+
+def found_in_data(
+    conditions: Mapping[str, ConditionSettings],
+    captioned: bool,
+    classes: int,
+    preferred: Mapping[str, ConditionSettings],
+) -> dict[str, Any]:
+    """``conditions`` as plain settings, with those of the data in the place of the kind ``auto``; arguments as for
+    ``resolve_rest``. What a recipe names itself is not added again."""
+    own = {name: c.model_dump(mode="json") for name, c in conditions.items() if c.kind != "auto"}
+    needs = {c.needs for c in conditions.values()}
+    like = {name: c.model_dump(mode="json") for name, c in preferred.items() if c.needs == "captions"}
+    text = (like or {"text": {"kind": "text"}}) if captioned and "captions" not in needs else {}
+    of_class = {"class": {"kind": "class"}} if classes > 1 and "classes" not in needs else {}
+    return {**text, **of_class, **own}

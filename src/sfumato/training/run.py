@@ -32,6 +32,7 @@ from sfumato.data.sources import open_source
 from sfumato.data.unique import unique
 from sfumato.durable import writing
 from sfumato.keyed import key
+from sfumato.lift import lifted_weights
 from sfumato.machine import demand_threads
 from sfumato.model import Model
 from sfumato.report import Report, Silent
@@ -115,12 +116,14 @@ def fitted(config: Config, source: Source, donor: Donor | None, report: Report) 
 
 def tell_of_cuts(model: Model, captions: list[str], report: Report) -> None:
     """Says how many captions are longer than the encoder can read, and what it reads of the first."""
-    if model.config.condition.kind not in ("text", "sentence"):
+    name = model.conditioner.named("text")
+    if name is None:
         return
     cut = [(text, seen) for text, seen in zip(captions, model.conditioner.seen(captions), strict=True) if seen != text]
     if cut:
         text, seen = cut[0]
-        more = "; condition.max_length sets how much" if model.config.condition.kind == "text" else ""
+        can_be_set = hasattr(model.config.conditions[name], "max_length")
+        more = f"; conditions.{name}.max_length sets how much" if can_be_set else ""
         report.say(
             f"{len(cut):,} of {len(captions):,} captions are longer than this model reads{more}; "
             f"of {text[:200]!r} it reads {seen[:200]!r}"
@@ -148,13 +151,13 @@ def build(
         donor: the model whose weights are taken where they fit; random ones without it.
     """
     classes = len(data.classes) if data.labels else 0
-    preferred = donor.config.condition if donor else None
+    preferred = donor.config.conditions if donor else None
     config = resolve_rest(config, pictures, bool(captions), classes, preferred)
     assert config.data.validation is not None, "resolve_rest has chosen it"
     train, validation = data.split(config.data.validation)
     torch.manual_seed(key(config.training.seed, "weights"))
-    tokenizer = donor.tokenizer if donor and config.condition.kind == "text" else None
-    model = Model.build(config, data.classes, sorted(set(captions)), tokenizer).to(device())
+    files = donor.files if donor else None
+    model = Model.build(config, data.classes, sorted(set(captions)), files).to(device())
     lineage = {"start": donor.into(model)} if donor else {}
     return Prepared(config, data, train.tolist(), validation.tolist(), model, lineage)
 
@@ -272,6 +275,7 @@ def fit(trainer: Trainer, out: Path, report: Report, stop: Stop) -> Progress:
     training = trainer.config.training
     found = newest_whole(out, report.say)
     state, parts = found or ({"log_bytes": 0, "seconds": 0.0}, {})
+    parts = {part: lifted_weights(tensors, trainer.parameters) for part, tensors in parts.items()}
     best = Best.restored(state, parts)
     if found:
         trainer.restore(state["step"], parts)
@@ -348,6 +352,7 @@ def finish(trainer: Trainer, progress: Progress, out: Path, lineage: dict[str, A
     with torch.no_grad():
         for name, parameter in model.parameters().items():
             parameter.copy_(averages[name].half() if config.training.half else averages[name])
+    texts = (model.conditioner.text_of(model.conditioner.normalize(asked)) for asked in sheet_conditions(trainer)[0])
     training, validation = read_losses(out / "loss.jsonl")
     known = [loss for measured_at, loss in validation if measured_at <= step]
     model.record = {
@@ -364,7 +369,7 @@ def finish(trainer: Trainer, progress: Progress, out: Path, lineage: dict[str, A
         "environment": json.loads((out / "environment.json").read_text()),
         **lineage,
         **({"schedules": progress.schedules} if len(progress.schedules) > 1 else {}),
-        "example": next(filter(None, sheet_conditions(trainer)[0]), None),
+        "example": next(filter(None, texts), None),
         **best.record(),
     }
     folder = out / "model"

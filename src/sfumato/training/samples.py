@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from sfumato.codecs.grid import encoded, labelled_grid
-from sfumato.conditioning.conditioners import Condition
+from sfumato.conditioning.conditioners import Asked
+from sfumato.conditioning.values import words_of
 from sfumato.durable import write_atomically
-from sfumato.material import conditions_of
+from sfumato.material import asked_of
 from sfumato.model import Model
 from sfumato.training.loop import Trainer
 
@@ -14,28 +17,30 @@ PICTURES = 16
 COLUMNS = 8
 
 
-def sheet_conditions(trainer: Trainer) -> tuple[list[Condition], int]:
-    """What the sheet shows, and its columns: the recipe's prompts; else two of every class; else the captions of
-    held-out pictures; else pictures without a condition."""
-    config, data = trainer.config, trainer.data
-    if config.sampling.prompts:
-        return list(config.sampling.prompts), COLUMNS
-    if config.condition.kind == "class":
-        classes: list[Condition] = list(data.classes[:PICTURES])
+def sheet_conditions(trainer: Trainer) -> tuple[Sequence[Asked], int]:
+    """What the sheet shows, and its columns: the recipe's prompts; else, where classes are all there is, two of every
+    class; else what held-out pictures show; then pictures without a condition."""
+    prompts, model = trainer.config.sampling.prompts, trainer.model
+    if prompts:
+        return list(prompts), COLUMNS
+    parts = list(model.conditioner.parts.values())
+    if len(parts) == 1 and parts[0].classes:
+        classes = list(parts[0].classes[:PICTURES])
         return 2 * classes, len(classes)
     shown = list(trainer.validation_indices or trainer.train_indices)[:PICTURES]
-    texts = [conditions_of(data, i, config.condition.kind) for i in shown]
-    return ([row[0] if row else None for row in texts] + [None] * PICTURES)[:PICTURES], COLUMNS
+    asked = asked_of(model, trainer.data, np.array(shown, dtype=np.int64))
+    return [*asked, *[None] * (PICTURES - len(asked))], COLUMNS
 
 
-def draw_sheet(model: Model, conditions: Sequence[Condition], columns: int, path: Path) -> None:
+def draw_sheet(model: Model, conditions: Sequence[Asked], columns: int, path: Path) -> None:
     """Draws each condition with the seed of its place and writes the labelled sheet to ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pictures = []
     for _, x in model.drawn(conditions, range(len(conditions)), model.sampling()):
         # An early network may diverge; that is worth seeing on the sheet, and not worth a run.
         pictures += model.pictures(x.nan_to_num())
-    write_atomically(path, encoded(labelled_grid(pictures, [c or "" for c in conditions], columns)))
+    labels = [words_of(model.conditioner.normalize(asked)) for asked in conditions]
+    write_atomically(path, encoded(labelled_grid(pictures, labels, columns)))
 
 
 def sample_sheet(trainer: Trainer, path: Path) -> None:

@@ -11,20 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from sfumato import saved
-from sfumato.conditioning.conditioners import ClassConditioner
-from sfumato.conditioning.tokens import read_tokenizer
 from sfumato.config import Config, validate
 from sfumato.durable import write_atomically
 from sfumato.errors import UserError
+from sfumato.lift import lifted_weights
 from sfumato.model import Model
 
 KEPT = "start"  # the model's copy in a run folder
 NAMED = 5  # weights that a message lists
-CLASSES = "conditioner.embedding.weight"
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,7 @@ class Donor:
         config: its settings.
         classes: its class names.
         weights: its tensors by name.
-        tokenizer: its vocabulary, where it has a trained text encoder.
+        files: its other files by name, the vocabulary of a trained text encoder among them.
         sha256: of its weights' file.
     """
 
@@ -44,7 +41,7 @@ class Donor:
     config: Config
     classes: tuple[str, ...]
     weights: dict[str, Tensor]
-    tokenizer: Tokenizer | None
+    files: dict[str, bytes]
     sha256: str
 
     @classmethod
@@ -56,11 +53,9 @@ class Donor:
         """
         description, files = saved.read(folder)
         config = validate(description["config"], str(folder / saved.DESCRIPTION))
-        tokenizer = None
-        if config.condition.kind == "text":
-            tokenizer = read_tokenizer(folder / saved.TOKENIZER, files.get(saved.TOKENIZER, b""))
         weights = saved.read_tensors(folder / saved.WEIGHTS, files[saved.WEIGHTS])
-        return cls(name, config, tuple(description["classes"]), weights, tokenizer, saved.sha256(files[saved.WEIGHTS]))
+        weights = lifted_weights(weights, [f"conditioner.{condition}" for condition in config.conditions])
+        return cls(name, config, tuple(description["classes"]), weights, files, saved.sha256(files[saved.WEIGHTS]))
 
     @torch.no_grad()
     def into(self, model: Model) -> dict[str, Any]:
@@ -76,11 +71,12 @@ class Donor:
             UserError: no matrix fits.
         """
         own, left, taken = model.parameters(), {}, []
+        vectors = f"conditioner.{model.conditioner.named('class')}.embedding.weight"
         for name, parameter in own.items():
             value = self.weights.get(name)
-            if name == CLASSES and isinstance(model.conditioner, ClassConditioner) and value is not None:
+            if name == vectors and value is not None:
                 value, lost = self._by_name(value, parameter, model.classes)
-                left |= {f"{CLASSES} of {label}": "a new class" for label in lost}
+                left |= {f"{vectors} of {label}": "a new class" for label in lost}
             if value is None:
                 left[name] = "not there"
             elif value.shape != parameter.shape:

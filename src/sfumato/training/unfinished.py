@@ -6,10 +6,12 @@ from pathlib import Path
 
 import torch
 
-from sfumato import saved
-from sfumato.conditioning.tokens import read_tokenizer
+from sfumato.bounded import read_bytes
+from sfumato.conditioning.kinds import files_needed
+from sfumato.conditioning.tokens import LARGEST
 from sfumato.config import load_recipe
 from sfumato.errors import UserError
+from sfumato.lift import lifted_weights
 from sfumato.model import Model
 from sfumato.training.checkpoint import checkpoints, read_checkpoint
 from sfumato.training.claim import FACTS, SETTINGS
@@ -43,15 +45,16 @@ def open_unfinished(run: Path, say: Callable[[str], None]) -> Model:
             f"{run}: the run has no checkpoint yet, and no model",
             fix="wait for the first one (training.checkpoint_every), or let the run finish",
         )
-    tokenizer = run / saved.TOKENIZER
-    if "classes" not in facts or (config.condition.kind == "text" and not tokenizer.is_file()):
+    needed = [run / name for name in files_needed(config.conditions)]
+    if "classes" not in facts or not all(file.is_file() for file in needed):
         raise UserError(f"{run}: the run was begun by an older version", fix="let it finish, and draw from its model")
-    vocabulary = read_tokenizer(tokenizer, tokenizer.read_bytes()) if config.condition.kind == "text" else None
     with torch.random.fork_rng(devices=[]):
-        model = Model.build(config, facts["classes"], tokenizer=vocabulary)
+        files = {file.name: read_bytes(file, LARGEST) for file in needed}
+        model = Model.build(config, facts["classes"], files=files, folder=run)
+    averages = lifted_weights(parts[part], model.parameters())
     with torch.no_grad():
         for name, parameter in model.parameters().items():
-            parameter.copy_(parts[part][name])
+            parameter.copy_(averages[name])
     step, steps = state["step"], config.training.steps
     model.record = {"steps": step, "unfinished": True, "manifest_sha256": facts["manifest_sha256"]}
     say(f"{run} has not finished: this is its average at step {step:,} of {steps:,}")

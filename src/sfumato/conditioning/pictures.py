@@ -1,0 +1,107 @@
+"""A picture, or an array, that a person gives as a condition: a file, an image, an array, a tensor -> x."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from sfumato.data.formats import FORMATS
+from sfumato.data.readers import FILE_BYTES
+from sfumato.data.readers.pictures import LIMITS
+from sfumato.durable import sha256
+from sfumato.errors import UserError
+
+MODES = {1: "L", 3: "RGB"}
+READ = "give a PNG, JPEG or another picture, or an array (.npy)"
+
+
+def given(value: Any, channels: int, field: str) -> tuple[Tensor, Tensor | None, str, str]:
+    """What a person gave, as x.
+
+    Args:
+        value: the path of a picture or of a .npy; an image; uint8 (H, W, C); numbers (C, *sides) in units of x. With
+            one channel more, the last says how opaque a place is.
+        channels: C of x.
+        field: for the message.
+
+    Returns:
+        x (C, *sides) in units of x; where it is opaque, bool (*sides), None where that is not said; the name of the
+        file and the SHA-256 of its bytes, empty where it was none.
+
+    Raises:
+        UserError: no such file, nothing that can be read, or other channels.
+    """
+    if isinstance(value, str | Path):
+        path = Path(value).expanduser()
+        data = content(path, field)
+        array = np_of(data, path, field) if path.suffix.lower() == ".npy" else image_of(data, path, field)
+        return *as_x(array, channels, field), path.name, sha256(data)
+    return *as_x(value, channels, field), "", ""
+
+
+def content(path: Path, field: str) -> bytes:
+    """The bytes of a file within bounds."""
+    try:
+        if path.stat().st_size > FILE_BYTES:
+            raise UserError(f"{field}: {path} has more than {FILE_BYTES:,} bytes", fix="give a smaller picture")
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{field}: {path} cannot be read: {error.strerror}", fix=READ) from None
+
+
+def np_of(data: bytes, path: Path, field: str) -> np.ndarray:
+    try:
+        return np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise UserError(f"{field}: {path} is not an array ({error})", fix=READ) from None
+
+
+def image_of(data: bytes, path: Path, field: str) -> Image.Image:
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if image.width * image.height > LIMITS.pixels:
+                raise UserError(f"{field}: {path} has more than {LIMITS.pixels:,} pixels", fix="give a smaller picture")
+            return ImageOps.exif_transpose(image)
+    except UserError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a decoder may raise anything
+        raise UserError(f"{field}: {path} cannot be read as a picture ({error})", fix=READ) from None
+
+
+def as_x(value: Any, channels: int, field: str) -> tuple[Tensor, Tensor | None]:
+    """x (C, *sides), and where it is opaque."""
+    if isinstance(value, Image.Image):
+        value = pixels(value, channels)
+    if isinstance(value, np.ndarray) and value.dtype == np.uint8:
+        rows = torch.from_numpy(value[..., None] if value.ndim == 2 else value.copy())
+        value = rows.movedim(-1, 0).float() / 127.5 - 1
+        value[channels:] = (value[channels:] + 1) / 2  # opacity goes from 0 to 1
+    elif isinstance(value, np.ndarray):
+        value = torch.from_numpy(np.ascontiguousarray(value))
+    if not isinstance(value, Tensor) or not value.is_floating_point() or not 2 <= value.ndim <= 4:
+        raise UserError(f"{field}: {type(value).__name__} is no picture", fix=READ)
+    if value.shape[0] not in (channels, channels + 1) or not value.isfinite().all() or not value.numel():
+        raise UserError(
+            f"{field}: an array of shape {tuple(value.shape)} is not one of finite numbers with {channels} channels",
+            fix=f"give ({channels}, *sides), or ({channels + 1}, *sides) with the opacity last",
+        )
+    x = value.detach().cpu().float()
+    return x[:channels], x[channels] >= 0.5 if len(x) > channels else None
+
+
+def pixels(image: Image.Image, channels: int) -> np.ndarray:
+    """uint8 (H, W, C), or (H, W, C + 1) with the opacity of a picture that has transparent parts."""
+    if channels not in MODES:
+        return np.asarray(image.convert("RGBA"))
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).clip(0, 65535).astype(np.uint32) // 257).astype(np.uint8))
+    if not image.has_transparency_data:
+        return np.asarray(image.convert(MODES[channels])).reshape(image.height, image.width, channels)
+    image = image.convert("RGBA")
+    opacity = np.asarray(image.getchannel("A"))
+    colours = np.asarray(image.convert("RGB").convert(MODES[channels])).reshape(image.height, image.width, channels)
+    return np.concatenate([colours, opacity[..., None]], axis=2)

@@ -1,0 +1,202 @@
+"""Conditions that lie beside x as planes: a mask with what is known, and a smaller self.
+
+A plane has the sides of x. ``Denoiser.predict`` lays it on the noisy x, channel on channel, so that the network sees
+at every place what is known there (Saharia et al. 2022, arXiv:2111.05826; Ho et al. 2022, arXiv:2106.15282). Everything
+here works in one to three dimensions, and for any size that is drawn.
+
+    mask      (1 + C)   1 where x_0 is known, and x_0 there; elsewhere 0. The null is a mask that knows nothing.
+    smaller   (C + 1)   x_0 made smaller and enlarged again, and 1 less the noise on it; the null is 0 everywhere.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sfumato.conditioning.conditioners import Conditioner
+from sfumato.conditioning.pictures import given
+from sfumato.conditioning.values import Planes, Value
+from sfumato.data.dataset import Dataset
+from sfumato.errors import UserError
+from sfumato.keyed import generator
+from sfumato.transfer import moved
+
+ENLARGED = {1: "linear", 2: "bilinear", 3: "trilinear"}
+WIDEST = 0.75  # of a side: what the laws of masks hide at once
+
+
+class PlanesConditioner(Conditioner):
+    """Abstract: a condition whose value is an array (planes, *any sides).
+
+    Args:
+        shape: of x_0, (C, *sides).
+        planes: their number.
+    """
+
+    takes = "picture"
+    place: Tensor
+
+    def __init__(self, shape: Sequence[int], planes: int) -> None:
+        super().__init__()
+        self.channels, self.sides, self.planes = shape[0], tuple(shape[1:]), planes
+        self.register_buffer("place", torch.zeros(()), persistent=False)  # moves with the model
+
+    def forward(self, values: Sequence[Value | None], sides: Sequence[int] | None = None) -> dict[str, Tensor]:
+        sides = tuple(sides or self.sides)
+        null = torch.zeros(self.planes, *sides)
+        rows = [self.laid(value.x, sides) if isinstance(value, Planes) else null for value in values]
+        return {"planes": moved(torch.stack(rows), self.place.device)}
+
+    def laid(self, x: Tensor, sides: Sequence[int]) -> Tensor:
+        """The planes (planes, *sides) of a value of any sides."""
+        raise NotImplementedError(f"{type(self).__name__} must say how its values become planes")
+
+
+class MaskConditioner(PlanesConditioner):
+    """A mask, and x_0 where it is known.
+
+    In training masks are drawn by a law; see ``known_by``. A person gives a picture of which the transparent part is to
+    be drawn.
+
+    Args:
+        shape: of x_0, (C, *sides).
+        law: "boxes", "strokes", "halves", or "mixed", any of the three.
+    """
+
+    def __init__(self, shape: Sequence[int], law: str) -> None:
+        super().__init__(shape, 1 + shape[0])
+        self.law = law
+
+    def of(self, data: Dataset, index: int, x_0: Tensor, u: float) -> Value | None:
+        known = known_by(self.law, self.sides, generator("mask", index, int(u * 2**53)))[None].to(x_0)
+        return Planes(torch.cat([known, x_0 * known]))
+
+    def normalize(self, value: Any, field: str = "prompt") -> Value | None:
+        if value is None or isinstance(value, Planes):
+            return value
+        x, opaque, file, digest = given(value, self.channels, field)
+        if opaque is None or bool(opaque.all()):
+            raise UserError(
+                f"{field}: {file or 'the picture'} has no transparent part, so nothing of it is to be drawn",
+                fix="erase to transparency what the model shall draw, and save it as PNG",
+            )
+        known = opaque[None].to(x)
+        return Planes(torch.cat([known, x * known]), file, digest)
+
+    def laid(self, x: Tensor, sides: Sequence[int]) -> Tensor:
+        share = fitted(x, sides)
+        known = (share[:1] > 1 - 1e-3).to(x)  # all of a place, and not a part of it
+        return torch.cat([known, share[1:] * known])
+
+
+class SmallerConditioner(PlanesConditioner):
+    """x_0 itself, smaller: averaged down, and enlarged again by interpolation.
+
+    Noise of a standard deviation s, uniform in [0, noise], is added in training, and the network is told 1 - s. So a
+    model is ready for small pictures that another model has drawn (noise conditioning augmentation, Ho et al. 2022,
+    section 4). A person's picture gets none.
+
+    Args:
+        shape: of x_0, (C, *sides).
+        factor: how many times smaller a side is.
+        noise: the largest standard deviation, in units of x.
+    """
+
+    def __init__(self, shape: Sequence[int], factor: int, noise: float) -> None:
+        super().__init__(shape, shape[0] + 1)
+        self.factor, self.noise = factor, noise
+
+    def smaller(self, sides: Sequence[int]) -> tuple[int, ...]:
+        """The sides of what is given for an x of such sides."""
+        return tuple(max(1, round(side / self.factor)) for side in sides)
+
+    def of(self, data: Dataset, index: int, x_0: Tensor, u: float) -> Value | None:
+        small = F.interpolate(x_0[None], self.smaller(x_0.shape[1:]), mode="area")[0]
+        chance = generator("smaller", index, int(u * 2**53))
+        level = self.noise * torch.rand((), generator=chance)
+        small = small + level * torch.randn(small.shape, generator=chance)
+        return Planes(torch.cat([small, (1 - level).expand_as(small[:1])]))
+
+    def normalize(self, value: Any, field: str = "prompt") -> Value | None:
+        if value is None or isinstance(value, Planes):
+            return value
+        x, _, file, digest = given(value, self.channels, field)
+        return Planes(torch.cat([x, torch.ones_like(x[:1])]), file, digest)
+
+    def laid(self, x: Tensor, sides: Sequence[int]) -> Tensor:
+        return enlarged(fitted(x, self.smaller(sides)), sides)
+
+
+# --- sizes -----------------------------------------------------------------------------------------------------------
+
+
+def enlarged(x: Tensor, sides: Sequence[int]) -> Tensor:
+    """x (C, *any) at other sides, linearly between its points."""
+    return F.interpolate(x[None], tuple(sides), mode=ENLARGED[len(sides)], align_corners=False)[0]
+
+
+def fitted(x: Tensor, sides: Sequence[int]) -> Tensor:
+    """x (C, *any) at ``sides``: cut at the centre to their proportions, then averaged down or enlarged."""
+    sides = tuple(sides)
+    scale = min(has / wanted for has, wanted in zip(x.shape[1:], sides, strict=True))
+    for axis, wanted in enumerate(sides, 1):
+        kept = min(x.shape[axis], max(1, round(wanted * scale)))
+        x = x.narrow(axis, (x.shape[axis] - kept) // 2, kept)
+    if tuple(x.shape[1:]) == sides:
+        return x
+    return enlarged(x, sides) if scale < 1 else F.interpolate(x[None], sides, mode="area")[0]
+
+
+# --- masks -----------------------------------------------------------------------------------------------------------
+
+
+def known_by(law: str, sides: Sequence[int], chance: torch.Generator) -> Tensor:
+    """A random mask (*sides), True where x_0 is known.
+
+    boxes     one to three boxes are hidden, anywhere, each side a quarter to three quarters as long as x's
+    strokes   one to four broken lines of three pieces (of one on a line) are hidden, 0.1 to 0.3 sides thick
+    halves    everything beyond a cut across one axis is hidden, from a quarter to three quarters of it
+    mixed     any of the three
+    """
+    laws = {"boxes": boxes, "strokes": strokes, "halves": halves}
+    choice = int(torch.randint(len(laws), (), generator=chance))
+    return ~(laws[law] if law in laws else list(laws.values())[choice])(places_of(sides), chance)
+
+
+def places_of(sides: Sequence[int]) -> Tensor:
+    """The centres (*sides, D) of all places, in [0, 1] along each side."""
+    axes = [(torch.arange(side) + 0.5) / side for side in sides]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+
+
+def boxes(places: Tensor, chance: torch.Generator) -> Tensor:
+    """(*sides), True in one to three boxes."""
+    count, dims = int(torch.randint(1, 4, (), generator=chance)), places.shape[-1]
+    length = 0.25 + (WIDEST - 0.25) * torch.rand(count, dims, generator=chance)
+    low = torch.rand(count, dims, generator=chance) * (1 - length)
+    inside = (places[..., None, :] >= low) & (places[..., None, :] <= low + length)
+    return inside.all(-1).any(-1)
+
+
+def strokes(places: Tensor, chance: torch.Generator) -> Tensor:
+    """(*sides), True near one to four broken lines."""
+    count, dims = int(torch.randint(1, 5, (), generator=chance)), places.shape[-1]
+    pieces = 3 if dims > 1 else 1
+    points = torch.rand(count, pieces + 1, dims, generator=chance)
+    reach = (0.05 + 0.1 * torch.rand(count, generator=chance)).repeat_interleave(pieces)
+    start, along = points[:, :-1].flatten(0, 1), points.diff(dim=1).flatten(0, 1)
+    hidden = torch.zeros(places.shape[:-1], dtype=torch.bool)
+    for a, way, radius in zip(start, along, reach, strict=True):
+        share = (((places - a) @ way) / way.square().sum().clamp(min=1e-12)).clamp(0, 1)
+        hidden |= (places - a - share[..., None] * way).norm(dim=-1) <= radius
+    return hidden
+
+
+def halves(places: Tensor, chance: torch.Generator) -> Tensor:
+    """(*sides), True beyond a cut across one axis."""
+    axis = int(torch.randint(places.shape[-1], (), generator=chance))
+    share = 0.25 + (WIDEST - 0.25) * float(torch.rand((), generator=chance))
+    along = places[..., axis]
+    return along < share if int(torch.randint(2, (), generator=chance)) else along > 1 - share
