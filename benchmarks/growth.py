@@ -72,6 +72,7 @@ class Axis:
 
 
 GIVEN = {  # what the recipe leaves to the data and the machine
+    "codec.kind": "pixels",
     "codec.channels": 3,
     "data.validation": 0.02,
     "network.channels": 64,

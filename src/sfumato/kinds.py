@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
 from sfumato import registry
+from sfumato.codecs.arrays import Arrays
 from sfumato.codecs.codec import Codec
 from sfumato.codecs.pixels import Pixels
-from sfumato.config import CODECS, CodecSettings, Config, PixelCodec, adjusted, validate
+from sfumato.config import CODECS, ArrayCodec, CodecSettings, Config, PixelCodec, adjusted, validate
+from sfumato.data import formats
 from sfumato.data.facts import facts
-from sfumato.data.readers import Reader
+from sfumato.data.readers import Reader, Unusable, arrays
 from sfumato.data.readers.pictures import Pictures
 from sfumato.data.records import Source
 
@@ -74,7 +77,39 @@ def _resolve_pictures(config: Config, source: Source) -> Config:
     return adjusted(config, *overrides)
 
 
+def _resolve_arrays(config: Config, source: Source) -> Config:
+    """Shape, dtype and the place of the channels from the first array that can be read."""
+    codec = config.codec
+    assert isinstance(codec, ArrayCodec)
+    if not codec.open and codec.channel_axis != "auto":
+        return config
+    for record in source.records:
+        with suppress(Unusable, OSError):
+            values = arrays.opened(record.open())
+            axis = arrays.axis_of(values.shape) if codec.channel_axis == "auto" else codec.channel_axis
+            shape = arrays.channels_first(values, axis).shape
+            given = {"shape": list(codec.shape or shape), "dtype": codec.dtype or str(values.dtype)}
+            settings = config.model_dump(mode="json")
+            settings["codec"] |= {**given, "channel_axis": axis}
+            return validate(settings, "codec")
+    return config  # preparing will name every file and its reason
+
+
+def _arrays(config: Config) -> arrays.NumPyArrays:
+    codec = config.codec
+    assert isinstance(codec, ArrayCodec)
+    return arrays.NumPyArrays(codec.shape, codec.dtype, codec.channel_axis)
+
+
 KINDS = {
+    "arrays": Kind(
+        "arrays",
+        ArrayCodec,
+        lambda s: Arrays(s.shape, s.dtype, s.channel_axis),
+        _arrays,
+        arrays.NumPyArrays.extensions,
+        _resolve_arrays,
+    ),
     "pixels": Kind(
         "pixels",
         PixelCodec,
@@ -118,6 +153,7 @@ def register(kind: Kind) -> None:
         raise ValueError(f"kind {kind.name!r} is there already: choose another name than {', '.join(KINDS)}")
     KINDS[kind.name] = kind
     CODECS[kind.name] = kind.settings
+    formats.FURTHER.update(kind.extensions)
 
 
 def kind_of(settings: CodecSettings) -> Kind:

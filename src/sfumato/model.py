@@ -69,6 +69,9 @@ def build_denoiser(config: Config, network: nn.Module) -> Denoiser:
     )
 
 
+CODEC = "codec."  # what the codec has learnt stands among the weights under this prefix
+
+
 @dataclass(eq=False)
 class Model(Draws):
     """A denoiser with its codec and conditioner, and the record of where it came from.
@@ -163,7 +166,8 @@ class Model(Draws):
 
     def _weights(self, half: bool) -> bytes:
         weights = {name: p.detach().cpu().contiguous() for name, p in self.parameters().items()}
-        return save({name: p.half() for name, p in weights.items()} if half else weights)
+        stored = {name: p.half() for name, p in weights.items()} if half else weights
+        return save(stored | {f"{CODEC}{name}": value for name, value in self.codec.state().items()})
 
     # --- the folder --------------------------------------------------------------------------------------------
 
@@ -215,6 +219,7 @@ class Model(Draws):
     def _demand(self, shapes: Mapping[str, tuple[int, ...]], file: Path) -> None:
         """A UserError unless the names and shapes of ``file`` are those of the parameters."""
         own = {name: tuple(parameter.shape) for name, parameter in self.parameters().items()}
+        own |= {f"{CODEC}{name}": tuple(value.shape) for name, value in self.codec.state().items()}
         odd = [f"{name} is missing" for name in own.keys() - shapes.keys()]
         odd += [f"{name} is unknown" for name in shapes.keys() - own.keys()]
         odd += [
@@ -237,6 +242,7 @@ class Model(Draws):
             raise _unfit(odd, file)
         for name, parameter in self.parameters().items():
             parameter.copy_(weights[name])
+        self.codec.load_state({name: weights[f"{CODEC}{name}"] for name in self.codec.state()})
 
 
 def _unfit(odd: Sequence[str], file: Path) -> UserError:

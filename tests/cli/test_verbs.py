@@ -11,7 +11,7 @@ from sfumato.cli import main as cli
 VERBS = [[verb] for verb in cli.VERBS] + [["data"], *(["data", verb] for verb in cli.DATA)]
 PLACES = {  # verb -> its arguments, PATH where an odd path goes, PICTURES where a good folder does
     "rerun": [["PATH"]],
-    "train": [["--recipe", "PATH"], ["PICTURES", "--recipe", "folder", "--out", "PATH", "--set", "codec.size=7"]],
+    "train": [["--recipe", "PATH"], ["PICTURES", "--recipe", "folder", "--out", "PATH", "--set", "codec.size=2"]],
     "explain": [["--picture", "PATH"]],
     "evaluate": [["PATH", "PICTURES"]],
     "compare": [["PATH", "emoji"]],

@@ -127,7 +127,7 @@ def test_another_backend_than_the_recipe_s_is_refused(model):
 
 
 def test_on_the_command_line(model, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(drawing, "open_model", lambda name=None: model)
+    monkeypatch.setattr(drawing, "open_model", lambda name=None, say=None: model)
     monkeypatch.chdir(tmp_path)
     assert cli.generate("a cat", seed=5, steps=2, backend="openvino") == 0
     picture = tmp_path / "pictures" / "a-cat-5.png"

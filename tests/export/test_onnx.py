@@ -110,7 +110,7 @@ def test_the_file_says_what_it_was_made_of(tiny, tmp_path):
 
 def test_a_size_that_the_model_does_not_draw_is_refused(tiny, tmp_path):
     with pytest.raises(UserError, match="size"):
-        onnx.export(tiny("none"), tmp_path / "network.onnx", size=15)
+        onnx.export(tiny("none"), tmp_path / "network.onnx", size=(16, 16, 16))
 
 
 def test_weights_that_fit_into_no_file_are_refused(tiny, monkeypatch):

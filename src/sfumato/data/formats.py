@@ -22,11 +22,18 @@ EXTENSIONS = {
     ".hif": "HEIF", ".jxl": "JXL",
 }  # fmt: skip
 
+FURTHER = {".npy", ".npz"}  # endings of other kinds of data; `kinds.register` adds its own
+
 # Format -> the package that reads it, and its module, which makes itself known to Pillow.
 PLUGINS = {"HEIF": ("pillow-heif", "pillow_heif"), "JXL": ("pillow-jxl-plugin", "pillow_jxl")}
 
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 _JXL_MARKS = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
+
+
+def is_data(extension: str) -> bool:
+    """Whether a file of this ending, in small letters with the dot, is a record of data."""
+    return extension in EXTENSIONS or extension in FURTHER
 
 
 def formats_of(data: bytes, name: str) -> tuple[str, ...]:

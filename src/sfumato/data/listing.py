@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sfumato.data import names
 from sfumato.data.faults import DataError, Fault
-from sfumato.data.formats import EXTENSIONS
+from sfumato.data.formats import is_data
 from sfumato.data.records import Record
 
 MARKER = ".sfumato"  # a folder that holds this file was written by Sfumato (runs, caches) and is no data
@@ -60,7 +60,7 @@ def list_folder(root: Path) -> Listing:
     inside = root.resolve()
     for name, path in _walk(root, inside, found):
         extension = names.extension(name)
-        picture = extension in EXTENSIONS
+        picture = is_data(extension)
         if not picture:
             if name.rpartition("/")[2] in names.TABLES:
                 found.tables.append(name)

@@ -158,6 +158,7 @@ def build(
     torch.manual_seed(key(config.training.seed, "weights"))
     files = donor.files if donor else None
     model = Model.build(config, data.classes, sorted(set(captions)), files).to(device())
+    model.codec.fit(data.rows)
     lineage = {"start": donor.into(model)} if donor else {}
     return Prepared(config, data, train.tolist(), validation.tolist(), model, lineage)
 
