@@ -93,7 +93,8 @@ def generate(
             opened = use_backend(open_model(model, terminal.say), backend, terminal.say)
             for picture in draw(opened, request, steps_told_to(terminal, opened, every=film), film):
                 drawn.append(picture)
-                path = write(out, f"{slug(asked_in_words(picture.recipe))}-{picture.recipe['seed']}.png", picture.png())
+                name = f"{slug(asked_in_words(picture.recipe))}-{picture.recipe['seed']}"
+                path, *_ = [write(out, f"{name}{ending}", data) for ending, data in picture.files().items()]
                 terminal.say(str(path))
                 if film:
                     first, *rest = picture.film

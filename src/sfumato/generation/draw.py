@@ -8,15 +8,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
 import sfumato
 from sfumato import saved
+from sfumato.codecs.codec import Codec
 from sfumato.diffusion.solvers import Step
-from sfumato.drawing import OnStep, unseen
+from sfumato.drawing import OnStep, demand_finite, unseen
 from sfumato.errors import UserError
-from sfumato.generation.recipe import asked_in, backend_of, of_condition, of_picture, to_png
+from sfumato.generation.recipe import asked_in, backend_of, of_condition, of_picture, texts, to_png
 from sfumato.machine import demand_threads
 from sfumato.model import Model
 from sfumato.networks import kernels, native
@@ -29,14 +31,22 @@ from sfumato.user_cache import user_cache
 
 @dataclass(frozen=True)
 class Drawn:
-    """A finished picture with its recipe; ``film`` holds its state after every step, when asked for."""
+    """A finished row as people see it, with its recipe; ``film`` holds its state after every step, when asked for."""
 
     picture: Image.Image
     recipe: dict[str, Any]
-    film: tuple[Image.Image, ...] = ()
+    film: tuple[Image.Image, ...]
+    row: np.ndarray
+    codec: Codec
+
+    def files(self) -> dict[str, bytes]:
+        """The files by their endings, the row itself first: see ``Codec.files``."""
+        return self.codec.files(self.row, texts(self.recipe))
 
     def png(self) -> bytes:
-        return to_png(self.picture, self.recipe)
+        """The picture with its recipe."""
+        files = self.files()
+        return files[".png"] if ".png" in files else to_png(self.picture, self.recipe)
 
 
 def one_if_equal(sides: Sequence[int]) -> int | list[int]:
@@ -94,9 +104,10 @@ def draw(
             frames.append(model.codec.pictures(step.x))
 
     for places, x in model.drawn(conditions, seeds, settings, request.negative, request.size, watch):
-        for i, (place, picture) in enumerate(zip(places, model.pictures(x), strict=True)):
+        for i, (place, row) in enumerate(zip(places, model.codec.decode(demand_finite(x)), strict=True)):
             recipe = {**same, **of_condition(model, conditions[place]), "seed": seeds[place]}
-            yield Drawn(picture, recipe, tuple(frame[i] for frame in frames))
+            shown = model.codec.picture(row)
+            yield Drawn(shown, recipe, tuple(frame[i] for frame in frames), row, model.codec)
         frames.clear()
 
 

@@ -5,16 +5,17 @@ It is written twice into the PNG: as our own JSON (key ``sfumato``), and as the 
 bounded and checked as strictly as a recipe for training.
 """
 
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from PIL import Image, PngImagePlugin
+import numpy as np
+from PIL import Image
 from pydantic import ConfigDict, Field
 
 from sfumato.bounded import size_of
+from sfumato.codecs.png import png
 from sfumato.conditioning.conditioners import Asked
 from sfumato.conditioning.values import Condition, Planes, condition_of, record_of, words_of
 from sfumato.config import LARGEST_SEED, LARGEST_SIZE, ConditionName, Sampling, Settings, validate
@@ -157,14 +158,15 @@ def parameters(recipe: dict[str, Any]) -> str:
     return "\n".join([*lines, ", ".join(f"{name}: {value}" for name, value in entries.items())])
 
 
+def texts(recipe: dict[str, Any]) -> dict[str, str]:
+    """What is kept with a picture, by keyword: our own JSON, and the text that other tools read."""
+    return {"sfumato": json.dumps(recipe, ensure_ascii=False), "parameters": parameters(recipe)}
+
+
 def to_png(picture: Image.Image, recipe: dict[str, Any]) -> bytes:
-    """The PNG file of a picture, with its recipe."""
-    info = PngImagePlugin.PngInfo()
-    info.add_itxt("sfumato", json.dumps(recipe, ensure_ascii=False))
-    info.add_itxt("parameters", parameters(recipe))
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", pnginfo=info, optimize=False, compress_level=6)
-    return buffer.getvalue()
+    """The PNG file of a picture of 8 bits, with its recipe."""
+    row = np.asarray(picture)
+    return png(row if row.ndim == 3 else row[:, :, None], 8, texts(recipe))
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
