@@ -214,7 +214,7 @@ CODECS: dict[str, type[CodecSettings]] = {}  # kinds that the running program ha
 
 def _registered(value: Any, known: Callable[[Any], CodecSettings]) -> CodecSettings:
     kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
-    return CODECS[kind].model_validate(value) if kind in CODECS else known(value)
+    return CODECS[kind].model_validate(value) if isinstance(kind, str) and kind in CODECS else known(value)
 
 
 class UNet(Settings):

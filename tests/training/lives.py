@@ -123,7 +123,7 @@ def forget(what: str) -> None:
         restore(self, step, parts)
         Optimizer.load_state = load_state
         if what == "random numbers":
-            loop.draw = lambda shape, *key: draw(shape, "another process", *key)
+            loop.draw = lambda shape, *key, **named: draw(shape, "another process", *key, **named)
         if what == "averages":
             self.ema.tracks = fresh
         if what == "learning rate":

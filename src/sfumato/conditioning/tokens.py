@@ -135,7 +135,7 @@ def agreed(file: Path, content: dict[str, Any], tokenizer: Tokenizer, unread: Se
     for name in parts.keys() - {"version", "decoder", "model"} - unread:
         if parts[name] != wanted.get(name):
             raise UserError(
-                f"{file}: its {name} is {shown(parts[name])}, and not {shown(wanted.get(name))}",
+                f"{file}: its {shown(name)[1:-1]} is {shown(parts[name])}, and not {shown(wanted.get(name))}",
                 fix="use the tokenizer that the model was trained with: copy the whole folder again",
             )
     return tokenizer

@@ -7,7 +7,7 @@ import re
 import unicodedata
 from pathlib import PurePosixPath
 
-from sfumato.data.formats import is_data
+from sfumato.data.formats import EXTENSIONS
 
 TABLES = ("metadata.jsonl", "metadata.csv", "metadata.tsv")
 CAPTIONS = (".txt", ".caption", ".text")  # a line is a caption
@@ -92,4 +92,4 @@ def is_like_captions(name: str) -> bool:
 
 def is_picture(name: str) -> bool:
     """Whether the name ends as that of a picture that can be read."""
-    return is_data(extension(name))
+    return extension(name) in EXTENSIONS

@@ -81,7 +81,6 @@ class DiT(nn.Module):
     def __init__(
         self,
         in_channels: int = 3,
-        out_channels: int | None = None,
         size: int | Sequence[int] = 32,
         patch: int = 4,
         width: int = 384,
@@ -90,6 +89,7 @@ class DiT(nn.Module):
         vector_dim: int = 0,
         context_dim: int = 0,
         learned_variance: bool = False,
+        out_channels: int | None = None,
     ) -> None:
         super().__init__()
 
