@@ -214,6 +214,21 @@ def test_the_rules_of_the_recipe_folder_are_told_as_they_are():
     assert f"({resolve.HELD_OUT}, at most an eighth)" in page and resolve.MOST_HELD_OUT == 1 / 8
 
 
+def test_the_readme_is_short_its_core_fits_into_25_lines_and_each_part_has_one_link():
+    readme = ROOT / "README.md"
+    text = readme.read_text("utf-8")
+    [(_, core)] = blocks(readme, "python")
+    rows = [line for line in text.splitlines() if line.startswith("| [")]
+
+    assert len(text.splitlines()) <= 75 and len(text.split()) <= 650
+    assert sum(bool(line.strip()) for line in core.splitlines()) <= 25
+    assert len(rows) > 10 and all(row.count("](") == 1 for row in rows)
+    assert [command[:3] for command in commands(readme)] == [
+        ["python3", "dev.py", "demo"],
+        ["python3", "dev.py", "test"],
+    ]
+
+
 # --- what is made from the code --------------------------------------------------------------------------------------
 
 
