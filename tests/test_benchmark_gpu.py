@@ -84,7 +84,7 @@ def test_a_step_is_timed_by_the_piece(gpu: Any, monkeypatch: pytest.MonkeyPatch)
 def test_the_modes_are_those_of_the_setting(gpu: Any) -> None:
     from typing import get_args
 
-    from sfumato.config import Training
+    from sfumato.settings.learning import Training
 
     assert set(gpu.MODES.values()) == set(get_args(Training.model_fields["compile"].annotation))
 

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from sfumato import settings_yaml
-from sfumato.config import Config, DiT, Sampling, UNet, change, load_recipe, recipes, validate
+from sfumato.config import Config, change, load_recipe, recipes, validate
 from sfumato.config_errors import _settings
 from sfumato.errors import ConfigError, UserError
+from sfumato.settings.networks import DiT, UNet
+from sfumato.settings.sampling import Sampling
 
 NAMES = ("emoji", "fashion", "folder")
 

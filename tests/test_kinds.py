@@ -14,12 +14,13 @@ from PIL import Image
 from sfumato import kinds
 from sfumato.codecs.arrays import Arrays
 from sfumato.codecs.codec import Codec
-from sfumato.config import CodecSettings, Config, load_recipe
+from sfumato.config import Config, load_recipe
 from sfumato.data.formats import FURTHER
 from sfumato.data.readers import Row, Unusable
 from sfumato.data.readers.arrays import axis_of, opened
 from sfumato.kinds import Kind
 from sfumato.model import Model
+from sfumato.settings.codecs import CodecSettings
 from sfumato.training.run import train
 
 SMALL = [

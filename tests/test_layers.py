@@ -30,7 +30,7 @@ LAYERS = (
         "transfer",
         "user_cache",
     },
-    {"settings_yaml", "config_errors", "lift", "config"},
+    {"settings", "settings_yaml", "config_errors", "config"},
     {"diffusion", "networks"},
     {"registry"},
     {"codecs", "conditioning", "data"},

@@ -5,18 +5,21 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from sfumato import config, registry
+from sfumato import registry
 from sfumato.diffusion.schedules import Flow, Schedule
 from sfumato.errors import UserError
+from sfumato.settings import learning, networks
+from sfumato.settings.base import Settings
+from sfumato.settings.sampling import Sampling
 
-# Where config.py lists the words that a registry resolves.
-WORDS: dict[str, tuple[type[config.Settings], str, Any]] = {
-    "schedule": (config.Diffusion, "schedule", registry.SCHEDULES),
-    "parameterization": (config.Diffusion, "parameterization", registry.PARAMETERIZATIONS),
-    "weight": (config.Objective, "weight", registry.WEIGHTS),
-    "time_law": (config.Objective, "time_law", registry.TIME_LAWS),
-    "solver": (config.Sampling, "solver", registry.SOLVERS),
-    "grid": (config.Sampling, "grid", registry.GRIDS),
+# Where the settings list the words that a registry resolves.
+WORDS: dict[str, tuple[type[Settings], str, Any]] = {
+    "schedule": (learning.Diffusion, "schedule", registry.SCHEDULES),
+    "parameterization": (learning.Diffusion, "parameterization", registry.PARAMETERIZATIONS),
+    "weight": (learning.Objective, "weight", registry.WEIGHTS),
+    "time_law": (learning.Objective, "time_law", registry.TIME_LAWS),
+    "solver": (Sampling, "solver", registry.SOLVERS),
+    "grid": (Sampling, "grid", registry.GRIDS),
 }
 
 
@@ -27,7 +30,7 @@ def test_every_word_that_a_recipe_may_say_has_an_object_and_the_other_way_round(
 
 
 def test_every_network_of_the_recipes_has_a_class():
-    kinds = {get_args(kind.model_fields["kind"].annotation)[0] for kind in (config.UNet, config.DiT)}
+    kinds = {get_args(kind.model_fields["kind"].annotation)[0] for kind in (networks.UNet, networks.DiT)}
     assert kinds == set(registry.NETWORKS)
 
 

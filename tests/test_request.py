@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from sfumato.config import LARGEST_SEED, LARGEST_SIZE
 from sfumato.errors import UserError
 from sfumato.request import LARGEST_COUNT, LARGEST_PROMPT, Request
+from sfumato.settings.base import LARGEST_SEED, LARGEST_SIZE
 
 
 def test_every_prompt_has_the_same_seeds():

@@ -16,7 +16,7 @@ from sfumato import registry
 from sfumato.codecs.codec import Codec
 from sfumato.conditioning.conditioners import Asked, Conditioners, warn_of_cut
 from sfumato.conditioning.values import Condition
-from sfumato.config import Config, Sampling, validate
+from sfumato.config import Config, validate
 from sfumato.diffusion.clipping import Clipped
 from sfumato.diffusion.denoisers import Denoiser, PosteriorMean
 from sfumato.diffusion.guidance import Guided
@@ -30,6 +30,7 @@ from sfumato.networks import UNet
 from sfumato.networks.memory import peak_memory
 from sfumato.networks.reuse import Reuse
 from sfumato.request import Request, Size
+from sfumato.settings.sampling import Sampling
 from sfumato.transfer import memory_format
 
 ALWAYS_FITS = 256  # pixels of a side that are drawn without asking how much memory there is

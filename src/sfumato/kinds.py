@@ -18,12 +18,13 @@ from sfumato import registry
 from sfumato.codecs.arrays import Arrays
 from sfumato.codecs.codec import Codec
 from sfumato.codecs.pixels import Pixels
-from sfumato.config import CODECS, ArrayCodec, CodecSettings, Config, PixelCodec, adjusted, validate
+from sfumato.config import Config, adjusted, validate
 from sfumato.data import formats
 from sfumato.data.facts import facts
 from sfumato.data.readers import Reader, Unusable, arrays
 from sfumato.data.readers.pictures import Pictures
 from sfumato.data.records import Source
+from sfumato.settings.codecs import CODECS, ArrayCodec, CodecSettings, PixelCodec
 
 
 def as_told(config: Config, source: Source) -> Config:

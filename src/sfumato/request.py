@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sfumato.conditioning.conditioners import Asked
-from sfumato.config import LARGEST_SEED, LARGEST_SIZE
 from sfumato.errors import UserError
+from sfumato.settings.base import LARGEST_SEED, LARGEST_SIZE
 
 SMALLEST_SIZE = 4
 LARGEST_COUNT = 10_000

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from sfumato.config import Config, load_recipe, seconds_of, validate
+from sfumato.config import Config, load_recipe, validate
 from sfumato.errors import ConfigError
+from sfumato.settings.learning import seconds_of
 from sfumato.training import budget
 from sfumato.training.budget import (
     ENOUGH,

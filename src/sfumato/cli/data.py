@@ -79,7 +79,7 @@ def show(path: str, /, *, out: Path | None = None, columns: int = 8, rows: int =
     size
         Side in pixels at which a model would see the pictures, 4 to 1024: they are cut and scaled to it, and shown so.
     """
-    from sfumato.config import LARGEST_SIZE
+    from sfumato.settings.base import LARGEST_SIZE
 
     if size is not None and not 4 <= size <= LARGEST_SIZE:
         raise UserError(f"data show: size = {size} is not possible", f"set --size to a number from 4 to {LARGEST_SIZE}")

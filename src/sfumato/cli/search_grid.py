@@ -10,8 +10,8 @@ from sfumato.cli.progress import Terminal
 from sfumato.errors import UserError
 
 if TYPE_CHECKING:
-    from sfumato.config import Sampling
     from sfumato.model import Model
+    from sfumato.settings.sampling import Sampling
 
 NOISY = ("ddpm", "edm", "dpm++2m-sde", "sa")
 MOST = 20  # steps; more gain nothing from a search

@@ -9,8 +9,8 @@ from sfumato.conditioning.conditioners import ClassConditioner, Conditioner, Con
 from sfumato.conditioning.planes import MaskConditioner, SmallerConditioner
 from sfumato.conditioning.text import SentenceConditioner, TextConditioner
 from sfumato.conditioning.tokens import read_tokenizer, train_tokenizer
-from sfumato.config import ConditionSettings
 from sfumato.errors import UserError
+from sfumato.settings.conditions import ConditionSettings
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from sfumato.config import checked_group
 from sfumato.data import names
 from sfumato.data.faults import DataError, Fault
 from sfumato.data.records import Record, Source
 from sfumato.errors import unknown
+from sfumato.settings.data import checked_group
 
 FOLDER = "folder"
 

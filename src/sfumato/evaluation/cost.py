@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from sfumato.config import Sampling
 from sfumato.evaluation.settings import Likelihoods
 from sfumato.measures.nll import DRAWS
 from sfumato.model import Model
+from sfumato.settings.sampling import Sampling
 
 PICTURES, STEPS = 8, 2  # that are drawn for the measurement
 SLOPES = 100  # of the probability-flow ODE, about; each has a derivative by every probe, which costs twice as much

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from sfumato import registry
 from sfumato.conditioning.conditioners import Asked
-from sfumato.config import Sampling
 from sfumato.diffusion.grid_search import search
 from sfumato.diffusion.solvers import Step
 from sfumato.drawing import SeededNoise
 from sfumato.model import Model
 from sfumato.report import Report
+from sfumato.settings.sampling import Sampling
 
 FINE = 60  # steps of the way that counts as the truth
 GREY = 127.5  # levels of an 8-bit picture a unit of x

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from sfumato import settings_yaml
-from sfumato.config import Sampling
 from sfumato.errors import UserError, unknown
 from sfumato.evaluation.compare import holm
 from sfumato.evaluation.comparison import SIGNIFICANT, slug
@@ -29,6 +28,7 @@ from sfumato.measures.interval import Difference, Interval, difference, of_share
 from sfumato.measures.kernel import kid
 from sfumato.model import Model
 from sfumato.report import Report, Silent
+from sfumato.settings.sampling import Sampling
 
 # metric -> (name with unit, which is better)
 METRICS = {

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 
 from sfumato.conditioning.values import record_of, words_of
-from sfumato.config import Sampling
 from sfumato.errors import UserError
 from sfumato.evaluation import trust
 from sfumato.evaluation.cost import Cost, told
@@ -39,6 +38,7 @@ from sfumato.measures.nll import nll
 from sfumato.model import Model
 from sfumato.page import Figure, png
 from sfumato.report import Report
+from sfumato.settings.sampling import Sampling
 
 OF_SAMPLES = {"quality", "statistics", "speed", "memorization", "alignment", "bias"}  # those that need drawn pictures
 OF_FEATURES = {"quality", "memorization", "alignment", "bias"}

@@ -15,13 +15,13 @@ import torch
 
 from sfumato.conditioning.conditioners import Asked
 from sfumato.conditioning.values import Condition, record_of
-from sfumato.config import Sampling
 from sfumato.diffusion.solvers import Step
 from sfumato.drawing import demand_finite
 from sfumato.durable import write_array, write_atomically
 from sfumato.generation.recipe import of_picture
 from sfumato.model import Model
 from sfumato.report import Report
+from sfumato.settings.sampling import Sampling
 
 SAVE_EVERY = 30.0  # seconds
 

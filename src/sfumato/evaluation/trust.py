@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from sfumato.conditioning.values import Condition
-from sfumato.config import Sampling
 from sfumato.data.duplicates import find_duplicates, reduced
 from sfumato.errors import UserError
 from sfumato.evaluation.report import Part
@@ -47,6 +46,7 @@ from sfumato.measures.probes import (
 from sfumato.model import Model
 from sfumato.page import Figure, png
 from sfumato.report import Report
+from sfumato.settings.sampling import Sampling
 
 MOST = 20_000  # real pictures that a network computes features of
 HELD_OUT = 0.3  # share of the prompts, and of the things that probes are measured on, kept from their training

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sfumato.config import Sampling
 from sfumato.diffusion.processes import Gaussian
 from sfumato.diffusion.schedules import cosine
 from sfumato.diffusion.solvers import DDIM, Step
@@ -26,6 +25,7 @@ from sfumato.model import Model
 from sfumato.page import Figure, Section, code, formula, number, png, table
 from sfumato.plots import BLUE, GREEN, RED, Curve, plot
 from sfumato.report import Report
+from sfumato.settings.sampling import Sampling
 
 COUNTS = (1, 2, 4, 8, 16, 64)  # steps
 POINTS = 2000

@@ -5,7 +5,6 @@ from html import escape
 
 import torch
 
-from sfumato.config import Sampling
 from sfumato.diffusion.denoisers import Denoiser, to_x
 from sfumato.diffusion.guidance import Guided
 from sfumato.diffusion.solvers import Step, sample
@@ -13,6 +12,7 @@ from sfumato.explain.pictures import FRAMES, film, row, shown, spread
 from sfumato.model import Model
 from sfumato.page import Figure, Section, code, formula, number, png
 from sfumato.report import Report
+from sfumato.settings.sampling import Sampling
 
 PICTURES = 10  # a row
 

@@ -18,11 +18,14 @@ from sfumato.bounded import size_of
 from sfumato.codecs.png import png
 from sfumato.conditioning.conditioners import Asked
 from sfumato.conditioning.values import Condition, Planes, condition_of, record_of, words_of
-from sfumato.config import LARGEST_SEED, LARGEST_SIZE, ConditionName, Sampling, Settings, validate
+from sfumato.config import validate
 from sfumato.errors import UserError, of_system
 from sfumato.generation.png import Damaged, NotPNG, text_of
 from sfumato.model import Model
 from sfumato.request import LARGEST_PROMPT, SMALLEST_SIZE
+from sfumato.settings.base import LARGEST_SEED, LARGEST_SIZE, Settings
+from sfumato.settings.conditions import ConditionName
+from sfumato.settings.sampling import Sampling
 
 SOLVER_NAMES = {
     "ddpm": "DDPM",

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from sfumato import kinds
-from sfumato.config import ConditionSettings, Config, adjusted, validate
+from sfumato.config import Config, adjusted, validate
 from sfumato.data import catalogue
 from sfumato.errors import UserError
 from sfumato.measures import membership, memorization
+from sfumato.settings.conditions import ConditionSettings
 from sfumato.user_cache import user_cache
 
 SIZES = (32, 64, 128)

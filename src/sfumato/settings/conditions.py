@@ -1,0 +1,93 @@
+"""What a picture may be asked for by: each condition by its kind."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from sfumato.settings.base import Settings, within, word
+
+
+class ConditionSettings(Settings):
+    """Abstract: one condition of a model. `needs` is what the data must have: captions, classes or nothing."""
+
+    kind: str
+    needs: ClassVar[str] = ""
+
+
+class AutoCondition(ConditionSettings):
+    """What the data has: captions become the condition text, classes the condition class; both where it has both."""
+
+    kind: Literal["auto"] = "auto"
+
+
+def withheld(default: float = 0.1) -> Any:
+    return within(default, 0, 0.9, "fraction of the pictures learnt without it, for guidance")
+
+
+class ClassCondition(ConditionSettings):
+    """One of the classes by name."""
+
+    kind: Literal["class"] = "class"
+    needs: ClassVar[str] = "classes"
+    width: int = within(256, 8, 4096, "of the class embedding")
+    dropout: float = withheld()
+
+
+class TextCondition(ConditionSettings):
+    """A prompt, read by a small transformer trained with the pictures."""
+
+    kind: Literal["text"] = "text"
+    needs: ClassVar[str] = "captions"
+    width: int = within(192, 16, 2048, "of the tokens")
+    depth: int = within(3, 1, 48, "transformer blocks")
+    heads: int = within(6, 1, 64, "attention heads")
+    vocabulary: int = within(4096, 64, 131072, "tokens, learnt from the captions")
+    max_length: int = within(32, 4, 512, "tokens of a prompt that are read")
+    dropout: float = withheld()
+
+    @model_validator(mode="after")
+    def _fits(self) -> TextCondition:
+        if self.width % self.heads:
+            raise ValueError(
+                f"width = {self.width} is no multiple of heads = {self.heads}: use a multiple of {self.heads}"
+            )
+        return self
+
+
+class SentenceCondition(ConditionSettings):
+    """A prompt, read by a frozen sentence encoder that knows words beyond the captions."""
+
+    kind: Literal["sentence"] = "sentence"
+    needs: ClassVar[str] = "captions"
+    encoder: str = word("minilm", "a known encoder or a folder with one")
+    width: int = within(512, 8, 4096, "of the trained perceptron on the sentence vector")
+    dropout: float = withheld()
+
+
+class MaskCondition(ConditionSettings):
+    """A part of the picture, of which the rest is drawn."""
+
+    kind: Literal["mask"] = "mask"
+    law: Literal["boxes", "strokes", "halves", "mixed"] = word("mixed", "of the masks in training; mixed: any of them")
+    dropout: float = withheld()
+
+
+class SmallerCondition(ConditionSettings):
+    """The picture itself, smaller: the model draws the fine detail."""
+
+    kind: Literal["smaller"] = "smaller"
+    factor: int = within(4, 2, 64, "how many times smaller a side is")
+    noise: float = within(0.0, 0, 0.9, "largest standard deviation of the noise on it in training, in units of x")
+    dropout: float = withheld()
+
+
+NAME_RULE = "it begins with a small letter, and has at most 32 small letters, digits, dashes and underscores"
+
+ConditionName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$", description=NAME_RULE)]
+
+AnyCondition = Annotated[
+    AutoCondition | ClassCondition | TextCondition | SentenceCondition | MaskCondition | SmallerCondition,
+    Field(discriminator="kind"),
+]

@@ -1,0 +1,57 @@
+"""What is learnt from."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from sfumato.settings.base import Settings, within, word
+
+
+def checked_group(group: str) -> str:
+    """`group`, unless it is a pattern (it has a parenthesis) that cannot be used.
+
+    Raises:
+        ValueError: no regular expression, or not exactly one group in it.
+    """
+    if "(" in group:
+        try:
+            found = re.compile(group).groups
+        except re.error as error:
+            raise ValueError(f"group = {group!r} is no regular expression ({error}): write e.g. (.+)_[0-9]+") from None
+        if found != 1:
+            raise ValueError(f"group = {group!r} has {found} groups: put one pair of ( ) around what is the same")
+    return group
+
+
+class Data(Settings):
+    """What is learnt from, and how it is fitted to the codec."""
+
+    path: str = Field(min_length=1, description="a folder, or the name of a public data set (`sfumato data get`)")
+    fit: Literal["crop", "pad", "stretch"] = word(
+        "crop", "how a picture of another shape is fitted: cut at the centre, bordered, or distorted"
+    )
+    depth: int = within(16, 0, 16, "bits that files of 16 bits use (12 of many cameras and scanners); 0: from the data")
+    validation: float | None = within(
+        0.02, 0, 0.5, "fraction of the pictures held out; null: 2 %, more of fewer pictures than a release needs"
+    )
+    group: str = Field(
+        "",
+        max_length=200,
+        description="pictures that stay together when some are held out: folder, a column of the metadata, or a "
+        "pattern of the name with one group, e.g. (.+)_[0-9]+; empty: none",
+    )
+    flip: bool = word(False, "mirror half of the pictures, where left and right mean the same")
+    policy: Literal["stop", "skip", "quarantine"] = word("stop", "what to do about unusable files")
+    duplicates: Literal["keep", "drop"] = word(
+        "keep",
+        "near-duplicates (`sfumato data scan --duplicates`); drop: the first of each stays, of which the model "
+        "then learns less by heart",
+    )
+
+    @field_validator("group")
+    @classmethod
+    def _group(cls, group: str) -> str:
+        return checked_group(group)
