@@ -229,6 +229,14 @@ def test_the_readme_is_short_its_core_fits_into_25_lines_and_each_part_has_one_l
     ]
 
 
+def test_the_index_has_one_line_for_every_page():
+    index = ROOT / "docs" / "index.md"
+    rows = [line for line in index.read_text("utf-8").splitlines() if line.startswith("| ")]
+    pages = {p.name for p in index.parent.glob("*.md")} - {"index.md"}
+
+    assert {page for page in pages if sum(f"]({page})" in row for row in rows) != 1} == set()
+
+
 # --- what is made from the code --------------------------------------------------------------------------------------
 
 
