@@ -47,6 +47,7 @@ from sfumato.config import load_recipe
 from sfumato.data.preparation import prepare
 from sfumato.data.readers.pictures import Pictures
 from sfumato.data.sources import open_source
+from sfumato.training import prepared
 from sfumato.training import run as training_run
 from sfumato.training.loop import Trainer
 
@@ -301,7 +302,7 @@ def whole(mode: str, batch: int, tiny: bool, device: torch.device, least: float)
         settings += ["codec.channels=3", "network.channels=64"]
         config = load_recipe("folder", [*settings, f"training.compile={compiled}", "training.steps=1000000", *few])
         data = prepare(open_source(pictures), Pictures(side), Path(folder) / "data")
-        ready = training_run.build(config, data, [], len(data))
+        ready = prepared.build(config, data, [], len(data))
         ready.model.to(device)
         run = Trainer(ready.config, ready.model, data, ready.train_indices, ready.validation_indices)
         seconds_of(run.train_step, device, 0.0, rounds=1)  # compiles

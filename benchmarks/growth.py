@@ -45,8 +45,8 @@ from sfumato.model import Model
 from sfumato.report import Silent
 from sfumato.training.checkpoint import newest_whole, save_checkpoint
 from sfumato.training.loop import Trainer, precision_of
+from sfumato.training.prepared import build, prepare_run, prepared_data
 from sfumato.training.resolve import locate
-from sfumato.training.run import build, prepare_run, prepared_data
 
 BASE = {"codec.size": 32, "network.channels": 64, "training.batch": 16}
 SMALLEST_NETWORK = {

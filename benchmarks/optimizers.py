@@ -34,7 +34,7 @@ from sfumato.config import load_recipe
 from sfumato.errors import UserError
 from sfumato.report import Silent
 from sfumato.training.loop import Trainer
-from sfumato.training.run import prepare_run
+from sfumato.training.prepared import prepare_run
 
 BENCHMARKS = Path(__file__).parent
 sys.path[:0] = [str(BENCHMARKS / "gan"), str(BENCHMARKS / "claims")]

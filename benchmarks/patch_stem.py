@@ -45,7 +45,7 @@ from sfumato.model import Model
 from sfumato.networks import UNet
 from sfumato.report import Silent
 from sfumato.training.loop import Trainer
-from sfumato.training.run import prepare_run
+from sfumato.training.prepared import prepare_run
 
 BENCHMARKS = Path(__file__).parent
 sys.path.insert(0, str(BENCHMARKS / "gan"))

@@ -59,7 +59,7 @@ from sfumato.diffusion import (
 )
 from sfumato.training.checkpoint import newest_whole, save_checkpoint
 from sfumato.training.loop import Trainer, precision_of
-from sfumato.training.run import machine_settings, prepare_run
+from sfumato.training.prepared import machine_settings, prepare_run
 
 sys.path += [str(HERE / "claims"), str(HERE / "gan")]
 from common import Features, frechet, head, row  # pyright: ignore[reportMissingImports]

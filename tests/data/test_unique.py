@@ -14,7 +14,7 @@ from sfumato.data.readers.pictures import Pictures
 from sfumato.data.sources import open_source
 from sfumato.data.unique import unique
 from sfumato.report import Silent
-from sfumato.training.run import prepared_data
+from sfumato.training.prepared import prepared_data
 
 
 @pytest.fixture

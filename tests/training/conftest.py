@@ -11,7 +11,7 @@ from PIL import Image
 
 from sfumato.config import Config, change, validate
 from sfumato.training.loop import Trainer
-from sfumato.training.run import prepare_run
+from sfumato.training.prepared import prepare_run
 
 TINY = {
     "name": "tiny",

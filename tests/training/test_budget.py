@@ -179,7 +179,7 @@ def test_a_run_of_a_time_is_the_run_of_its_settings_and_keeps_them_when_resumed(
     again = train(plain, tmp_path / "plain")
     assert again.fingerprint == timed_model.fingerprint  # measuring left no trace in the weights
 
-    monkeypatch.setattr("sfumato.training.run.costs", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr("sfumato.training.prepared.costs", lambda *_: pytest.fail("measured again"))
     train(config, tmp_path / "timed")
     train(settings(pictures, *BUDGETED), tmp_path / "timed")
     assert load_recipe(tmp_path / "timed" / "config.yaml") == plain

@@ -8,7 +8,8 @@ from sfumato.config import change, load_recipe, validate
 from sfumato.data.groups import NoGroup
 from sfumato.evaluation.pictures import material_for
 from sfumato.training.estimate import dry_run
-from sfumato.training.run import prepare_run, train
+from sfumato.training.prepared import prepare_run
+from sfumato.training.run import train
 
 
 @pytest.fixture

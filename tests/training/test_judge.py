@@ -13,7 +13,7 @@ from sfumato.report import Silent
 from sfumato.training import judge as judging
 from sfumato.training.judge import judge, real_pictures
 from sfumato.training.loop import Trainer
-from sfumato.training.run import prepare_run
+from sfumato.training.prepared import prepare_run
 
 COLOURS = {"blue": 2, "red": 0}
 

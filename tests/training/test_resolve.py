@@ -15,13 +15,14 @@ from sfumato.data.sources import open_source
 from sfumato.errors import UserError
 from sfumato.measures import memorization
 from sfumato.training.estimate import dry_run
+from sfumato.training.prepared import prepare_run
 from sfumato.training.resolve import (
     gate,
     largest_size,
     locate,
     resolve_rest,
 )
-from sfumato.training.run import prepare_run, train
+from sfumato.training.run import train
 
 
 @pytest.fixture

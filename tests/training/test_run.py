@@ -23,7 +23,8 @@ from sfumato.training import environment as machine
 from sfumato.training import run
 from sfumato.training.interrupts import Interrupted, Interruptible, Stop
 from sfumato.training.log import Log
-from sfumato.training.run import prepare_run, train
+from sfumato.training.prepared import prepare_run
+from sfumato.training.run import train
 from sfumato.training.samples import draw_sheet
 
 

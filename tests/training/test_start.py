@@ -10,7 +10,8 @@ import torch
 
 from sfumato.errors import UserError
 from sfumato.model import Model
-from sfumato.training.run import prepare_run, train
+from sfumato.training.prepared import prepare_run
+from sfumato.training.run import train
 from sfumato.training.start import KEPT
 
 

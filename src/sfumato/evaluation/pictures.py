@@ -11,7 +11,7 @@ from sfumato.errors import UserError
 from sfumato.material import Material, Pictures, asked_of, chosen
 from sfumato.model import Model
 from sfumato.report import Report
-from sfumato.training.run import prepared_data
+from sfumato.training.prepared import prepared_data
 
 
 def material_for(model: Model, path: str, cache: Path, report: Report) -> Material:

@@ -20,8 +20,8 @@ from sfumato.report import Report
 from sfumato.training.budget import MEASURED, batch_seconds, costs, duration, timed
 from sfumato.training.claim import settled
 from sfumato.training.loop import Trainer
+from sfumato.training.prepared import build, fitted, machine_settings, trainer_of
 from sfumato.training.resolve import gate, locate
-from sfumato.training.run import build, fitted, machine_settings, trainer_of
 from sfumato.training.samples import sheet_conditions
 from sfumato.training.start import Donor
 
