@@ -124,6 +124,21 @@ def test_padding_has_no_influence(trained, tokenizer):
 
 
 @torch.no_grad()
+def test_training_reads_no_padding_beyond_the_longest_prompt_and_gives_the_same(trained):
+    prompts = ["a cat", "a red apple", None]
+    drawing = trained(prompts)
+    training = trained.train()(prompts)
+    trained.eval()
+    longest = int(drawing["context_mask"].sum(1).max())
+    assert longest < trained.max_length and training["context"].shape == (3, longest, 32)
+    mask = training["context_mask"]
+    assert torch.equal(mask, drawing["context_mask"][:, :longest])
+    torch.testing.assert_close(training["vector"], drawing["vector"], rtol=0, atol=1e-5)
+    close = (training["context"] - drawing["context"][:, :longest])[mask].abs().max()
+    assert close < 1e-5
+
+
+@torch.no_grad()
 def test_a_prompt_beyond_the_longest_is_cut(trained):
     long = "a red apple a brown dog a cat a house"
     cut = trained([long])

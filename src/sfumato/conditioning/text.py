@@ -101,7 +101,11 @@ class TextConditioner(CaptionConditioner):
     def forward(self, values: Sequence[Value | None], sides: Sequence[int] | None = None) -> dict[str, Tensor]:
         texts = [f"{START} {value or ''}" for value in values]
         device = next(self.parameters()).device
-        ids, mask = (moved(v, device) for v in tokenize(self.tokenizer, texts, self.max_length))
+        ids, mask = tokenize(self.tokenizer, texts, self.max_length)
+        if self.training:  # the same numbers but for their last bits, without the work of padding
+            longest = int(mask.sum(1).max())
+            ids, mask = ids[:, :longest], mask[:, :longest]
+        ids, mask = moved(ids, device), moved(mask, device)
         tokens = self.transformer(ids, mask)
         return {"vector": mean_over(tokens, mask), "context": tokens, "context_mask": mask}
 
