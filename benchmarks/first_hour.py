@@ -5,13 +5,13 @@
     python benchmarks/first_hour.py folders packages runs/first-hour               # two folders of pictures, a minute
     python benchmarks/first_hour.py train runs/first-hour                          # two trainings of an hour each
 
-`folders` writes `textures` (500 square and nearly seamless colour maps of two games, GPL-2 and later, without captions)
-and `products` (820 renders of furniture with transparency, CC0 and CC-BY 3.0, each with a caption file: its name, with
-its tags, with its category).
+`folders` writes `textures` (500 square and nearly seamless colour maps of two games, GPL-2 and later, no captions) and
+`products` (820 renders of furniture with transparency, CC0 and CC-BY 3.0, each with a caption file: its name, with its
+tags, with its category).
 
 `train` gives each of them exactly what the first command of the documentation gives, `sfumato train FOLDER --time 60m`,
-then draws a sheet and evaluates. On a machine that has other work, `--steps N --set ...` trains as many steps as a quiet
-machine has time for: those that `sfumato train FOLDER --time 60m --dry-run` prints there.
+then draws a sheet and evaluates. On a machine that has other work, `--set training.steps=N` trains as many steps as a
+quiet machine has time for: those that `sfumato train FOLDER --time 60m --dry-run` prints there.
 """
 
 import argparse

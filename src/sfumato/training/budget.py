@@ -20,17 +20,20 @@ import torch
 from sfumato import kinds
 from sfumato.config import Config, adjusted
 from sfumato.data.dataset import Dataset
+from sfumato.errors import UserError
 from sfumato.keyed import key
 from sfumato.model import Model
 from sfumato.report import Report
 from sfumato.training.environment import device
 from sfumato.training.loop import VALIDATION_DRAWS, VALIDATION_PICTURES, Trainer
+from sfumato.training.room import demand_room
 from sfumato.training.samples import sheet_conditions
 
 HOUR = 3600.0  # seconds of a run that is given neither a length nor a time
 ENOUGH = 200_000  # pictures that a network must see, each counted as often as it is seen
 EPOCHS, FEWEST = 400, 2_000  # a run that was given no time ends after so many epochs, yet has so many steps
 LADDER = ((32, 32, 32), (32, 64, 64), (64, 32, 32), (64, 64, 64), (128, 64, 64), (128, 128, 64))
+MADE_UP = 64  # pictures that steps of a rung are timed on
 WARM_UP, MEASURED = 1, 3  # steps; the first one allocates, and compiles where that is asked for
 SPARE = 0.05  # share of the time that is kept for a machine that slows down
 BYTES_A_SECOND = 200e6  # of a checkpoint that is hashed and flushed, on a plain disk
@@ -79,7 +82,11 @@ def costs(
         trainer: of the run, or of one like it on fewer pictures.
         progress: told the steps that were measured, of how many.
         held_out: pictures of the run's validation; the trainer's if not given.
+
+    Raises:
+        UserError: a step needs more memory than there is.
     """
+    demand_room(trainer)
     training, model = trainer.config.training, trainer.model
     step = step_seconds(trainer, progress)
     held_out = len(trainer.validation_indices) if held_out is None else held_out
@@ -189,9 +196,9 @@ def on(config: Config, rung: tuple[int, int, int]) -> Config:
 
 
 def pictures_a_second(config: Config) -> float:
-    """The pace of training, on made-up pictures without a condition."""
+    """The pace of training, on made-up pictures without a condition; 0 where a step does not fit into the memory."""
     training = config.training
-    n = training.batch * training.accumulate
+    n = min(training.batch, MADE_UP)
     overrides = ["condition.kind=none", "training.steps=1000000"]
     overrides += [f"training.{name}=1000000" for name in ("sample_every", "validate_every", "checkpoint_every")]
     config = adjusted(config, *overrides)
@@ -207,7 +214,11 @@ def pictures_a_second(config: Config) -> float:
     torch.manual_seed(key(training.seed, "weights"))
     model = Model.build(config).to(device())
     trainer = Trainer(config, model, cast(Dataset, made_up), range(n), ())
-    return n / step_seconds(trainer)
+    try:
+        demand_room(trainer)
+    except UserError:
+        return 0.0
+    return training.batch * training.accumulate / step_seconds(trainer)
 
 
 # --- the length --------------------------------------------------------------------------------------------------

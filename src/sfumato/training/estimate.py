@@ -19,9 +19,11 @@ from sfumato.data.sources import open_source
 from sfumato.report import Report
 from sfumato.training.budget import MEASURED, batch_seconds, costs, duration, timed
 from sfumato.training.claim import settled
+from sfumato.training.environment import device
 from sfumato.training.loop import Trainer
 from sfumato.training.prepared import build, fitted, machine_settings, trainer_of
 from sfumato.training.resolve import gate, locate
+from sfumato.training.room import free_bytes
 from sfumato.training.samples import sheet_conditions
 from sfumato.training.start import Donor
 
@@ -38,6 +40,7 @@ class Estimate:
     pictures_per_second: float
     seconds: float
     memory_bytes: int
+    free_bytes: int
     disk_bytes: int
     gate: str = ""
 
@@ -52,7 +55,8 @@ class Estimate:
             f"({seen / max(1, self.scan.pictures):,.0f} epochs)",
             "speed": f"{self.pictures_per_second:,.0f} pictures/s, measured over {MEASURED} steps",
             "time": duration(self.seconds) + (f" of {duration(training.time)}" if training.time else ""),
-            "memory": f"{self.memory_bytes / 2**30:.1f} GiB at the peak, measured",
+            "memory": f"{self.memory_bytes / 2**30:.1f} GiB at the peak, measured; "
+            f"{self.free_bytes / 2**30:.1f} GiB are free",
             "disk": f"{self.disk_bytes / 2**20:,.0f} MiB",
         }
         lines = [str(self.scan), *(f"{name:<12}{value}" for name, value in rows.items())]
@@ -85,6 +89,7 @@ def dry_run(config: Config, report: Report, out: Path | None = None) -> Estimate
     enforce(config.data.policy, source, found.pictures, list(found.faults))
     bad = {fault.path for fault in found.faults}
     usable = [record for record in source.records if record.locator not in bad]
+    free = free_bytes(device())
     with tempfile.TemporaryDirectory() as folder:
         # without groups, of which so few pictures may be one
         few = [dataclasses.replace(record, group=None) for record in usable[:: -(-len(usable) // TRIAL)]]
@@ -110,6 +115,7 @@ def dry_run(config: Config, report: Report, out: Path | None = None) -> Estimate
         pictures_per_second=training.batch * training.accumulate / cost.step,
         seconds=training.steps * cost.step + drawing + saving + validating,
         memory_bytes=peak_memory(model.device) + rows,
+        free_bytes=free,
         disk_bytes=checkpoint * (training.keep + 1) + rows,
         gate=gate(config, held_out),
     )

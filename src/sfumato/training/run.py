@@ -34,6 +34,7 @@ from sfumato.training.log import Log
 from sfumato.training.loop import Trainer, run
 from sfumato.training.optimizers import rate_factor
 from sfumato.training.prepared import machine_settings, prepare_run, trainer_of
+from sfumato.training.room import demand_room
 from sfumato.training.samples import draw_sheet, sample_sheet, sheet_conditions
 
 LOG_EVERY = 20  # steps between two numbers on TensorBoard
@@ -72,6 +73,7 @@ def train(
         if told := other_threads(out):
             report.say(told)
         trainer = trainer_of(prepared)
+        demand_room(trainer)
         with writing("the run", out):
             progress = fit(trainer, out, report, stop)
             if trainer.step < prepared.config.training.steps:
