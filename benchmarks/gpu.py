@@ -48,7 +48,6 @@ from sfumato.data.preparation import prepare
 from sfumato.data.readers.pictures import Pictures
 from sfumato.data.sources import open_source
 from sfumato.training import prepared
-from sfumato.training import run as training_run
 from sfumato.training.loop import Trainer
 
 MODES = {"eager": False, "default": True, "reduce-overhead": "reduce-overhead", "max-autotune": "max-autotune"}
