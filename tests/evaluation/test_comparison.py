@@ -117,7 +117,7 @@ def test_a_part_that_one_has_not_is_told(tmp_path):
         (["emoji", "emojy", "--data", "x"], "did you mean 'emoji'"),
         (["emoji", "emoji", "--data", "x", "--metrics", "qualty"], "did you mean 'quality'"),
         (["emoji", "emoji", "--data", "x", "--n", "3"], "n = 3 is not possible"),
-        (["emoji", "emoji", "--data", "x", "--grid", "steps=1,2"], "a grid is of one model"),
+        (["emoji", "emoji", "--data", "x", "--grid", "steps=1,2"], "--grid takes one model"),
         (["emoji", "--data", "x", "--grid", "stepps=1,2"], "did you mean 'steps'"),
         (["emoji", "--data", "x", "--grid", "steps=1,2", "--metric", "fid"], "did you mean 'fd'"),
         (["emoji", "--data", "x", "--grid", "steps=1,2", "--metric", "accuracy"], "accuracy is of models with classes"),

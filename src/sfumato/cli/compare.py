@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sfumato.report import Report
 
 METRICS = ("quality", "statistics", "speed")
-FEWEST = 16  # pictures that have intervals
+FEWEST = 16  # pictures; with fewer there are no intervals
 
 
 def compare(
@@ -33,27 +33,27 @@ def compare(
     Parameters
     ----------
     models
-        Two or more, each held against the first: names of models in the package, run or model folders, or folders with
-        a report of `sfumato evaluate`, which is not measured again. With --grid, one.
+        Two or more models, each compared with the first; with --grid, one.
+        Each is a model's name, a run or model folder, or a folder with a report of `sfumato evaluate`.
     data
-        Folder of pictures, or the name of a public data set; best the data of the training.
+        Folder of data, or the name of a public data set; best the training data.
     metrics
         What to measure, as in `sfumato evaluate`; quality, statistics and speed by default.
     grid
-        A setting of sampling and its values, "steps=5,10,20"; once or twice.
+        A setting of sampling and its values, "steps=5,10,20"; may be given twice.
     metric
-        The metric that comes first in the report of a grid: kid, fd (Fréchet distance) or accuracy.
+        The metric that ranks the cells of a grid: kid, fd (Fréchet distance) or accuracy.
     n
-        Pictures of each model or cell, and real ones that they are compared with.
+        Number of pictures of each model or cell, and of real ones to compare them with.
     seed
-        Of every choice and draw; the same seed gives the same numbers.
+        Seed of every random choice and draw; the same seed gives the same numbers.
     out
         Folder for index.html and more; the same command goes on where it was stopped.
     """
     if n < FEWEST:
         raise UserError(f"compare: n = {n} is not possible", f"set --n to {FEWEST} or more")
     if grid and len(models) != 1:
-        raise UserError(f"compare: a grid is of one model, not of {len(models)}", "name one model, or leave --grid out")
+        raise UserError(f"compare: --grid takes one model, not {len(models)}", "name one model, or leave --grid out")
     if not grid and len(models) < 2:
         raise UserError(
             f"compare: {len(models)} model has nothing to be compared with", "name two models or more, or give --grid"
@@ -80,7 +80,7 @@ def of_grid(
         raise unknown("metric of a grid", metric, module.METRICS)
     opened = open_model(model)
     if metric == "accuracy" and opened.conditioner.named("class") is None:
-        raise UserError("metric: accuracy is of models with classes, which this is not", "choose --metric kid or fd")
+        raise UserError("metric: accuracy needs a model with classes, and this has none", "choose --metric kid or fd")
     path = needed(data)
     folder(out)
     found = module.measured(opened, path, axes, n, seed, out, report)
@@ -90,7 +90,7 @@ def of_grid(
 def side_by_side(
     models: tuple[str, ...], data: str | None, metrics: tuple[str, ...], n: int, seed: int, out: Path, report: Report
 ) -> str:
-    """Models or reports, each held against the first."""
+    """Models or reports, each compared with the first."""
     from sfumato.evaluation import comparison
     from sfumato.evaluation.comparison_page import written
     from sfumato.evaluation.settings import METRICS as KNOWN
@@ -120,20 +120,20 @@ def side_by_side(
 
 
 def needed(data: str | None) -> str:
-    """The data, which what is measured needs."""
+    """The data; a UserError if there are none to measure on."""
     if data is None:
         raise UserError("compare: there are no data to measure on", "give a folder or a data set with --data")
     return data
 
 
 def is_report(folder: Path, data: str | None) -> bool:
-    """Whether a folder is one of a report: where it holds a model too, --data asks for it to be measured."""
+    """Whether a folder stands for its report: if it also holds a model, --data asks to measure that instead."""
     model = any((place / "model.json").is_file() for place in (folder, folder / "model"))
     return (folder / "report.json").is_file() and not (model and data is not None)
 
 
 def distinct(models: tuple[str, ...]) -> list[str]:
-    """The last parts of the paths, as many as tell them apart; what was named twice is numbered."""
+    """The last parts of each path, as many as tell the models apart; a model that is named twice gets a number."""
     paths = [Path(model).parts or (model,) for model in models]
     depth = next(
         depth

@@ -39,7 +39,7 @@ def get(name: str | None = None, /) -> None:
     Parameters
     ----------
     name
-        The data set; none: list them.
+        The data set; without a name, list all.
     """
     from sfumato.data import catalogue
 
@@ -77,7 +77,7 @@ def show(path: str, /, *, out: Path | None = None, columns: int = 8, rows: int =
     rows
         Samples below each other, 1 to 64.
     size
-        Side in pixels at which a model would see the pictures, 4 to 1024: they are cut and scaled to it, and shown so.
+        Show the pictures cut and scaled to this side in pixels, as a model would see them; 4 to 1024.
     """
     from sfumato.settings.base import LARGEST_SIZE
 
@@ -121,9 +121,9 @@ def scan(path: str, /, *, duplicates: bool = False, features: bool = False, out:
     path
         Folder of pictures, or the name of a public data set.
     duplicates
-        Search near-duplicates too: the same picture in another size, brightness, compression or position.
+        Also search near-duplicates: the same picture in another size, brightness, compression or position.
     features
-        With --duplicates: pictures that are neighbours in the features of a network are duplicates, too.
+        With --duplicates: also count pictures that are neighbours in the features of a network.
     out
         With --duplicates: folder for duplicates.json (all groups) and duplicates.png (the largest).
     """
@@ -140,7 +140,7 @@ def scan(path: str, /, *, duplicates: bool = False, features: bool = False, out:
 
 
 def _duplicates(source: Source, features: bool, out: Path) -> None:
-    """Tell of the near-duplicates, and write them to a folder."""
+    """Print the near-duplicates, and write them to a folder."""
     import tempfile
 
     import numpy as np
@@ -170,7 +170,7 @@ def _duplicates(source: Source, features: bool, out: Path) -> None:
 
 
 def _sheet(data: Dataset, groups: Sequence[Group], rows: int = 12, columns: int = 8) -> Image:
-    """The largest groups, a row each."""
+    """A sheet of the largest groups, one in each row."""
     from PIL import Image as pillow
 
     from sfumato.codecs.grid import labelled_grid
@@ -186,7 +186,7 @@ def _sheet(data: Dataset, groups: Sequence[Group], rows: int = 12, columns: int 
 
 
 def _open(path: str):
-    """The source at a path, or of a named data set, which is brought when it is not here."""
+    """The source at a path, or of a named data set, which is fetched if it is not here."""
     from sfumato.data import catalogue
     from sfumato.data.sources import open_source
 

@@ -36,37 +36,42 @@ def evaluate(
     model
         Name of a model in the package, or a run or model folder.
     data
-        Folder of pictures, or the name of a public data set; best the data of the training.
+        Folder of data, or the name of a public data set; best the training data.
     metrics
-        What to measure; by default all that the model and the data allow but the likelihood, which takes long.
-        quality: distances, fidelity and diversity in two feature spaces or more, and class accuracy; statistics:
-        sharpness and colours; speed; nll: bits per dimension, by two bounds and the probability-flow ODE; memorization:
-        copies of training pictures; membership: whether the loss tells them; alignment: with the prompts; bias: shares
-        of labels, or of words by template; duplicates: near-duplicates of the training data.
+        What to measure; by default everything that model and data allow, except nll, which takes long.
+        quality: distances, fidelity and diversity in two or more feature spaces, class accuracy.
+        statistics: sharpness and colours.
+        speed: pictures per second.
+        nll: bits per dimension, by two bounds and the probability-flow ODE.
+        memorization: copies of training pictures.
+        membership: whether the loss tells training pictures from others.
+        alignment: how well the pictures follow their prompts.
+        bias: shares of labels, or of words by template.
+        duplicates: near-duplicates in the training data.
     n
-        Pictures that are drawn, and real ones that they are compared with.
+        Number of pictures to draw, and of real ones to compare them with.
     steps
-        From noise to picture; the model's own by default.
+        Steps from noise to picture; the model's own by default.
     solver
-        The model's own by default.
+        Solver that draws; the model's own by default.
     guidance
-        The model's own by default.
+        How strictly to follow the prompt; the model's own by default.
     nll_n
-        Pictures at most whose likelihood is measured.
+        Number of pictures, at most, for the likelihood.
     chain
-        Steps of the chain whose bound is measured.
+        Steps of the chain for the variational bound.
     probes
-        Random vectors a picture for the divergence of the ODE; two or more give an interval.
+        Random vectors for each picture for the divergence of the ODE; two or more give an interval.
     template
-        Prompt that leaves an attribute open, such as "a doctor", for bias; may be given again.
+        Prompt for bias that leaves an attribute open, such as "a doctor"; may be given several times.
     attributes
-        YAML file of attributes for bias: `attribute: {value: [word, word]}`; words of gender and skin tone by default.
+        YAML file of attributes for bias: `attribute: {value: [word, word]}`; gender and skin tone by default.
     alarm
-        Total variation from the data, from 0 to 1, from which on there is an alarm of bias.
+        Total variation from the data, 0 to 1, above which bias raises an alarm.
     inception
-        File with the weights of Inception, for the published FID; EfficientNet's are taken where its package is.
+        File with the weights of Inception, for the published FID.
     seed
-        Of every choice and draw; the same seed gives the same numbers.
+        Seed of every random choice and draw; the same seed gives the same numbers.
     out
         Folder for index.html, report.json and more; the same command goes on where it was stopped.
     """

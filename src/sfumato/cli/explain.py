@@ -24,15 +24,15 @@ def explain(
     model
         Name of a model in the package, or a run or model folder; without one, the mathematics alone.
     picture
-        A picture file to turn into noise; by default one that the model draws, or one made by formula.
+        A picture file to turn into noise; by default one that the model draws, or one made by a formula.
     prompt
         What the model draws.
     out
         Folder for the page (index.html) and its pictures.
     steps
-        From noise to picture; the model's own by default, 50 without a model.
+        Steps from noise to picture; the model's own by default, 50 without a model.
     seed
-        Of all chance on the page; the same seed gives the same page.
+        Seed of all random choices on the page; the same seed gives the same page.
     """
     from sfumato.explain.report import explain as make
     from sfumato.generation.draw import open_model

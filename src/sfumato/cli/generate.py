@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sfumato.diffusion.solvers import Step
     from sfumato.model import Model
 
-FRAME, LAST = 120, 1500  # milliseconds of a film's frames, and of its last
+FRAME, LAST = 120, 1500  # milliseconds of each frame of a film, and of the last one
 
 
 def generate(
@@ -42,29 +42,29 @@ def generate(
     Parameters
     ----------
     prompts
-        One or more prompts (or class names), each in quotes; none: without a condition.
+        One or more prompts (or class names), each in quotes; without any, pictures without a condition.
     model
         Name of a model in the package, or a run or model folder; by default the one in the package.
     n
-        Pictures a prompt; picture i has seed + i.
+        Pictures for each prompt; picture i has seed + i.
     steps
-        From noise to picture; the model's own by default.
+        Steps from noise to picture; the model's own by default.
     solver
-        dpm++2m, unipc, heun, ddim, ddpm and more, all named when one is wrong; the model's own by default.
+        dpm++2m, unipc, heun, ddim, ddpm or another (a wrong name lists all); the model's own by default.
     times
         Times of the steps, "1,0.8,0.5,0", e.g. from `sfumato search-grid`; the model's own by default.
     guidance
-        How strictly to follow the prompt, 1 for not at all; the model's own by default.
+        How strictly to follow the prompt; 1 does not push towards it. The model's own by default.
     negative
         What to steer away from.
     condition
         A condition by name, "class=cat" or "mask=mask.png", for every prompt; may be given several times.
     seed
-        Of the first picture of each prompt; the same seed and settings give the same picture. Random by default.
+        Seed of the first picture of each prompt, random by default. The same seed gives the same picture.
     size
-        Side in pixels; the model's own by default.
+        Side in pixels, or WIDTHxHEIGHT; the model's own by default.
     backend
-        What evaluates the network: torch, onnxruntime or openvino.
+        Program that evaluates the network: torch, onnxruntime or openvino.
     out
         Folder for the pictures.
     grid
@@ -121,13 +121,13 @@ def rerun(
     Parameters
     ----------
     picture
-        A PNG that Sfumato has written.
+        A PNG that Sfumato wrote.
     model
-        The model that drew it, where it is not one of the package.
+        The model that drew the picture, if it is not one of the package.
     out
-        The new file, which ends in .png, or a folder for it; by default beside the old one, with "-rerun" in its name.
+        The new file, which ends in .png, or a folder for it; by default NAME-rerun.png beside the old one.
     condition
-        A picture that was given as a condition, "mask=mask.png", which the recipe knows by its SHA-256 alone.
+        A picture that was given as a condition, "mask=mask.png"; the recipe holds only its SHA-256.
     """
     from sfumato.durable import write_atomically
     from sfumato.export.backend import use_backend
@@ -159,7 +159,7 @@ def rerun(
 
 
 def verdict(picture: Image, data: bytes, original: bytes) -> str:
-    """How like a picture that was drawn again, with its file, is to the original file."""
+    """How a picture that was drawn again, and its file, compare with the original file."""
     if data == original:
         return "the same, byte for byte"
     if same_pixels(picture, original):
@@ -168,7 +168,7 @@ def verdict(picture: Image, data: bytes, original: bytes) -> str:
 
 
 def same_pixels(picture: Image, original: bytes) -> bool:
-    """Whether a file holds just these pixels; False where it cannot be read."""
+    """Whether a file holds exactly these pixels; False if it cannot be read."""
     import io
 
     from PIL import Image
@@ -185,7 +185,7 @@ def same_pixels(picture: Image, original: bytes) -> bool:
 def steps_told_to(terminal: Terminal, model: Model, every: bool = False) -> Callable[[range, int, Step], None]:
     """A listener that shows the pictures of the batch as they come out of the noise, and a bar over all steps.
 
-    Where there is no terminal to show them, ``every`` step is told in a line, or only how far the whole is.
+    Without a terminal it prints lines of the progress instead, and with ``every`` a line for every step.
     """
 
     def on_step(batch: range, pictures: int, step: Step) -> None:
@@ -200,7 +200,7 @@ def steps_told_to(terminal: Terminal, model: Model, every: bool = False) -> Call
 
 
 def of_conditions(given: Sequence[str]) -> dict[str, str]:
-    """What the options --condition name=value stand for."""
+    """The conditions by name that the options --condition name=value give."""
     found: dict[str, str] = {}
     for text in given:
         name, equals, value = (part.strip() for part in text.partition("="))
@@ -213,14 +213,14 @@ def of_conditions(given: Sequence[str]) -> dict[str, str]:
 
 
 def of_times(times: str | None, steps: int | None) -> dict[str, object]:
-    """The settings that the option --times stands for."""
+    """The settings that the option --times gives."""
     if times is None:
         return {}
     try:
         numbers = [float(time) for time in times.split(",")]
     except ValueError:
         raise UserError(
-            f"times: {times!r} is not numbers with commas between", "write e.g. --times 1,0.8,0.5,0"
+            f"times: {times!r} is not a list of numbers with commas", "write e.g. --times 1,0.8,0.5,0"
         ) from None
     return {"times": numbers, "steps": len(numbers) - 1 if steps is None else steps}
 
@@ -231,7 +231,7 @@ def slug(prompt: str | None) -> str:
 
 
 def write(folder: Path, name: str, data: bytes) -> Path:
-    """Write a new file; one of that name with other content is kept, and the new one numbered."""
+    """Write a new file; if a file of that name has other content, it stays and the new one gets a number."""
     from sfumato.durable import write_new
 
     try:

@@ -1,8 +1,8 @@
-"""The command line: which verbs there are, and how errors are told.
+"""The command line: which verbs there are, and how errors are printed.
 
-A verb's file is imported when the verb is called, so that `sfumato --help` stays instant. Errors of the person who
-typed, and what the system refuses (a full disk, a missing right, no memory), print two lines, what is wrong and the
-fix, and exit with 2; faults of ours keep their traceback; Ctrl-C exits with 130, as shells do.
+A verb's file is imported when the verb is called, so that `sfumato --help` stays instant. Mistakes of the user and
+refusals of the system (a full disk, a missing right, no memory) print two lines, what is wrong and the fix, and exit
+with 2. Faults of Sfumato keep their traceback. Ctrl-C exits with 130, as shells do.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ VERBS = {
     ),
     "release": (
         "sfumato.cli.release:release",
-        "Measure and check a model, and write it with its cards, or refuse with reasons.",
+        "Check a model, then write it with its cards or say why not.",
         """\
   sfumato release runs/fashion
   sfumato release runs/mine --at-most membership.auc=0.6 --at-least accuracy.all=0.9
@@ -105,7 +105,7 @@ VERBS = {
     ),
 }
 
-LONGEST_WORD = 300  # signs of a word in a message
+LONGEST_WORD = 300  # characters of a word in a message
 DATA = ("get", "show", "scan")  # the verbs below `data`
 
 
@@ -119,7 +119,7 @@ def build() -> App:
         help_formatter="plain",  # a third of the time of the boxes that the verbs have
         version=f"sfumato {__version__}",
         version_format="plaintext",
-        suppress_keyboard_interrupt=False,  # `main` tells of it
+        suppress_keyboard_interrupt=False,  # `main` handles it
         default_parameter=Parameter(negative=(), show_default=lambda value: str(value) if value else None),
     )
     app["--help"].help = "Show this text."
@@ -139,14 +139,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def show_warning(message: Warning | str, category: type[Warning], file: str, line: int, *_: object) -> None:
-    """Print what a person should know in one line; a warning of another program keeps its place in the code."""
+    """Print a warning of Sfumato in one line; a warning of another package keeps its place in the code."""
     ours = issubclass(category, Told)
     told = f"warning: {message}" if ours else warnings.formatwarning(message, category, file, line).rstrip()
     print(told, file=sys.stderr)
 
 
 def run(arguments: Sequence[str] | None) -> int:
-    """One command with its faults told; the exit code."""
+    """Run one command, print its errors, and return the exit code."""
     try:
         code = build()(arguments, exit_on_error=False, print_error=False, result_action="return_value")
         if sys.stdout is not None:
@@ -177,7 +177,7 @@ def run(arguments: Sequence[str] | None) -> int:
 
 
 def example(chain: Sequence[str]) -> str:
-    """A command of a verb that is right, or of `sfumato` itself."""
+    """A correct command of a verb, or of `sfumato` itself."""
     if not chain:
         return 'sfumato generate "a red heart"'
     if chain[0] == "data":
@@ -194,6 +194,6 @@ def complain(error: UserError) -> int:
 
 
 def harmless(text: str) -> str:
-    """A text that may repeat what somebody else has written: no sign in it moves a terminal, no word is endless."""
+    """Make a text harmless that may repeat foreign words: no character controls the terminal, no word is endless."""
     signs = (c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
     return re.sub(rf"\S{{{LONGEST_WORD}}}\S+", lambda match: f"{match[0][:LONGEST_WORD]}…", "".join(signs))

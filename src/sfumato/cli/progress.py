@@ -1,6 +1,6 @@
-"""How far a task is, on the terminal: a bar with the time left, or a line now and then where there is no terminal.
+"""Progress of a task: a bar with the time left on a terminal, otherwise a line now and then.
 
-The time left is the mean pace of this process from where it began, so it is right after a resume too.
+The time left follows from the mean pace of this process since it began, so it is also right after a resume.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from rich.text import Text
 if TYPE_CHECKING:
     from PIL import Image
 
-EVERY = 10.0  # seconds between two lines where there is no terminal
+EVERY = 10.0  # seconds between two lines if there is no terminal
 
 
 class Terminal:
-    """A report of long work, to standard error; use it in a `with` statement.
+    """A report of long work on standard error; use it in a `with` statement.
 
-    It has the two methods of every report in the package: `say` prints a line that stays, `progress` tells how far a
-    task is. Tasks are known by name and may be interleaved.
+    It has the two methods of every report in the package: `say` prints a line that stays, `progress` shows how far a
+    task is. Tasks have names and may be interleaved.
     """
 
     def __init__(self) -> None:
@@ -51,8 +51,10 @@ class Terminal:
         self.live.stop()
 
     def show(self, pictures: Sequence[Image.Image]) -> None:
-        """Show pictures above the bars, as many as fit beside each other; nothing where there is no terminal, or one
-        whose encoding has no half blocks."""
+        """Show as many pictures above the bars as fit side by side.
+
+        Nothing is shown without a terminal, or on one whose encoding has no half blocks.
+        """
         if self.console.is_terminal and self.console.encoding.startswith("utf"):
             self.live.preview = half_blocks(pictures, self.console.width)
             self.live.refresh()
@@ -62,7 +64,7 @@ class Terminal:
         self.console.print(text, markup=False, soft_wrap=True)
 
     def progress(self, task: str, done: int, total: int, note: str = "") -> None:
-        """`done` of `total` of a task; the `done` of the first call is where this process begins."""
+        """Show that `done` of `total` of a task are done; this process begins at the `done` of the first call."""
         now = time.monotonic()
         start, begun = self.starts.setdefault(task, (now, done))
         left = remaining(done - begun, total - done, now - start)

@@ -1,4 +1,4 @@
-"""`sfumato recipes`: what there is, what it costs, what it reaches; and one recipe in full."""
+"""`sfumato recipes`: the list of recipes with cost and score, or one recipe in full."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def recipes(name: str | None = None, /) -> None:
     Parameters
     ----------
     name
-        Print all settings of this one as YAML instead.
+        Print all settings of this recipe as YAML instead.
     """
     if name is not None:
         print(config.load_recipe(name).to_yaml(), end="")

@@ -21,29 +21,30 @@ def release(
     seed: int = 0,
     out: Path = Path("release"),
 ) -> int:
-    """Measure and check a model, and write it with its cards, or refuse with reasons; exits with 1 if it is refused.
+    """Check a model, then write it with its cards or say why not; exits with 1 if it is refused.
 
-    It checks the thresholds, that the data are those of the training, that the code was committed, and that every
-    source has an allowed licence.
+    It checks the thresholds, that the data are the training data, that the code was committed, and that every source
+    has an allowed licence.
 
     Parameters
     ----------
     model
         Name of a model in the package, or a run or model folder.
     data
-        What it was trained on; by default the place that the training read.
+        The training data; by default the place where the training read them.
     recipe
-        The recipe with the thresholds (its group `release`); by default the one that the model was trained with.
+        Recipe whose group `release` gives the thresholds; by default the recipe of the training.
     at_most
-        One more threshold, e.g. membership.auc=0.6 or "memorization-*.near-copies=0.01"; may be given again.
+        One more upper threshold, e.g. membership.auc=0.6 or "memorization-*.near-copies=0.01".
+        May be given several times.
     at_least
-        The same from below.
+        One more lower threshold, e.g. accuracy.all=0.9; may be given several times.
     n
-        Pictures that are drawn, and real ones that they are compared with.
+        Number of pictures to draw, and of real ones to compare them with.
     nll_n
-        Pictures at most whose likelihood is measured, where a threshold demands it.
+        Number of pictures, at most, for the likelihood, if a threshold demands it.
     seed
-        Of every choice and draw.
+        Seed of every random choice and draw.
     out
         Folder for the report, release.json, data-card.md and, if released, model/.
     """
@@ -87,7 +88,7 @@ def release(
         *gate.licence_checks(trained_on, demands),
     ]
     if not named:
-        found.words.append("no thresholds are demanded: set release.at_most and release.at_least in the recipe")
+        found.words.append("there are no thresholds: set release.at_most and release.at_least in the recipe")
     passed = gate.released(place, trained_on, parts, checks, out)
     title = f"Release of {opened.config.name}"
     print(written(out, title, found, [gate.section(checks)]))

@@ -36,15 +36,15 @@ def search_grid(
     prompts
         What to draw in the search; by default the model's own sample prompts or classes.
     steps
-        From noise to picture, at most 20.
+        Steps from noise to picture, at most 20.
     n
-        Pictures to search on, and to compare on.
+        Number of pictures to search on, and to compare on.
     solver
-        The model's own by default; one that adds no noise.
+        Solver that adds no noise; the model's own by default.
     guidance
-        The model's own by default.
+        How strictly to follow the prompt; the model's own by default.
     seed
-        Of the first picture; the same seed finds the same times.
+        Seed of the first picture; the same seed finds the same times.
     """
     for name, value, high in (("steps", steps, MOST), ("n", n, 256)):
         if not 1 <= value <= high:
@@ -62,20 +62,20 @@ def search_grid(
         settings = opened.check(Request(tuple(offered), seed=seed, settings=changes))
         if settings.solver in NOISY:
             raise UserError(
-                f"solver: {settings.solver} adds noise of its own, so that grids cannot be compared by pictures",
+                f"solver: {settings.solver} adds noise, so grids cannot be compared by their pictures",
                 "choose one without noise, e.g. --solver dpm++2m",
             )
         found = found_by(opened, settings, list(islice(cycle(offered), n)), seed, terminal)
 
     least = min(found.misses, key=lambda name: found.misses[name])
-    print(f"{steps} steps of {settings.solver} miss the pictures of many steps by (of 255 levels, {n} pictures)\n")
+    print(f"how far {steps} steps of {settings.solver} miss the pictures of many steps (255 levels, {n} pictures):\n")
     for name, miss in found.misses.items():
         print(f"  {name:10}{digits(miss):>8}{'  the least' if name == least else ''}")
     print(f"\n{advice(opened, settings, least, found.times)}")
 
 
 def advice(model: Model, settings: Sampling, least: str, searched: Sequence[float]) -> str:
-    """How to draw with the times that miss least: the searched ones are recommended only where they won."""
+    """How to draw with the times that miss least; the searched times are recommended only if they won."""
     if least == "searched":
         return f"draw with the searched times: sfumato generate --times {_listed(searched)}"
     lost = f"the search found no better times than those of the grid {least}"

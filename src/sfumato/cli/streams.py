@@ -1,8 +1,7 @@
 """Where the command line writes: a terminal that may close, a pipe whose reader may leave, a full disk, any encoding.
 
-What goes to standard error (progress, faults) may be lost and must not cost the work: that stream falls silent where
-nobody reads it. What goes to standard output is the answer: where that cannot be written, the command has failed, and
-`sfumato.cli.main` says so.
+Standard error (progress, errors) may be lost without harm to the work: that stream falls silent if nobody reads it.
+Standard output is the answer: if it cannot be written, the command has failed, and `sfumato.cli.main` says so.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ from typing import Any, TextIO, cast
 NARROWEST, WIDEST = 20, 1000  # columns that text is laid out in; rich never ends on 1 or 2
 SIZE = ("COLUMNS", "LINES")  # of the terminal, as the environment tells it
 ANSWER = "standard output"
-ESCAPED = "backslashreplace"  # how a sign is written that the encoding of the output lacks
+ESCAPED = "backslashreplace"  # how to write a character that the encoding of the output lacks
 
 
 class Answer:
-    """Standard output: what it cannot take is an error that names it.
+    """Standard output: a write that fails raises an error that names it.
 
     Args:
-        stream: the one that is written to.
+        stream: the stream to write to.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -44,7 +43,7 @@ class Answer:
             self.refused(error)
 
     def refused(self, error: OSError) -> None:
-        """Nothing is tried again when the process ends."""
+        """Raise `error`; nothing is written again when the process ends."""
         silence(self.stream)
         error.filename = ANSWER
         raise error
@@ -54,14 +53,14 @@ class Answer:
 
 
 class Progress(Answer):
-    """Standard error: it falls silent where its reader is gone or its disk is full, and nobody else notices."""
+    """Standard error: it falls silent, without an error, if its reader is gone or its disk is full."""
 
     def refused(self, error: OSError) -> None:
         silence(self.stream)
 
 
 def silence(stream: TextIO) -> None:
-    """From now on what is written to ``stream``, and what waits in its buffer, goes nowhere."""
+    """Discard what waits in the buffer of ``stream`` and everything written to it from now on."""
     with suppress(OSError, ValueError):  # a stream without a file, as in a test
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
@@ -70,7 +69,7 @@ def silence(stream: TextIO) -> None:
 
 @contextmanager
 def prepared() -> Iterator[None]:
-    """A context in which both streams are as said above, take every sign and have a width that text fits in."""
+    """A context in which both streams behave as above, take every character and have a width that text fits in."""
     occupy_standard_files()
     streams, size = (sys.stdout, sys.stderr), {name: os.environ.get(name) for name in SIZE}
     strict = [stream for stream in streams if getattr(stream, "errors", None) == "strict"]
@@ -94,7 +93,10 @@ def prepared() -> Iterator[None]:
 
 
 def occupy_standard_files() -> None:
-    """Opens what the caller has closed (`2>&-`), or the next file would get its number, and what libraries write."""
+    """Open the standard streams that the caller closed (`2>&-`).
+
+    Otherwise the next file would get such a number, and with it everything that libraries write to that stream.
+    """
     for number in range(3):
         try:
             os.fstat(number)
@@ -103,7 +105,7 @@ def occupy_standard_files() -> None:
 
 
 def set_width() -> None:
-    """Sets $COLUMNS where the terminal, or $COLUMNS itself, names a width that no text fits in."""
+    """Set $COLUMNS if the terminal, or $COLUMNS itself, gives a width that no text fits in."""
     if not re.fullmatch("[1-9][0-9]{0,5}", os.environ.get("LINES", "1")):
         del os.environ["LINES"]
     said = os.environ.get("COLUMNS")
@@ -116,7 +118,7 @@ def set_width() -> None:
 
 
 def terminal_width() -> int:
-    """Columns of the terminal, 0 where there is none or it does not say."""
+    """Columns of the terminal; 0 if there is none or it does not say."""
     for number in range(3):
         with suppress(OSError):
             return os.get_terminal_size(number).columns

@@ -15,7 +15,7 @@ from sfumato.cli.progress import Terminal
 from sfumato.config import Config, load_recipe
 from sfumato.errors import UserError, shell_line
 
-LONGEST_NAME = 48  # letters; of four bytes each they still make a folder's name
+LONGEST_NAME = 48  # letters; even with four bytes each they are a possible name of a folder
 
 
 def train(
@@ -33,16 +33,16 @@ def train(
     Parameters
     ----------
     path
-        Folder of pictures, or the name of a public data set (`sfumato data get`); by default the recipe's.
+        Folder of data, or the name of a public data set (`sfumato data get`); by default the recipe's.
     recipe
-        Name of a recipe or path of a YAML file; `folder` by default, which sizes itself to the data and the machine.
+        Name of a recipe, or path of a YAML file; by default `folder`, which fits itself to data and machine.
     out
-        Run folder, for checkpoints, logs, samples and the model; by default runs/ and the recipe's or folder's name.
+        Run folder for checkpoints, logs, samples and the model; by default runs/NAME.
     time
-        When the run is to end, e.g. 90s, 30m or 1h30m; picture size, network, batch and steps follow from it.
-        By default an hour at most, where the recipe leaves the steps open.
+        How long the run may take, e.g. 90s, 30m or 1h30m; size, network, batch and steps follow from it.
+        By default an hour at most, if the recipe leaves the steps open.
     changes
-        One setting, e.g. network.channels=64; may be given again.
+        One setting, e.g. network.channels=64; may be given several times.
     dry_run
         Print pictures, bad files, parameters, steps, memory, time and disk, and stop.
     """
@@ -62,7 +62,7 @@ def train(
 
 
 def command_to_draw(prompt: str | None, model: Path) -> str:
-    """A command that draws with a model, from a prompt or class name that it knows, or without one."""
+    """A command that draws with a model, from a prompt or class name that the model knows, or without one."""
     words = ["sfumato", "generate", "--model", str(model)]
     if prompt is not None:
         words += ["--", prompt] if prompt.startswith("-") else [prompt]
@@ -74,7 +74,7 @@ def settings(path: str | None, recipe: str | None, out: Path | None, changes: tu
     if not path and recipe is None:
         raise UserError(
             "train: there is neither a folder nor a recipe to train from",
-            "`sfumato train ./my-pictures` for your own pictures, `sfumato recipes` for what else there is",
+            "`sfumato train ./my-pictures` trains on your own pictures, `sfumato recipes` lists the recipes",
         )
     if path is not None:
         changes = (f"data.path={json.dumps(path)}", *changes)
@@ -88,6 +88,6 @@ def settings(path: str | None, recipe: str | None, out: Path | None, changes: tu
 
 
 def name_of(folder: Path) -> str:
-    """A name for what is learned from a folder: the folder's, its letters of any script kept."""
+    """A name for a run that learns from a folder: the folder's own name, with its letters of any script."""
     name = unicodedata.normalize("NFC", folder.resolve().name)
     return re.sub(r"[^\w.-]+", "-", name).strip("-._")[:LONGEST_NAME].strip("-._") or "pictures"

@@ -1,4 +1,4 @@
-"""What is wrong with a command line, in our words: the option, its value, what it may be, and the fix."""
+"""Messages for a wrong command line: the option, its value, what it may be, and the fix."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ KINDS = {int: "a whole number", float: "a number", bool: "true or false", Path: 
 
 
 def told(error: CycloptsError, example: str, verbs: Iterable[str]) -> UserError:
-    """The error for words that make no command.
+    """The error for a command line that cannot be read.
 
     Args:
         error: what the parser found.
-        example: a command that is right.
-        verbs: that there are.
+        example: a correct command.
+        verbs: the verbs that exist.
     """
     verb = " ".join(error.command_chain or ())
     place, help_ = f"{verb}: " if verb else "", f"see `sfumato{f' {verb}' if verb else ''} --help`"
