@@ -63,6 +63,22 @@ def test_version(capsys):
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 
+def test_an_option_that_is_like_no_other_is_answered_with_all_and_not_with_a_far_one(capsys):
+    code, _, err = run(capsys, "generate", "x", "--tile")
+
+    assert code == 2 and "did you mean" not in err
+    assert "there is no option '--tile'" in err and "choose one of --backend, " in err
+
+
+def test_a_wrong_setting_is_told_by_its_name_and_not_by_the_command_line(capsys):
+    for changes in (["network.channels=-3"], ["condition.kind=clas"], ["data.size=-4"], ["training.batch=x", "name="]):
+        options = [word for change in changes for word in ("--set", change)]
+        code, _, err = run(capsys, "train", "x", *options)
+
+        first = err.splitlines()[0].removeprefix("error: ")
+        assert code == 2 and not first.startswith(("recipe", "command", "sfumato")), err
+
+
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
@@ -381,7 +397,7 @@ def test_doctor_notes_little_memory_and_a_full_disk(monkeypatch):
     ("found", "status", "detail"),
     [
         ([True, "convolutions of our own (AVX2)", ""], "ok", "convolutions of our own (AVX2)"),
-        ([False, "no C++ compiler", "apt install g++"], "note", "PyTorch's convolutions: no C++ compiler"),
+        ([False, "no C++ compiler", "apt install g++"], "note", "PyTorch computes the convolutions: no C++ compiler"),
     ],
 )
 def test_doctor_tells_who_does_the_convolutions_and_why(found, status, detail):

@@ -1,6 +1,6 @@
 """From a ValidationError to a sentence that a person can act on: field, value, range, fix.
 
-What a field may be is read from the JSON schema of the settings, so that a bound is written once, in `config.py`.
+The JSON schema of the settings says what a field may be, so each bound is written once, in `sfumato.settings`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from sfumato.errors import ConfigError, alike, did_you_mean, nearest, shown
+from sfumato.lift import lifted_name
 
 Schema = dict[str, Any]
 
@@ -21,20 +22,20 @@ PLURALS = {"integer": "whole numbers", "number": "numbers", "string": "texts"}
 
 
 MOST_TOLD = 10  # faults that one message lists
-LEAST_LIKE = 0.7  # from which on a known setting may have been meant by an unknown one
+LEAST_LIKE = 0.7  # likeness at which an unknown setting may be a misspelt known one
 
 
 def explain(error: ValidationError, where: str, model: type[BaseModel], given: Iterable[str] = ()) -> ConfigError:
     """All faults of `error` as one ConfigError.
 
     Args:
-        error: of `model`.
+        error: the error from validating `model`.
         where: the file that the settings came from, or what they are.
         model: Config, or one group of it.
-        given: dotted names of settings that came from elsewhere, the command line: a fault in these is not the file's.
+        given: dotted names of settings from the command line: a fault in one of these is not a fault of the file.
     """
-    schema, given = model.model_json_schema(), set(given)
-    # Of a union of plain types each has a fault at the same place: one is enough.
+    schema, given = model.model_json_schema(), set(map(lifted_name, given))
+    # Each type of a union of plain types reports a fault at the same place: one is enough.
     at = {_without_tags(fault["loc"], schema): fault for fault in reversed(error.errors(include_url=False))}
     faults = list(at.values())[::-1]
     told = dict.fromkeys(_fault(fault, schema) for fault in faults[:MOST_TOLD])
@@ -50,7 +51,7 @@ def explain(error: ValidationError, where: str, model: type[BaseModel], given: I
 
 
 def _is_given(loc: tuple[Any, ...], schema: Schema, given: set[str]) -> bool:
-    """Whether a fault is in one of the settings `given`, or beside one, as of a changed kind."""
+    """Whether a fault is in one of the settings `given`, or beside one (where a given kind no longer fits)."""
     name = _dotted(_without_tags(loc, schema))
     return any(name == g or name.startswith((f"{g}.", f"{g}[")) or g.startswith(f"{name}.") for g in given)
 
@@ -96,10 +97,10 @@ def _fault(fault: Any, schema: Schema) -> tuple[str, str]:
         message, _, fix = str(fault["ctx"]["error"]).partition(": ")
         return (f"{name}.{message}" if name else message), fix
 
-    if kind == "string_unicode":  # as Python gives a byte of a file's name that is no UTF-8
+    if kind == "string_unicode":  # how Python writes a byte of a file name that is not UTF-8
         return (
-            f"{name} = {value!r} is not possible: it holds bytes that are no UTF-8",
-            "rename the file or folder, or give a link to it that has a plain name",
+            f"{name} = {value!r} is not possible: it holds bytes that are not UTF-8",
+            "rename the file or folder, or give a link to it with a plain name",
         )
 
     allowed = _allowed(_at(path, schema), schema)
@@ -123,7 +124,7 @@ def _resolve(schema: Schema, root: Schema) -> Schema:
 
 
 def _of_any_name(schema: Schema) -> list[Schema]:
-    """What stands below names that a person chooses, such as those of conditions; nothing for other groups."""
+    """The schemas below names that the user chooses, such as the names of conditions; none for other groups."""
     return list(schema.get("patternProperties", {}).values())
 
 
@@ -196,8 +197,10 @@ def _limits(schema: Schema) -> str:
 def _settings(
     schema: Schema, root: Schema, tags: tuple[Any, ...], path: tuple[Any, ...] = (), prefix: str = ""
 ) -> Iterator[tuple[str, str]]:
-    """All (dotted name, description); of a union, when one of its tags is in `tags`, only that branch's. Names that a
-    person chooses are those of `path`."""
+    """All settings as (dotted name, description).
+
+    If one tag of a union is in `tags`, only that branch counts. Names that the user chooses are taken from `path`.
+    """
     schema = _resolve(schema, root)
     branches = schema.get("discriminator", {}).get("mapping", {})
     for tag, reference in branches.items():
@@ -214,8 +217,10 @@ def _settings(
 
 
 def _meant(path: tuple[Any, ...], root: Schema, tags: tuple[Any, ...]) -> str:
-    """The known setting most like an unknown one, by its last word or its description, at best in the same group; ""
-    where none is much like it."""
+    """The known setting most like an unknown one, or "" if none is much like it.
+
+    Its last word or its description decides, and the same group counts in favour.
+    """
     group, _, last = _dotted(path).lower().rpartition(".")
     words = last.replace("_", " ")
 
@@ -232,5 +237,5 @@ def _meant(path: tuple[Any, ...], root: Schema, tags: tuple[Any, ...]) -> str:
 
 
 def _short(name: str) -> str:
-    """A dotted name as a message shows it: without what a terminal would obey, and cut where it is long."""
+    """A dotted name as a message shows it: without control characters, and cut if it is long."""
     return shown(name)[1:-1]

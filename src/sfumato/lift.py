@@ -1,10 +1,9 @@
-"""Settings and weights as older versions wrote them, in the words of today: the one place that knows both.
+"""Settings and weights of older versions under today's names: the one place that knows both.
 
     condition: {kind: sentence, width: 64}    ->    conditions: {text: {kind: sentence, width: 64}}
     data: {size: 32, channels: 3}             ->    codec: {kind: pixels, size: 32, channels: 3}
 
-What is read from a file is lifted before it is checked, and so is what ``--set`` puts beside it: settings that are
-of today already stay as they are.
+Settings from a file or from ``--set`` are lifted before they are checked. Settings with today's names stay as they are.
 """
 
 import copy
@@ -17,20 +16,28 @@ from sfumato.errors import ConfigError
 Entry = TypeVar("Entry")
 
 MOVED = {("data", "size"): ("codec", "size"), ("data", "channels"): ("codec", "channels")}
-NAMES = {"sentence": "text"}  # of the one condition that a model could have; else its kind was its name
+NAMES = {"sentence": "text"}  # kind of the single condition of old -> its name today; other kinds keep theirs
 
 
 def lifted(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of the settings of a run in the words of today.
+    """A copy of the settings of a run under today's names.
 
     Raises:
-        ConfigError: an old word that could stand for several of today's.
+        ConfigError: an old name could stand for several of today's.
     """
     return _one_condition(_moved(copy.deepcopy(dict(settings))))
 
 
+def lifted_name(name: str) -> str:
+    """The dotted name that a setting has today; "conditions" for each setting of the old, nameless condition."""
+    group, _, rest = name.partition(".")
+    if group == "condition":
+        return "conditions"
+    return ".".join(MOVED.get((group, rest), (name,)))
+
+
 def _moved(settings: dict[str, Any]) -> dict[str, Any]:
-    """What describes the data's shape was in the group ``data``."""
+    """Move the shape of the data out of the group ``data``, where it was."""
     for (group, name), (new_group, new_name) in MOVED.items():
         if isinstance(settings.get(group), dict) and name in settings[group]:
             settings.setdefault(new_group, {})[new_name] = settings[group].pop(name)
@@ -40,7 +47,7 @@ def _moved(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _one_condition(settings: dict[str, Any]) -> dict[str, Any]:
-    """``condition`` was a group of its own before there were several."""
+    """Turn the group ``condition``, from when there was only one, into an entry of ``conditions``."""
     if not isinstance(settings.get("condition"), dict):
         return settings
     given, others = settings.pop("condition"), settings.get("conditions") or {}
@@ -62,12 +69,12 @@ def _one_condition(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def lifted_weights(weights: Mapping[str, Entry], names: Collection[str]) -> dict[str, Entry]:
-    """Weights, or what an optimizer keeps of them, under the names that they have today.
+    """Weights, or what an optimizer keeps of them, under today's names.
 
     Args:
-        weights: by name, perhaps with more before and after it ("adamw/NAME/exp_avg"). What belonged to the only
-            condition of an old model, "conditioner.embedding.weight", is "conditioner.class.embedding.weight" now.
-        names: of the model's weights today.
+        weights: by name, perhaps with more text before and after it ("adamw/NAME/exp_avg"). The weight
+            "conditioner.embedding.weight" of an old model is "conditioner.class.embedding.weight" today.
+        names: the names of the model's weights today.
     """
     parts = {name.split(".")[1] for name in names if name.startswith("conditioner.")}
     if len(parts) != 1:

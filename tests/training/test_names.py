@@ -44,7 +44,7 @@ def test_a_folder_whose_name_is_no_utf_8_can_be_trained_into_and_resumed(tmp_pat
 
 def test_data_whose_path_is_no_utf_8_are_refused_in_words(tmp_path, drawn):
     pictures = drawn(named(tmp_path, b"caf\xe9"))
-    with pytest.raises(ConfigError, match="holds bytes that are no UTF-8"):
+    with pytest.raises(ConfigError, match="holds bytes that are not UTF-8"):
         verb.settings(str(pictures), None, tmp_path / "out", ())
 
 
