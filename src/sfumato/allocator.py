@@ -1,7 +1,7 @@
-"""Memory that stays: the C library's allocator is told to keep what is freed.
+"""Tell the C library's allocator to keep freed memory.
 
-glibc gives a block of more than 32 MiB back to the system as soon as it is freed, and every page of the next one has to
-be mapped and zeroed again. A training step frees and asks for many of them.
+glibc returns a block of more than 32 MiB to the system as soon as it is freed, so every page of the next block has to
+be mapped and zeroed again. A training step frees and allocates many such blocks.
 """
 
 import ctypes
@@ -12,7 +12,7 @@ KEPT = 2**30  # bytes
 
 
 def keep_freed_memory() -> bool:
-    """Tells glibc's malloc to keep up to 1 GiB of freed memory; says whether there was one to tell."""
+    """Tell glibc's malloc to keep up to 1 GiB of freed memory; return whether there is such a malloc."""
     if not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none

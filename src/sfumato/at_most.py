@@ -1,4 +1,4 @@
-"""A bound on the weights that are made while a network is built from a file."""
+"""A bound on the number of weights while a network is built from a file."""
 
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,14 @@ from sfumato.errors import UserError
 
 
 class AtMost(TorchFunctionMode):
-    """A context in which no more than ``elements`` weights can be made, so that a file of one kilobyte cannot
-    ask for a terabyte: what ``torch.empty`` reserves is counted before it is touched.
+    """A context in which no more than ``elements`` weights can be made.
+
+    It counts what ``torch.empty`` reserves before any of it is touched, so a file of one kilobyte cannot ask for a
+    terabyte.
 
     Args:
         elements: the weights that the file holds.
-        file: what to name in the error.
+        file: the file that the error names.
         described_in: the name of the file that describes the network.
     """
 

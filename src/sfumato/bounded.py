@@ -1,8 +1,8 @@
-"""Reading what may be damaged or hostile: the size before the content, and every number within bounds.
+"""Reading files that may be damaged or hostile: the size before the content, and every number within bounds.
 
-A file can say anything: a sparse one has 20 GiB on a disk of one, a short one of lists in lists asks for a hundred
-times its size in memory. What reads a file from outside reads it by these functions, so that it costs what was foreseen
-or is refused in words.
+A file can claim anything: a sparse file has 20 GiB on a disk of 1 GiB, and a short file of nested lists needs a hundred
+times its size in memory. Files from outside are read with these functions, so reading costs no more than expected, or
+the file is refused in words.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from sfumato.errors import UserError, shown
 from sfumato.machine import free_memory
 
 MOST_ENTRIES = 1_000_000  # commas of a JSON text: each may be an object of a hundred bytes in memory
-LARGEST_HEADER = 8 * 2**20  # bytes that name the tensors of a safetensors file
+LARGEST_HEADER = 8 * 2**20  # bytes of the names and shapes in a safetensors file
 MOST_DIMENSIONS = 8
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 
 
 def size_of(file: Path, fix: str = "give a file of a usual kind") -> int:
-    """Bytes of a file that is one: no folder, no pipe, no device that never ends.
+    """The size in bytes of an ordinary file: not a folder, a pipe or a device that never ends.
 
     Raises:
-        UserError: it is none. OSError: it is not there.
+        UserError: it is not a file. OSError: it is not there.
     """
     status = file.stat()
     if not stat.S_ISREG(status.st_mode):
@@ -37,10 +37,10 @@ def size_of(file: Path, fix: str = "give a file of a usual kind") -> int:
 
 
 def read_bytes(file: Path, limit: int, fix: str = "give another file") -> bytes:
-    """The content of a file of at most ``limit`` bytes, which is not read where it is larger.
+    """The content of a file of at most ``limit`` bytes; a larger file is not read.
 
     Raises:
-        UserError: it is larger, or no file. OSError: it cannot be read.
+        UserError: it is larger, or not a file. OSError: it cannot be read.
     """
     size = size_of(file, fix)
     if size <= limit:
@@ -56,7 +56,7 @@ def parse_json(data: bytes | str, entries: int = MOST_ENTRIES) -> Any:
     """The value of a JSON text.
 
     Raises:
-        ValueError: it is none, too deep, or has more than ``entries`` entries.
+        ValueError: it is not JSON, is nested too deeply, or has more than ``entries`` entries.
     """
     commas = data.count(b",") if isinstance(data, bytes) else data.count(",")
     if commas > entries:
@@ -71,7 +71,7 @@ def read_json(file: Path, limit: int, fix: str = "give another file") -> Any:
     """The value in a JSON file of at most ``limit`` bytes.
 
     Raises:
-        UserError: it is too large, or no JSON. OSError: it cannot be read.
+        UserError: it is too large, or not JSON. OSError: it cannot be read.
     """
     data = read_bytes(file, limit, fix)
     try:
@@ -82,11 +82,11 @@ def read_json(file: Path, limit: int, fix: str = "give another file") -> Any:
 
 @dataclass(frozen=True)
 class TensorFile:
-    """What the header of a safetensors file says, found to agree with the file's size.
+    """The header of a safetensors file, checked against the size of the file.
 
     Attributes:
-        shapes: of the tensors by name.
-        bytes: of the whole file.
+        shapes: the shape of each tensor by name.
+        bytes: the size of the whole file.
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -101,8 +101,8 @@ def read_tensor_file(file: Path) -> TensorFile:
     """The header of a safetensors file; the tensors are not read.
 
     Raises:
-        ValueError: it is something else, or says what cannot be.
-        UserError: it holds more than the free memory, or is no file. OSError: it cannot be read.
+        ValueError: it is something else, or contradicts itself.
+        UserError: it holds more than the free memory, or is not a file. OSError: it cannot be read.
     """
     size = size_of(file)
     with file.open("rb") as stream:

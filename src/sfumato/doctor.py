@@ -194,7 +194,10 @@ def kernel(answer: dict[str, Any] | str | None) -> Iterator[Finding]:
     if isinstance(answer, dict):
         works, reason, fix = answer["kernel"]
         yield Finding(
-            "kernel", "ok" if works else "note", reason if works else f"PyTorch computes the convolutions: {reason}", fix
+            "kernel",
+            "ok" if works else "note",
+            reason if works else f"PyTorch computes the convolutions: {reason}",
+            fix,
         )
 
 

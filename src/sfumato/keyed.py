@@ -1,11 +1,11 @@
 """Randomness by key: what a sample sees depends on (seed, number of the sample) and on nothing else.
 
 Training has no random state to save. The order of an epoch is keyed by (seed, epoch); the time, the noise, the
-flip, the caption and the dropped condition of a sample by (seed, its number); dropout by (seed, step). So the batch
-size, the number of workers and a kill in the middle of an epoch change nothing of what is drawn.
+flip, the caption and the dropped condition of a sample by (seed, its number); dropout by (seed, step). So neither the
+batch size, nor the number of workers, nor a kill in the middle of an epoch changes what is drawn.
 
-PyTorch's CPU generator (the Mersenne Twister MT19937) is seeded by 32 bits: of 200,000 keys some five pairs would share
-all that they draw. So its whole state, 624 words, is filled from the key by SHAKE-256 (FIPS 202).
+PyTorch seeds its CPU generator (the Mersenne Twister MT19937) with 32 bits: of 200,000 keys some five pairs would share
+all their draws. So SHAKE-256 (FIPS 202) fills its whole state, 624 words, from the key.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 SMALL_SEEDS = 2**32  # seeds below have the state that ``manual_seed`` gives them
-WORDS, FIRST_WORD = 624, 3  # of the twister's state, and where they stand among the 64-bit words of PyTorch's
+WORDS, FIRST_WORD = 624, 3  # words of the twister's state, and where they begin in the 64-bit words of PyTorch's state
 
 
 def key(*parts: int | str) -> int:
@@ -35,13 +35,13 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def seed_process(*parts: int | str) -> None:
-    """Seeds the generators of this process, on all devices, e.g. for dropout."""
+    """Seed the generators of this process, on all devices, e.g. for dropout."""
     torch.manual_seed(key(*parts))
     torch.default_generator.set_state(_state(*parts))
 
 
 def _state(*parts: int | str) -> Tensor:
-    """The state of a CPU generator, as ``set_state`` takes it, that has drawn nothing yet."""
+    """The state of a CPU generator that has drawn nothing yet, in the form that ``set_state`` takes."""
     digest = hashlib.shake_256("/".join(map(str, parts)).encode()).digest(4 * WORDS)
     state = _FRESH.clone()
     state.view(torch.int64)[FIRST_WORD : FIRST_WORD + WORDS] = torch.frombuffer(bytearray(digest), dtype=torch.uint32)
@@ -53,12 +53,12 @@ _FRESH = torch.Generator().manual_seed(0).get_state()
 
 @dataclass(frozen=True)
 class Draw:
-    """All that chance decides about one training sample.
+    """Everything that chance decides about one training sample.
 
     Attributes:
-        uniforms: (4,) in [0, 1): time, flip, and those of the first condition.
+        uniforms: (4,) in [0, 1): for the time, the flip, and the two of the first condition.
         noise: standard normal of the sample's shape (C, *spatial).
-        conditions: (K, 2) in [0, 1), a row a condition: its value, e.g. the choice of a caption, and its dropping.
+        conditions: (K, 2) in [0, 1), a row for each condition: for its value, e.g. which caption, and its dropping.
     """
 
     uniforms: Tensor
@@ -70,10 +70,10 @@ def draw(shape: tuple[int, ...], *parts: int | str, conditions: int = 1) -> Draw
     """The draw of the sample with key ``parts``, e.g. ``draw((3, 32, 32), seed, "train", n)``.
 
     Args:
-        shape: of the sample.
-        parts: of the key.
-        conditions: their number. The uniforms of all but the first are drawn last: what is drawn before them does not
-            depend on how many there are.
+        shape: the shape of the sample.
+        parts: the parts of the key.
+        conditions: number of conditions. The uniforms of all but the first are drawn last, so the other draws do not
+            depend on this number.
     """
     g = generator(*parts)
     uniforms = torch.rand(4, generator=g, dtype=torch.float64)

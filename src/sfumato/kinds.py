@@ -1,8 +1,8 @@
-"""The kinds of data: each is a codec, a reader and its settings, and nothing above asks which one it has.
+"""The kinds of data: each is a codec, a reader and settings, and no other code asks which kind it has.
 
     kinds.register(Kind("points", PointSettings, make_codec, make_reader))
 
-adds one; recipes of the running program may then say ``codec: {kind: points}``. Files name kinds, never code.
+adds a kind; recipes of the running program may then say ``codec: {kind: points}``. Files name kinds, never code.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class Kind:
 
     Attributes:
         name: ``codec.kind``.
-        settings: what a recipe says of it.
-        codec: from resolved settings.
-        reader: from a resolved configuration.
-        extensions: of its files.
-        resolve: (configuration, data) -> the configuration with nothing of its codec left open that the data decide.
+        settings: the settings that a recipe gives it.
+        codec: makes the codec from resolved settings.
+        reader: makes the reader from a resolved configuration.
+        extensions: endings of its files.
+        resolve: (configuration, data) -> the configuration with the open settings of its codec filled in from the data.
     """
 
     name: str
@@ -61,8 +61,11 @@ def _pictures(config: Config) -> Pictures:
 
 
 def _resolve_pictures(config: Config, source: Source) -> Config:
-    """Channels, bits and depth from some of the pictures: one channel where all are grey, more than 8 bits where half
-    of the pictures have them. The size is left to what the machine can learn in the time."""
+    """Fill in channels, bits and depth from some of the pictures.
+
+    There is one channel if all are grey, and more than 8 bits if half of the pictures have them. The size stays open:
+    it depends on what the machine can learn in the time.
+    """
     codec = config.codec
     assert isinstance(codec, PixelCodec)
     if codec.channels and codec.bits and config.data.depth:
@@ -79,7 +82,7 @@ def _resolve_pictures(config: Config, source: Source) -> Config:
 
 
 def _resolve_arrays(config: Config, source: Source) -> Config:
-    """Shape, dtype and the place of the channels from the first array that can be read."""
+    """Fill in shape, dtype and the place of the channels from the first array that can be read."""
     codec = config.codec
     assert isinstance(codec, ArrayCodec)
     if not codec.open and codec.channel_axis != "auto":
@@ -123,7 +126,7 @@ KINDS = {
 
 
 def resolved(config: Config, source: Source) -> Config:
-    """``config`` with nothing of its codec left open that the data decide; the size of pictures may be.
+    """``config`` with the open settings of its codec filled in from the data; the size of pictures may stay open.
 
     Args:
         config: settings, perhaps with "auto" left.
@@ -137,7 +140,7 @@ def resolved(config: Config, source: Source) -> Config:
 
 
 def _found(source: Source) -> Kind:
-    """The kind of most of the files, by their endings; containers of pictures have none."""
+    """The kind that most of the files have by their endings; containers of pictures have none."""
     endings = Counter(PurePath(record.locator).suffix.lower() for record in source.records)
     counts = {kind.name: sum(endings[e] for e in kind.extensions) for kind in KINDS.values()}
     most = max(counts, key=lambda name: counts[name])
@@ -145,7 +148,7 @@ def _found(source: Source) -> Kind:
 
 
 def register(kind: Kind) -> None:
-    """Adds a kind of one's own, for the running program.
+    """Add your own kind, for the running program.
 
     Raises:
         ValueError: there is one of that name.

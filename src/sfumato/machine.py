@@ -1,6 +1,6 @@
-"""How much of the machine this process may take, by the system's, the container's and the shell's limits.
+"""How much of the machine this process may use, by the limits of the system, the container and the shell.
 
-Only the standard library is used beside the errors, so that asking costs no start-up time.
+Besides the errors only the standard library is used, so this costs no start-up time.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sfumato.errors import UserError
 
-LEAST_THREADS = 64  # that any machine can run
+LEAST_THREADS = 64  # any machine can run so many
 CGROUP = Path("/sys/fs/cgroup")
 PROCESS = Path("/proc")
 
@@ -23,7 +23,7 @@ def processors() -> int:
 
 
 def demand_threads(field: str, threads: int) -> int:
-    """``threads``, which this machine can run: some more than it has processors, for the sake of equal bits elsewhere.
+    """``threads``, if this machine can run so many; more than processors are allowed, to get another machine's bits.
 
     Raises:
         UserError: names the field, the number, the limit and the fix.
@@ -55,6 +55,6 @@ def free_memory() -> int:
 
 
 def numbers(file: Path) -> dict[str, int]:
-    """The first number of every line that begins with a word, by that word."""
+    """The first number of every line that begins with a word, keyed by that word."""
     words = (line.split() for line in file.read_text().splitlines())
     return {row[0]: int(row[1]) for row in words if len(row) > 1 and row[1].isdecimal()}

@@ -1,4 +1,4 @@
-"""Real pictures as a model sees them, and what of them it has seen in its training."""
+"""Real pictures as a model sees them, and which of them it has seen in its training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ class Pictures:
 
     Attributes:
         x_0: (B, C, H, W) in [-1, 1].
-        conditions: (B) what each picture shows, see ``asked_of``.
-        keys: (B) their numbers in the data, by which draws are keyed.
+        conditions: (B) the condition that each picture shows, see ``asked_of``.
+        keys: (B) their numbers in the data, which key the draws.
         names: (B) their paths in the data.
-        held_out: whether the data are those of the training, of which only held-out pictures were taken.
+        held_out: whether these are held-out pictures of the training data.
         manifest: SHA-256 of the data's manifest.
     """
 
@@ -36,11 +36,11 @@ class Pictures:
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """Data, and what of them the model has seen.
+    """Data, and which of them the model has seen.
 
     Attributes:
-        data: fitted to the model.
-        seen: indices of the pictures that the model was trained on; none where the data are others.
+        data: the data, fitted to the model.
+        seen: indices of the pictures that the model was trained on; none if it was trained on other data.
         unseen: indices of all other pictures.
     """
 
@@ -50,18 +50,18 @@ class Material:
 
     @property
     def trained_on(self) -> bool:
-        """Whether the data are those of the training."""
+        """Whether these are the training data."""
         return len(self.seen) > 0
 
 
 def chosen(indices: np.ndarray, n: int, seed: int) -> np.ndarray:
-    """At most `n` of the indices, in an order that `seed` decides; the first of many are the choice of few."""
+    """At most `n` of the indices, in an order that `seed` decides; a smaller `n` gives the first of a larger one's."""
     order = Order(torch.as_tensor(indices), seed)
     return np.array([order[i] for i in range(min(n, len(indices)))], dtype=np.int64)
 
 
 def asked_of(model: Model, data: Dataset, indices: np.ndarray) -> list[Condition]:
-    """What each picture would be asked for: its class, its first caption, all that training would show of it.
+    """The condition that would ask for each picture: its class, its first caption, all that training would show.
 
     Raises:
         UserError: a class that the model does not know.

@@ -1,7 +1,7 @@
-"""The page: sections of words, formulas and figures in one HTML file that needs nothing else.
+"""The page: sections of text, formulas and figures in one HTML file that needs nothing else.
 
-Formulas are HTML with their code beside them. The code is given as the object itself, so that a name on the page is
-the name of something that exists.
+Formulas are HTML with their code beside them. The code is given as the object itself, so every name on the page belongs
+to something that exists.
 """
 
 import base64
@@ -20,8 +20,8 @@ from sfumato.durable import write_atomically
 from sfumato.errors import UserError
 
 PAGE = "index.html"
-LARGE = 160_000  # bytes of a PNG; noise cannot be compressed, and the page is to stay below 4 MB
-WORDS = 48  # letters of a cell that is no number and may wrap
+LARGE = 160_000  # bytes of a PNG; noise cannot be compressed, and the page must stay below 4 MB
+WORDS = 48  # letters at which a cell that is not a number may wrap
 OURS = (b'<meta name="generator" content="Sfumato">', b"--mark: #a4502b")  # in every page; in those of before
 MIME = {"png": "image/png", "webp": "image/webp"}
 
@@ -84,11 +84,11 @@ class Figure:
     """A picture, film or plot of the page, also written as a file of its own.
 
     Attributes:
-        name: of the file; its ending (png, webp, svg) says what `data` is.
+        name: name of the file; its ending (png, webp, svg) says what `data` is.
         data: the content of the file.
-        alt: what it shows, in words, for those who do not see it.
+        alt: what it shows, in words, for those who cannot see it.
         caption: HTML under it.
-        strip: whether it scrolls where the page is narrow, for its parts would be too small to be seen.
+        strip: whether it scrolls on a narrow page, because its parts would be too small to see.
     """
 
     name: str
@@ -98,7 +98,7 @@ class Figure:
     strip: bool = False
 
     def html(self) -> str:
-        """The figure with its data inside; a film can be folded away, for not everybody likes moving pictures."""
+        """The figure with its data inside; a film can be folded away, because not everybody likes moving pictures."""
         kind = self.name.rpartition(".")[2]
         if kind == "svg":
             shown = self.data.decode()
@@ -112,7 +112,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two figures beside each other where there is room."""
+    """Two figures, side by side if there is room."""
 
     first: Figure
     second: Figure
@@ -138,7 +138,7 @@ class Section:
 
 
 def png(picture: Image.Image, colours: int = 0) -> bytes:
-    """A picture as the bytes of a PNG file, with a palette of `colours`, or of 256 where it would be large."""
+    """A picture as the bytes of a PNG file, with a palette of `colours`, or of 256 if it would be large."""
     file = io.BytesIO()
     (picture.quantize(colours) if colours else picture).save(file, "PNG")
     if not colours and file.tell() > LARGE:
@@ -172,7 +172,7 @@ def number(value: float) -> str:
 
 
 def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of HTML cells, the first column to the left; it scrolls where the page is narrow, and no number wraps."""
+    """A table of HTML cells, the first column at the left; it scrolls on a narrow page, and no number wraps."""
 
     def cell(html: str) -> str:
         words = len(re.sub("<[^>]*>", "", html)) > WORDS
@@ -227,14 +227,14 @@ def page(title: str, introduction: str, sections: Sequence[Section]) -> str:
 
 
 def folder(out: Path) -> None:
-    """Make the folder before the work, not after it.
+    """Make the folder; call this before the work, so that a failure costs nothing.
 
     Raises:
         UserError: it cannot be made, or holds a page or pictures that Sfumato did not write.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if not (out / PAGE).exists():  # what could be lost are pictures with the names of figures
+        if not (out / PAGE).exists():  # only pictures with the names of figures could be lost
             foreign = next((file for file in sorted(out.iterdir()) if file.suffix.lower().lstrip(".") in MIME), None)
         else:
             content = (out / PAGE).read_bytes()

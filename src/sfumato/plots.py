@@ -1,7 +1,7 @@
 """Line plots as SVG text: curves, bands and marked points in one frame. Needs nothing but the standard library.
 
-Axes and words take the colour of the text around the plot (`currentColor`), so that a plot inside a page reads on a
-dark ground too; the colours of curves stand out on both.
+Axes and words take the colour of the text around the plot (`currentColor`), so a plot inside a page can also be read on
+a dark ground. The colours of curves stand out on both.
 """
 
 import math
@@ -50,18 +50,18 @@ def plot(
     logarithmic: bool = False,
     ground: bool = False,
 ) -> str:
-    """An SVG of the curves; what lies outside of the ranges is cut off.
+    """An SVG of the curves; parts outside of the ranges are cut off.
 
     Args:
         curves: drawn in order, the last on top.
-        label: what the plot shows, read to those who do not see it.
+        label: what the plot shows, read to those who cannot see it.
         x_label: under the horizontal axis.
         y_label: above the vertical axis.
         x_range: the ends of the horizontal axis.
         y_range: the ends of the vertical axis; above 0 when it is logarithmic.
         bands: drawn below the curves.
-        logarithmic: whether the vertical axis is.
-        ground: whether the plot brings its own white ground, for a file that is shown on any page.
+        logarithmic: whether the vertical axis is logarithmic.
+        ground: whether the plot has its own white ground, for a file that may be shown on any page.
     """
     width, height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
     warp = math.log10 if logarithmic else float

@@ -1,8 +1,8 @@
 """The one place where a name in a recipe becomes an object.
 
-Mathematics never sees a mode string: a recipe's names are resolved here, once, when a model is built. To add a
+The mathematics never sees a mode string: a recipe's names are resolved here, once, when a model is built. To add a
 solver, a schedule or a network, write it where it belongs and add its line below. The maps are closed: a file can
-name only what stands here, never an import path.
+name only the entries here, never an import path.
 """
 
 from collections.abc import Callable, Mapping
@@ -94,7 +94,7 @@ def resolve(field: str, registry: Mapping[str, Entry], name: str) -> Entry:
     """The entry ``name`` of ``registry``.
 
     Raises:
-        UserError: there is none; names the field, the value, the nearest entry and all.
+        UserError: there is no such entry; names the field, the value, the nearest entry and all.
     """
     if name not in registry:
         raise unknown(field, name, registry)
@@ -105,7 +105,7 @@ def solver_for(name: str, process: Process) -> solvers.Solver:
     """The solver ``name``, which must walk the kind of ``process``.
 
     Raises:
-        UserError: there is none of this name, or it does not go with the process; names those that do.
+        UserError: there is no such solver, or it does not go with the process; names those that do.
     """
     solver = resolve("sampling.solver", SOLVERS, name)()
     try:

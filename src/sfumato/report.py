@@ -1,4 +1,4 @@
-"""Where progress goes: what long work says while it is at it."""
+"""Where the messages and the progress of long work go."""
 
 from typing import Protocol
 
@@ -10,7 +10,7 @@ class Report(Protocol):
         """One line that stays."""
 
     def progress(self, task: str, done: int, total: int, note: str = "") -> None:
-        """How far a task is; ``done`` of the first call is where it starts (a resumed run starts late)."""
+        """How far a task is; it starts at the ``done`` of the first call (a resumed run starts late)."""
 
 
 class Silent:

@@ -1,4 +1,4 @@
-"""What a person asks for: which pictures, how many, from which seeds; within bounds before anything is drawn."""
+"""A request for pictures: which, how many, from which seeds; its bounds are checked before anything is drawn."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ SMALLEST_SIZE = 4
 LARGEST_COUNT = 10_000
 LARGEST_PROMPT = 10_000  # characters; text encoders read a few hundred at most
 
-Size = int | tuple[int, ...] | None  # one side for all, or one a side as (width, height); None for the model's own
+Size = int | tuple[int, ...] | None  # one side for all, or (width, height); None for the model's own
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Request:
 
     Attributes:
         prompts: prompts, class names, or conditions by name; None stands for no condition.
-        n: pictures a prompt; picture i has seed ``seed + i``.
+        n: pictures for each prompt; picture i has seed ``seed + i``.
         seed: 0 to 2^63 - 1.
         negative: a text or class to steer away from.
         size: one side for all, or (width, height); None for the model's own.
@@ -60,7 +60,7 @@ class Request:
 
     @property
     def seeds(self) -> range:
-        """Those of each prompt."""
+        """The seeds of the pictures of each prompt."""
         return range(self.seed, self.seed + self.n)
 
 
@@ -68,7 +68,7 @@ def parse_size(text: str | None) -> Size:
     """ "64" -> 64, "48x32" -> (48, 32), None -> None.
 
     Raises:
-        UserError: it is neither.
+        UserError: the text is not a size.
     """
     if text is None:
         return None
@@ -80,7 +80,7 @@ def parse_size(text: str | None) -> Size:
 
 
 def check_number(name: str, value: object, low: int, high: int) -> None:
-    """A UserError unless ``value`` is a whole number from ``low`` to ``high``."""
+    """Raise a UserError unless ``value`` is a whole number from ``low`` to ``high``."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise UserError(f"{name}: {value!r} is not a whole number", fix=f"choose {name} from {low} to {high}")
     if not low <= value <= high:
@@ -88,7 +88,7 @@ def check_number(name: str, value: object, low: int, high: int) -> None:
 
 
 def check_condition(asked: object) -> None:
-    """A UserError unless ``asked`` is None, a text or values by name, with texts as in ``check_text``."""
+    """Raise a UserError unless ``asked`` is None, a text or values by name, with texts as in ``check_text``."""
     if not isinstance(asked, Mapping):
         check_text("prompt", asked)
         return
@@ -100,7 +100,7 @@ def check_condition(asked: object) -> None:
 
 
 def check_text(name: str, value: object) -> None:
-    """A UserError unless ``value`` is None or a text that encoders, and the file of the picture, can hold."""
+    """Raise a UserError unless ``value`` is None or a text that encoders and the file of the picture can hold."""
     if value is None:
         return
     if not isinstance(value, str):

@@ -1,9 +1,9 @@
-"""The files of a saved model: written with their hashes, and believed only when those agree.
+"""The files of a saved model: written with their hashes, and accepted only if the hashes agree.
 
-``model.json`` holds the SHA-256 of every other file and, under its own name, that of its other content, so one changed
-bit anywhere in the folder is noticed. That guards against damage and mix-ups. Against a person who writes the folder to
-do harm stands what its files may be, recognised by content and never by name: JSON and safetensors, within bounds.
-Nothing is ever unpickled.
+``model.json`` holds the SHA-256 of every other file and, under its own name, of its own other content, so one changed
+bit anywhere in the folder is noticed. The hashes guard against damage and mix-ups. Against a person who writes the
+folder to do harm, only JSON and safetensors within bounds are read, recognised by content and never by name. Nothing is
+ever unpickled.
 """
 
 import json
@@ -22,7 +22,7 @@ FORMAT = 1
 DESCRIPTION, WEIGHTS = "model.json", "weights.safetensors"
 SHIPPED = Path(__file__).parent / "models"
 DEFAULT_MODEL = "emoji"
-LARGEST_JSON = 8 * 2**20  # bytes: a model.json beyond this is not ours
+LARGEST_JSON = 8 * 2**20  # bytes: Sfumato writes no larger model.json
 LARGEST_FILE = 32 * 2**20  # bytes of any other file but the weights: a tokenizer, a card, a sheet of pictures
 MOST_FILES = 16
 FIELDS = {"config": dict, "classes": list, "record": dict, "sha256": dict}
@@ -30,10 +30,10 @@ AGAIN = "copy the whole folder again"
 
 
 def model_folder(name: str | Path | None = None) -> Path:
-    """The folder of a model: of one in the package by name, of any by its folder or its run's folder.
+    """The folder of a model, which is given by the name of one in the package, by its folder or by its run's folder.
 
-    Without a name it is that of the default model. A run in ``runs/`` goes by its name too. A folder that has the name
-    of a shipped model is written as a path: ``./emoji``.
+    Without a name it is the default model's. A run in ``runs/`` may also be given by its name. A folder that has the
+    name of a shipped model must be written as a path: ``./emoji``.
     """
     name = DEFAULT_MODEL if name is None else str(name)
     shipped = sorted(p.parent.name for p in SHIPPED.glob(f"*/{DESCRIPTION}"))
@@ -44,14 +44,14 @@ def model_folder(name: str | Path | None = None) -> Path:
     if folder is None:
         error = unknown("model", name, shipped)
         raise UserError(error.message, f"{error.fix}, or give the folder of a model or run with --model")
-    inner = folder / "model"  # of a run folder, which is as good as the model in it
+    inner = folder / "model"  # the model of a run folder
     return inner if (inner / DESCRIPTION).is_file() else folder
 
 
 def write(folder: Path, description: dict[str, Any], files: dict[str, bytes]) -> dict[str, str]:
-    """Writes ``files``, then ``model.json`` with ``description`` and all hashes; returns the hashes by file name.
+    """Write ``files``, then ``model.json`` with ``description`` and all hashes; return the hashes by file name.
 
-    Each file is replaced in one move. A folder that is written over and left half new does not load.
+    Each file is replaced in one move. A folder that was only half rewritten does not load.
 
     Raises:
         UserError: the folder cannot be written.
@@ -81,13 +81,13 @@ def write(folder: Path, description: dict[str, Any], files: dict[str, bytes]) ->
 
 
 def own_hash(description: dict[str, Any]) -> str:
-    """The SHA-256 of a description without the entry for itself, whatever its white space."""
+    """The SHA-256 of a description without the entry for itself; white space does not matter."""
     others = {name: value for name, value in description["sha256"].items() if name != DESCRIPTION}
     return sha256(json.dumps({**description, "sha256": others}, sort_keys=True).encode())
 
 
 def plain(name: str) -> bool:
-    """Whether ``name`` is that of a file right in a folder, on any system."""
+    """Whether ``name`` names a file directly in a folder, on any system."""
     return name not in ("", ".", "..") and not set(name) & set("/\\:\0")
 
 
@@ -104,10 +104,10 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
 
 
 def read_beside_weights(folder: Path, description: dict[str, Any]) -> dict[str, bytes]:
-    """The files that a description names, but itself and the weights: each within bounds and with its hash.
+    """The files that a description names, except itself and the weights, each within bounds and with its hash checked.
 
     Raises:
-        UserError: as of ``read``.
+        UserError: as in ``read``.
     """
     hashes: dict[str, str] = description["sha256"]
     if len(hashes) > MOST_FILES + 1:
@@ -134,10 +134,10 @@ def read_beside_weights(folder: Path, description: dict[str, Any]) -> dict[str, 
 
 
 def read_shapes(folder: Path, description: dict[str, Any]) -> TensorFile:
-    """The names and shapes of the weights, from the head of their file, of which nothing else is read.
+    """The names and shapes of the weights; only the head of their file is read.
 
     Raises:
-        UserError: it is damaged, something else, or more than the memory holds.
+        UserError: it is damaged, something else, or larger than the memory.
     """
     file = folder / WEIGHTS
     try:
@@ -147,14 +147,14 @@ def read_shapes(folder: Path, description: dict[str, Any]) -> TensorFile:
 
 
 def odd_weights(file: Path, error: Exception, description: dict[str, Any]) -> UserError:
-    """The error for weights that are not as they should be: damaged, where the hash of a file of usual size says so."""
+    """The error for weights that are not as they should be; they are called damaged if the hash says so."""
     if size_of(file) <= LARGEST_FILE and sha256(file.read_bytes()) != description["sha256"][WEIGHTS]:
         return damaged(file)
     return no_tensors(file, error)
 
 
 def read_weights(folder: Path, description: dict[str, Any]) -> bytes:
-    """The file of the weights, with its hash verified; ``read_shapes`` has seen its size."""
+    """The file of the weights, with its hash verified; ``read_shapes`` has checked its size."""
     data = (folder / WEIGHTS).read_bytes()
     if sha256(data) != description["sha256"][WEIGHTS]:
         raise damaged(folder / WEIGHTS)

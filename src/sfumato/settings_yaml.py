@@ -1,8 +1,8 @@
-"""YAML as a person means it: the safe subset, with the traps of YAML 1.1 taken out.
+"""YAML as a person means it: the safe subset, without the traps of YAML 1.1.
 
-`1e-4` is a number (YAML 1.1 wants `1.0e-4`), `no` and `on` are words (YAML 1.1: booleans), `12:30` and `010` too
-(YAML 1.1: 750 and 8), and a key given twice is an error instead of a setting silently lost. Aliases are refused:
-settings need none, and nested ones make an endless document of a small file. What JSON writes reads as the same text.
+`1e-4` is a number (YAML 1.1 wants `1.0e-4`). `no` and `on` are words (YAML 1.1: booleans), as are `12:30` and `010`
+(YAML 1.1: 750 and 8). A key given twice is an error and not a setting silently lost. Aliases are refused: settings need
+none, and nested ones make an endless document from a small file. Text that JSON wrote is read as the same text.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import yaml
 from sfumato.bounded import read_bytes
 from sfumato.errors import ConfigError, of_system
 
-LARGEST = 64 * 1024  # bytes: the longest recipe has a tenth of that, and a second is what reading this takes
+LARGEST = 64 * 1024  # bytes; the longest recipe has a tenth of that, and reading so much takes a second
 
-# The core schema of YAML 1.2 (section 10.3.2), type -> what it looks like, which characters it begins with.
+# The core schema of YAML 1.2 (section 10.3.2): type -> its pattern, and the characters that it begins with.
 CORE = {
     "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
     "int": (r"[-+]?(0|[1-9][0-9]*)", "-+0123456789"),
@@ -52,7 +52,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def construct_scalar(self, node: Any) -> Any:
-        """A character beyond U+FFFF that JSON has written as two surrogates becomes one."""
+        """Join the two surrogates that JSON writes for a character beyond U+FFFF."""
         value = super().construct_scalar(node)
         if isinstance(value, str) and _PAIR.search(value):
             return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
@@ -60,7 +60,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Groups in block style, lists on one line; quotes what YAML 1.1 or 1.2 would take for another type."""
+    """Groups in block style, lists on one line; quotes text that YAML 1.1 or 1.2 would take for another type."""
 
 
 for _type, (_pattern, _first) in CORE.items():
@@ -82,7 +82,7 @@ def read(file: Path) -> str:
     """The text of a file of settings.
 
     Raises:
-        UserError: it is no file, too large or no text in UTF-8; names the file.
+        UserError: it is not a file, too large or not text in UTF-8; names the file.
     """
     try:
         return read_bytes(file, LARGEST, "give a YAML file of settings").decode("utf-8-sig")
@@ -97,7 +97,7 @@ def load(text: str, where: str) -> Any:
     """The plain value that `text` holds.
 
     Raises:
-        ConfigError: the text is no such YAML; the message begins with `where` and names the line.
+        ConfigError: the text is not such YAML; the message begins with `where` and names the line.
     """
     if len(text) > LARGEST:
         raise ConfigError(f"{where}: {len(text):,} characters, more than the limit of {LARGEST:,}", "leave some out")

@@ -1,7 +1,7 @@
-"""Where tensors lie: their memory format, and the way to a device without anyone waiting for it.
+"""Where tensors lie: their memory format, and copies to a device without waiting.
 
-A copy from ordinary memory to a CUDA card makes the program wait until the card has done all that was asked of it
-before; one from pinned memory joins the queue.
+A copy from ordinary memory to a CUDA card makes the program wait until the card has done all its earlier work; a copy
+from pinned memory joins the queue.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def memory_format(rank: int) -> torch.memory_format:
 
 
 def pinned(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """`tensor` (on the CPU) where a copy to `device` need not be waited for, with the same values and strides."""
+    """A copy of `tensor` (on the CPU) from which copying to `device` needs no wait; same values and strides."""
     return tensor.pin_memory() if device.type == "cuda" else tensor
 
 

@@ -1,4 +1,4 @@
-"""Where Sfumato keeps what it can make or fetch again: data sets, graphs, the compiled kernel."""
+"""Where Sfumato keeps files that it can make or fetch again: data sets, graphs, the compiled kernel."""
 
 import os
 import tempfile
@@ -8,13 +8,13 @@ from sfumato.errors import UserError
 
 
 def user_cache(part: str) -> Path:
-    """The folder of a part, which may not be there yet: $SFUMATO_CACHE/part, or ~/.cache/sfumato/part.
+    """The folder of a part, which may not exist yet: $SFUMATO_CACHE/part, or ~/.cache/sfumato/part.
 
-    Where there is no home (a container with `--user 12345`), it is a folder of this user alone among the temporary
-    files.
+    If there is no home (a container with `--user 12345`), it is a folder among the temporary files that belongs to this
+    user alone.
 
     Raises:
-        UserError: $SFUMATO_CACHE names the home of somebody unknown, or there is no home and others may write to the
+        UserError: $SFUMATO_CACHE names the home of an unknown user, or there is no home and others may write to the
             temporary folder.
     """
     chosen = os.environ.get("SFUMATO_CACHE")
@@ -35,7 +35,7 @@ def without_home() -> Path:
     status = folder.lstat()
     if status.st_uid != os.getuid() or status.st_mode & 0o022 or not folder.is_dir() or folder.is_symlink():
         raise UserError(
-            f"{folder} belongs to somebody else, and there is no home to keep files in",
+            f"{folder} belongs to another user, and there is no home to keep files in",
             "point $SFUMATO_CACHE to a folder of your own",
         )
     return folder
