@@ -1,5 +1,6 @@
 """A new kind of data is one reader, one codec, one recipe: arrays of 1 to 3 dimensions, and a toy kind made here."""
 
+import io
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +13,13 @@ import torch
 from PIL import Image
 
 from sfumato import kinds
-from sfumato.codecs.arrays import Arrays
+from sfumato.codecs.arrays import Arrays, axis_of
 from sfumato.codecs.codec import Codec
 from sfumato.config import Config, load_recipe
+from sfumato.data.faults import DataError
 from sfumato.data.formats import FURTHER
 from sfumato.data.readers import Row, Unusable
-from sfumato.data.readers.arrays import axis_of, opened
+from sfumato.data.readers.arrays import NumPyArrays, opened
 from sfumato.kinds import Kind
 from sfumato.model import Model
 from sfumato.settings.codecs import CodecSettings
@@ -99,25 +101,78 @@ def test_channels_are_an_end_of_at_most_four(shape: Sequence[int], axis: str):
     assert axis_of(shape) == axis
 
 
-def test_arrays_that_do_not_fit_are_faults_with_the_reason(tmp_path):
-    good = np.zeros((4, 4), np.float32)
-    reader = kinds.arrays.NumPyArrays((1, 4, 4), "float32", "none")
+def written(values: Any) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, values, allow_pickle=True)
+    return stream.getvalue()
 
-    def content(values: Any) -> bytes:
-        np.save(tmp_path / "a.npy", values, allow_pickle=True)
-        return (tmp_path / "a.npy").read_bytes()
 
-    assert reader(content(good), "a.npy").values.shape == (1, 4, 4)
-    for bad, words in [
-        (np.zeros((4, 5), np.float32), r"float32 of shape \(4, 5\)"),
-        (good.astype(np.float64), "float64"),
-        (good + np.nan, "NaN"),
-        (np.array([{"a": 1}], dtype=object), "cannot be read"),
-    ]:
-        with pytest.raises(Unusable, match=words):
-            reader(content(bad), "a.npy")
-    with pytest.raises(Unusable, match="cannot be read"):
-        reader(b"\x93NUMPY\x01\x00", "a.npy")
+GOOD = np.arange(20, dtype=np.float32).reshape(4, 5)
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        (np.zeros((4, 6), np.float32), "it holds 4 x 6 float32, and the other files 4 x 5 float32"),
+        (GOOD.astype(np.float64), "it holds 4 x 5 float64, and the other files 4 x 5 float32"),
+        (np.where(GOOD == 7, np.nan, GOOD), r"1 NaN of 20 values, the first at \[1, 2\]"),
+        (np.where(GOOD > 17, -np.inf, GOOD), r"2 infinite of 20 values, the first at \[3, 3\]"),
+        (np.array([{"a": 1}], dtype=object), "Python objects"),
+        (GOOD.astype(np.complex64), "complex numbers"),
+        (GOOD.astype(np.longdouble), "Save it as float64"),
+        (np.array(["a", "b"]), "are no numbers"),
+        (np.float32(3), "a single number"),
+        (np.zeros((2, 2, 2, 2, 2), np.float32), "5 dimensions. .* data.stacked to true"),
+        (np.zeros((0, 5), np.float32), "has no values"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_faults_with_the_reason(bad, words):
+    with pytest.raises(Unusable, match=words):
+        NumPyArrays((4, 5), "float32")(written(bad), "a.npy")
+
+
+@pytest.mark.parametrize("length", [0, 6, 8, 60, 127, 130, -1])
+def test_an_array_cut_anywhere_is_a_fault(length):
+    with pytest.raises(Unusable):
+        NumPyArrays((4, 5), "float32")(written(GOOD)[:length], "a.npy")
+
+
+def test_byte_order_and_order_of_axes_change_no_number():
+    for values in (GOOD, GOOD.astype(">f4"), np.asfortranarray(GOOD), GOOD[::-1][::-1]):
+        row = NumPyArrays((4, 5), "float32")(written(values), "a.npy").values
+        assert np.array_equal(row, GOOD) and row.dtype == np.float32 and row.flags.c_contiguous
+    row = NumPyArrays((4, 5), "uint8")(written(GOOD > 9), "a.npy")
+    assert np.array_equal(row.values, GOOD > 9) and row.notes == ("true and false as 1 and 0",)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64", "uint8", "int64", ">i2", "bool"])
+def test_every_dtype_is_drawn_as_it_came(dtype, tmp_path):
+    for i in range(12):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        values = np.random.default_rng(i).normal(50, 20, (6, 8)).clip(0, 120)
+        np.save(tmp_path / "data" / f"{i}.npy", (values > 50 if dtype == "bool" else values).astype(dtype))
+    model = run(tmp_path / "data", tmp_path / "out", steps=1, every=1)
+    (_, x), *_ = model.drawn([None], [1], model.sampling())
+    row = opened(model.codec.files(model.codec.decode(x)[0], {})[".npy"])
+    assert row.dtype == ("uint8" if dtype == "bool" else np.dtype(dtype).newbyteorder("=")) and row.shape == (6, 8)
+
+
+def test_arrays_of_many_shapes_are_named_with_their_counts(tmp_path):
+    for i in range(12):
+        np.save(tmp_path / f"{i}.npy", np.zeros((4, 6 if i % 3 else 5)) + i)
+    with pytest.raises(DataError, match="2 shapes and dtypes: 8 of 4 x 6 float64, 4 of 4 x 5 float64, of 12 looked at"):
+        run(tmp_path, tmp_path / "out")
+
+
+def test_a_stack_trains_to_the_same_weights_as_a_folder_of_its_samples(tmp_path):
+    values = np.random.default_rng(0).normal(0, 1, (20, 6, 8)).astype(np.float32)
+    (tmp_path / "data").mkdir()
+    for i, value in enumerate(values):
+        np.save(tmp_path / "data" / f"{i:02}.npy", value)
+    np.save(tmp_path / "stack.npy", values)
+    run(tmp_path / "data", tmp_path / "a")
+    run(tmp_path / "stack.npy", tmp_path / "b")
+    assert weights(tmp_path / "a") == weights(tmp_path / "b")
 
 
 # ---- a kind of one's own, in less than 60 lines

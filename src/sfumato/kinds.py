@@ -14,17 +14,23 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+import numpy as np
+
 from sfumato import registry
-from sfumato.codecs.arrays import Arrays
+from sfumato.codecs.arrays import Arrays, axis_of, row_shape, x_shape
 from sfumato.codecs.codec import Codec
 from sfumato.codecs.pixels import Pixels
 from sfumato.config import Config, adjusted, validate
 from sfumato.data import formats
-from sfumato.data.facts import facts
+from sfumato.data.facts import LOOKED_AT, facts
+from sfumato.data.faults import DataError
 from sfumato.data.readers import Reader, Unusable, arrays
+from sfumato.data.readers.npy import told
 from sfumato.data.readers.pictures import Pictures
 from sfumato.data.records import Source
 from sfumato.settings.codecs import CODECS, ArrayCodec, CodecSettings, PixelCodec
+
+LEAST_ALIKE = 0.9  # of the arrays that are looked at have one shape and dtype; the others are faults
 
 
 def as_told(config: Config, source: Source) -> Config:
@@ -82,27 +88,44 @@ def _resolve_pictures(config: Config, source: Source) -> Config:
 
 
 def _resolve_arrays(config: Config, source: Source) -> Config:
-    """Fill in shape, dtype and the place of the channels from the first array that can be read."""
+    """Fill in shape, dtype and the place of the channels: those of most of the arrays that are looked at.
+
+    Raises:
+        DataError: they are of several shapes, with their counts.
+    """
     codec = config.codec
     assert isinstance(codec, ArrayCodec)
     if not codec.open and codec.channel_axis != "auto":
         return config
-    for record in source.records:
+    forms: Counter[tuple[tuple[int, ...], str]] = Counter()
+    for record in source.records[:: max(1, -(-len(source.records) // LOOKED_AT))]:
         with suppress(Unusable, OSError):
-            values = arrays.opened(record.open())
-            axis = arrays.axis_of(values.shape) if codec.channel_axis == "auto" else codec.channel_axis
-            shape = arrays.channels_first(values, axis).shape
-            given = {"shape": list(codec.shape or shape), "dtype": codec.dtype or str(values.dtype)}
-            settings = config.model_dump(mode="json")
-            settings["codec"] |= {**given, "channel_axis": axis}
-            return validate(settings, "codec")
-    return config  # preparing will name every file and its reason
+            values = arrays.opened(record.open(), config.data.array)
+            forms[values.shape, arrays.stored_as(values.dtype).name] += 1
+    if not forms:
+        return config  # preparing will name every file and its reason
+    (shape, dtype), most = forms.most_common(1)[0]
+    if not codec.shape and most < LEAST_ALIKE * forms.total():
+        listed = ", ".join(f"{n:,} of {told(np.dtype(kind), sides)}" for (sides, kind), n in forms.most_common(4))
+        raise DataError(
+            f"{source.root}: the arrays are of {len(forms):,} shapes and dtypes: {listed}, "
+            f"of {forms.total():,} looked at",
+            "give all arrays one shape and one dtype",
+        )
+    axis = axis_of(shape) if codec.channel_axis == "auto" else codec.channel_axis
+    settings = config.model_dump(mode="json")
+    settings["codec"] |= {
+        "shape": list(codec.shape or x_shape(shape, axis)),
+        "dtype": codec.dtype or dtype,
+        "channel_axis": axis,
+    }
+    return validate(settings, "codec")
 
 
 def _arrays(config: Config) -> arrays.NumPyArrays:
     codec = config.codec
     assert isinstance(codec, ArrayCodec)
-    return arrays.NumPyArrays(codec.shape, codec.dtype, codec.channel_axis)
+    return arrays.NumPyArrays(row_shape(codec.shape, codec.channel_axis), codec.dtype, config.data.array)
 
 
 KINDS = {

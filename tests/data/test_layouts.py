@@ -194,7 +194,7 @@ def wrong(tmp_path, folder, encoded):
     (tmp_path / "empty.tar").write_bytes(bytes(10240))
     return {
         "empty folder": (tmp_path / "empty", ["is empty", "put pictures into it"]),
-        "no pictures": (tmp_path / "words", ["no pictures, only 1 other file (.md)"]),
+        "no pictures": (tmp_path / "words", ["no pictures or arrays, only 1 other file (.md)"]),
         "a picture": (tmp_path / "one.png", ["one picture", "give the folder"]),
         "an archive": (tmp_path / "packed.zip", ["packed archive", "unpack it"]),
         "other keys": (tmp_path / "keys", ['no line has "text"', "found description, file_name"]),

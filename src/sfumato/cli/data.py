@@ -15,8 +15,10 @@ from sfumato.errors import UserError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from sfumato.codecs.codec import Codec
     from sfumato.data.dataset import Dataset
     from sfumato.data.duplicates import Group
+    from sfumato.data.readers import Reader
     from sfumato.data.records import Source
 
 app = App(
@@ -97,7 +99,8 @@ def show(path: str, /, *, out: Path | None = None, columns: int = 8, rows: int =
     print(source.describe())
     # the smallest tile of 96 pixels or more that shows every pixel as a square of one size
     tile = 96 if size is None else size * -(-96 // size)
-    sheet = contact_sheet(source, columns=columns, rows=rows, tile=tile, size=size)
+    kind = _seen(source) if source.noun == "array" else None
+    sheet = contact_sheet(source, columns=columns, rows=rows, tile=tile, size=size, kind=kind)
     if out is None:
         out = write_new(Path("sheet.png"), encoded(sheet))
     else:
@@ -128,15 +131,44 @@ def scan(path: str, /, *, duplicates: bool = False, features: bool = False, out:
         With --duplicates: folder for duplicates.json (all groups) and duplicates.png (the largest).
     """
     from sfumato.data import preparation
-    from sfumato.data.readers.pictures import Pictures
 
     source = _open(path)
+    reader, _ = _kind(source)
     with Terminal() as terminal:
-        found = preparation.scan(source, Pictures(32), progress=partial(terminal.progress, "checking pictures"))
+        found = preparation.scan(source, reader, progress=partial(terminal.progress, "checking the data"))
     print(found)
     if duplicates:
         _duplicates(source, features, out)
     return 1 if found.faults else 0
+
+
+def _kind(source: Source) -> tuple[Reader, Codec]:
+    """What reads the files of a source, and the codec of the rows; pictures at 32 pixels, as they are."""
+    from sfumato import kinds
+    from sfumato.config import load_recipe
+
+    settings = ["data.path=.", "codec.size=32", "codec.channels=3", "codec.bits=8", "data.depth=16"]
+    config = kinds.resolved(load_recipe("folder", settings), source)
+    kind = kinds.kind_of(config.codec)
+    return kind.reader(config), kind.codec(config.codec)
+
+
+def _seen(source: Source, most: int = 64) -> tuple[Reader, Codec]:
+    """As for `_kind`, and the codec knows the range of some of the rows."""
+    from contextlib import suppress
+
+    import numpy as np
+
+    from sfumato.data.readers import Unusable
+
+    reader, codec = _kind(source)
+    rows = []
+    for record in source.records[:: max(1, -(-len(source.records) // most))]:
+        with suppress(Unusable, OSError):
+            rows.append(reader(record.open(), record.locator).values)
+    if rows:
+        codec.fit(np.stack(rows))
+    return reader, codec
 
 
 def _duplicates(source: Source, features: bool, out: Path) -> None:

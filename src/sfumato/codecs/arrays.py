@@ -1,5 +1,7 @@
 """Arrays of one shape: signals, fields and volumes on a grid of 1 to 3 dimensions <-> x.
 
+A stored row is the array as its file has it; where its channels are is known here alone.
+
 Whole numbers go from the least to the largest value of the data onto [-1, 1], so each keeps a bin of its own for
 likelihoods. Real numbers are centred and divided by twice their standard deviation, which makes sigma_data 1/2.
 """
@@ -7,7 +9,7 @@ likelihoods. Real numbers are centred and divided by twice their standard deviat
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -24,9 +26,9 @@ class Arrays(Codec):
     """The codec of arrays.
 
     Args:
-        shape: of x_0 and of a stored row, (C, *sides).
+        shape: of x_0, (C, *sides).
         dtype: of a stored value.
-        channel_axis: "none", "first" or "last": where a file's array has its channels.
+        channel_axis: "none", "first" or "last": where a stored row has its channels.
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: str, channel_axis: str = "first"):
@@ -60,21 +62,22 @@ class Arrays(Codec):
         self._settle()
 
     def encode(self, rows: np.ndarray) -> Tensor:
-        """(B, C, *sides) of the stored dtype -> float32 (B, C, *sides)."""
-        return torch.from_numpy(((rows.astype(np.float64) - self.centre) / self.half).astype(np.float32))
+        """Rows (B, ...) -> float32 (B, C, *sides)."""
+        x = (channels_first(rows, self.channel_axis, 1).astype(np.float64) - self.centre) / self.half
+        return torch.from_numpy(np.ascontiguousarray(x, np.float32))
 
     def decode(self, x: Tensor) -> np.ndarray:
-        """float (B, C, *sides) -> the stored dtype: whole numbers rounded, and cut to what the dtype holds."""
+        """float (B, C, *sides) -> rows (B, ...): whole numbers rounded, and cut to what the dtype holds."""
         values = x.detach().double().cpu().numpy() * self.half + self.centre
         if self.whole:
             limits = np.iinfo(self.dtype)
             values = values.round().clip(limits.min, limits.max)
-        return values.astype(self.dtype)
+        return np.ascontiguousarray(as_filed(values, self.channel_axis, 1), self.dtype)
 
     def picture(self, row: np.ndarray) -> Image.Image:
         """A signal as lines, a field as a grey or coloured picture, a volume as its three middle slices."""
-        shown = ((row.astype(np.float64) - self.centre) / self.half).clip(-1, 1) * 127.5 + 127.5
-        channels, *sides = row.shape
+        shown = self.encode(row[None])[0].double().numpy().clip(-1, 1) * 127.5 + 127.5
+        channels, *sides = shown.shape
         if len(sides) == 1:
             return lines(shown)
         if len(sides) == 2:
@@ -86,15 +89,47 @@ class Arrays(Codec):
         return Image.fromarray(np.concatenate([np.pad(s, ((0, high - s.shape[0]), (0, 1))) for s in slices], axis=1))
 
     def files(self, row: np.ndarray, texts: Mapping[str, str]) -> dict[str, bytes]:
-        """The array as its files have it, and the texts beside it as JSON."""
-        if self.channel_axis == "none":
-            row = row[0]
-        elif self.channel_axis == "last":
-            row = np.moveaxis(row, 0, -1)
+        """The array as a .npy, and the texts beside it as JSON."""
         stream = io.BytesIO()
         np.save(stream, np.ascontiguousarray(row), allow_pickle=False)
         beside = {".json": texts["sfumato"].encode()} if "sfumato" in texts else {}
         return {".npy": stream.getvalue(), **beside}
+
+
+def axis_of(shape: Sequence[int]) -> str:
+    """Where an array of this shape has its channels: four dimensions have them, and an end of at most 4 entries beside
+    longer sides is taken for them; else there are none."""
+    if len(shape) == 1:
+        return "none"
+    others = min(shape[1:]), min(shape[:-1])
+    if shape[0] <= 4 < others[0] or (len(shape) == 4 and not shape[-1] <= 4 < others[1]):
+        return "first"
+    return "last" if shape[-1] <= 4 < others[1] else "none"
+
+
+def channels_first(values: np.ndarray, axis: str, start: int = 0) -> np.ndarray:
+    """A stored row as (C, *sides), or with ``start`` 1 rows (B, ...) as (B, C, *sides)."""
+    if axis == "none":
+        return np.expand_dims(values, start)
+    return np.moveaxis(values, -1, start) if axis == "last" else values
+
+
+def as_filed(values: np.ndarray, axis: str, start: int = 0) -> np.ndarray:
+    """The inverse of ``channels_first``."""
+    if axis == "none":
+        return values.squeeze(start)
+    return np.moveaxis(values, start, -1) if axis == "last" else values
+
+
+def x_shape(shape: Sequence[int], axis: str) -> tuple[int, ...]:
+    """Of x_0, from that of a stored row."""
+    return {"none": (1, *shape), "first": (*shape,), "last": (*shape[-1:], *shape[:-1])}[axis]
+
+
+def row_shape(shape: Sequence[int], axis: str) -> tuple[int, ...]:
+    """Of a stored row, from that of x_0."""
+    channels, *sides = shape
+    return {"none": (*sides,), "first": (channels, *sides), "last": (*sides, channels)}[axis]
 
 
 def lines(levels: np.ndarray) -> Image.Image:

@@ -22,6 +22,7 @@ Sfumato reads any of these layouts:
   WebDataset       shards/000000.tar  shards/000001.tar ...        (members 0001.png, 0001.txt or 0001.json or 0001.cls)
   Hugging Face     a folder written by datasets.save_to_disk
   IDX              train-images-idx3-ubyte(.gz) and train-labels-idx1-ubyte(.gz)
+  arrays           signals/1.npy  signals/2.npy ...  (.npy, .npz, .zarr), or one file whose first axis is the samples
 train beside test or val: train is read. A folder around all of this changes nothing."""
 
 

@@ -1,4 +1,4 @@
-"""Folders of picture files: flat, by class, with caption files, with tables such as metadata.jsonl.
+"""Folders of files, pictures or arrays: flat, by class, with caption files, with tables such as metadata.jsonl.
 
 What pairs with a picture by its stem, is named like a picture or looks like captions is read, or is a fault. All other
 files are counted by their kinds.
@@ -12,32 +12,41 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from sfumato.data import names
+from sfumato.data import names, stacks
 from sfumato.data.captions import Pairs, read_captions
 from sfumato.data.faults import LAYOUTS, DataError, Fault
-from sfumato.data.formats import EXTENSIONS
+from sfumato.data.formats import EXTENSIONS, FURTHER
+from sfumato.data.groups import column_of
 from sfumato.data.layout import Layout, layout_of
 from sfumato.data.listing import Listing, kinds
-from sfumato.data.metadata import read_tables, table_names, unread
-from sfumato.data.records import Record, Source, count, order_classes, others, shortened
+from sfumato.data.metadata import lent_by, read_tables, table_names, unread
+from sfumato.data.records import Asked, Record, Source, check_inside, count, order_classes, others, shortened
+from sfumato.errors import unknown
 
 _TABLE_FIX = "Make it metadata.jsonl or metadata.csv with file_name and text (see the layouts), or move it away"
 
 
-def read_pictures(root: Path, found: Listing, column: str = "") -> Source:
-    """The `Source` of the picture files that `found` lists.
+def read_pictures(root: Path, found: Listing, asked: Asked) -> Source:
+    """The `Source` of the files that `found` lists.
 
     Args:
-        column: the column of tables (or the key of JSON beside pictures) whose value is the group.
+        asked: the group's column is one of tables, or a key of the JSON beside pictures.
 
     Raises:
-        DataError: there is no picture, a table is damaged, or the folders are parts of which none is to be trained on.
+        DataError: there is no picture, a table is damaged, or the folders are parts of which none is to be trained on;
+            files may be stacks or samples; a column that names second pictures is not there.
     """
     if not found.pictures and not found.faults and not any(_is_like_picture(name) for name in found.others):
         raise _nothing(root, found)
-    keys = {name: names.key(name) for name in found.pictures}
+    every, column = found.pictures, column_of(asked.group)
+    lent = lent_by(root, found.tables, every, asked.pictures) if asked.pictures else set()
+    pictures = {name: record for name, record in every.items() if name not in lent}
+    arrays = {name: path for name, path in found.arrays.items() if name in pictures}
+    stacked, understood = _are_stacks(pictures, arrays, asked)
+    beside = _beside_stacks(root, found, arrays) if stacked else {}
+
+    keys = {name: names.key(name) for name in pictures}
     layout = layout_of(root, keys.values())
-    pictures = found.pictures
     if layout.aside:
         pictures = {name: record for name, record in pictures.items() if layout.uses(keys[name])}
     tables = [name for name in found.tables if layout.uses(name)]
@@ -45,7 +54,8 @@ def read_pictures(root: Path, found: Listing, column: str = "") -> Source:
     rest = [name for name in found.others if layout.uses(names.key(name))]
     faults = [fault for fault in found.faults if layout.uses(names.key(fault.path))]
 
-    said = read_tables(root, tables, found.pictures, (fault.path for fault in faults), column) if tables else None
+    refused = (fault.path for fault in faults)
+    said = read_tables(root, tables, every, refused, column, asked.pictures) if tables else None
     owned = any(layout.prefix.startswith(_folder(table)) for table in tables)  # by a table above the folders of classes
     described = {name: record for name, record in said.described.items() if name in pictures} if said else {}
     pairs = Pairs(pictures) if texts or rest else Pairs(())
@@ -61,6 +71,12 @@ def read_pictures(root: Path, found: Listing, column: str = "") -> Source:
     unread_files, unread_faults = _unread([*rest, *captions.unread], pairs)
 
     columns = (said.columns if said else set()) | captions.columns
+    if asked.pictures:
+        _demand_columns(root, asked.pictures, columns)
+        records = [_with_conditions(record, said.beside if said else {}, every, asked.pictures) for record in records]
+    if stacked:
+        records, more, understood = stacks.expanded(records, arrays, beside, asked.array, column)
+        columns |= more
     ignored = kinds(unread_files) + Counter({".json without a caption": captions.silent})
     return Source(
         root,
@@ -68,9 +84,54 @@ def read_pictures(root: Path, found: Listing, column: str = "") -> Source:
         records,
         order_classes(record.label for record in records),
         (*faults, *unread_faults),
-        (*layout.remarks, *others(ignored, unread(columns, column))),
+        (
+            *([understood] if understood else []),
+            *layout.remarks,
+            *others(ignored, unread(columns, column, *asked.pictures)),
+        ),
         tuple(sorted(columns)),
+        "array" if pictures and len(arrays) == len(pictures) else "picture",
     )
+
+
+# ---- stacks, and second pictures
+
+
+def _are_stacks(pictures: Mapping[str, Record], arrays: Mapping[str, Path], asked: Asked) -> tuple[bool, str]:
+    """Whether the arrays are stacks; beside pictures, each array is a sample of its own."""
+    if len(arrays) != len(pictures):
+        return False, ""
+    return stacks.are_stacks(arrays, asked.stacked, asked.array)
+
+
+def _beside_stacks(root: Path, found: Listing, arrays: Mapping[str, Path]) -> dict[str, Path]:
+    """The tables and captions of stacks, taken out of what `found` lists."""
+    stems = {stacks.stem_of(name) for name in arrays}
+    beside = {name: path for name, path in found.texts.items() if names.extension(name) == ".txt"}
+    beside |= {name: root / name for name in found.others if names.extension(name) in stacks.BESIDE}
+    beside = {name: path for name, path in beside.items() if names.stem(name) in stems}
+    for path in beside.values():
+        check_inside(root, path)
+    found.others = [name for name in found.others if name not in beside]
+    found.texts = {name: path for name, path in found.texts.items() if name not in beside}
+    return beside
+
+
+def _demand_columns(root: Path, wanted: Iterable[str], columns: Iterable[str]) -> None:
+    """A DataError for a condition whose column no table has."""
+    for column in wanted:
+        if column not in columns:
+            error = unknown("column", column, columns)
+            fix = error.fix or "write metadata.csv with file_name and that column, a second picture for each row"
+            raise DataError(f"conditions: {error.message} of the tables in {root}", fix)
+
+
+def _with_conditions(
+    record: Record, beside: Mapping[str, Mapping[str, str]], every: Mapping[str, Record], columns: tuple[str, ...]
+) -> Record:
+    """`record` with its second pictures; one that lacks some is a fault already."""
+    named = beside.get(record.locator, {})
+    return replace(record, beside=tuple(every[named[c]] for c in columns)) if len(named) == len(columns) else record
 
 
 def _kind(tables: list[str], classes: bool, captioned: bool) -> str:
@@ -166,6 +227,7 @@ def _nothing(root: Path, found: Listing) -> DataError:
     if not ignored:
         return DataError(f"{root} is empty", f"put pictures into it.\n{LAYOUTS}")
     return DataError(
-        f"{root} holds no pictures, only {count(ignored.total(), 'other file')} ({shortened(sorted(ignored), 6)})",
-        f"put pictures into it; they end in {', '.join(sorted(EXTENSIONS))}.\n{LAYOUTS}",
+        f"{root} holds no pictures or arrays, only {count(ignored.total(), 'other file')} "
+        f"({shortened(sorted(ignored), 6)})",
+        f"put pictures into it; they end in {', '.join(sorted({*EXTENSIONS, *FURTHER}))}.\n{LAYOUTS}",
     )

@@ -22,7 +22,7 @@ EXTENSIONS = {
     ".hif": "HEIF", ".jxl": "JXL",
 }  # fmt: skip
 
-FURTHER = {".npy", ".npz"}  # endings of other kinds of data; `kinds.register` adds its own
+FURTHER = {".npy", ".npz", ".zarr"}  # endings of other kinds of data; `kinds.register` adds its own
 
 # Format -> the package that reads it, and its module, which makes itself known to Pillow.
 PLUGINS = {"HEIF": ("pillow-heif", "pillow_heif"), "JXL": ("pillow-jxl-plugin", "pillow_jxl")}

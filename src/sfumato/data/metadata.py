@@ -38,22 +38,30 @@ class Tables:
         described: the pictures that a row names.
         faults: rows without a picture, contradictions.
         columns: all names of what rows say.
+        beside: the second pictures that a row names, by its picture and column.
     """
 
     described: dict[str, Record] = field(default_factory=dict)
+    beside: dict[str, dict[str, str]] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     columns: set[str] = field(default_factory=set)
     orphans: list[tuple[str, str]] = field(default_factory=list)  # (file name as given, where)
 
 
 def read_tables(
-    root: Path, tables: Iterable[str], pictures: Mapping[str, Record], refused: Iterable[str], column: str
+    root: Path,
+    tables: Iterable[str],
+    pictures: Mapping[str, Record],
+    refused: Iterable[str],
+    column: str,
+    lent: tuple[str, ...] = (),
 ) -> Tables:
     """What `tables` (names below `root`) say of `pictures`.
 
     Args:
         refused: names that are faults already, so that a row about one is no further fault.
         column: whose value is the group.
+        lent: the columns that name a second picture of the row.
 
     Raises:
         DataError: a table is damaged, or says nothing of use.
@@ -62,10 +70,23 @@ def read_tables(
     by_key = _ByKey(pictures)
     for table in tables:
         check_inside(root, root / table)
-        _read(root, table, by_key, refused, column, found)
+        _read(root, table, by_key, refused, column, lent, found)
     if found.orphans:
         _hint(found, [name for name in pictures if name not in found.described])
     return found
+
+
+def lent_by(root: Path, tables: Iterable[str], pictures: Mapping[str, Record], columns: Iterable[str]) -> set[str]:
+    """The pictures that rows name in `columns` and no row is about: conditions of others, and no data themselves."""
+    by_key, lent, own = _ByKey(pictures), set(), set()
+    for table in tables:
+        check_inside(root, root / table)
+        folder, bases = _place(root, table)
+        for _, given, row in _rows(root / table):
+            own.add(by_key.get(_inside(given, folder, bases) or ""))
+            values = (row.get(column) for column in columns)
+            lent |= {by_key.get(_inside(value, folder, bases) or "") for value in values if isinstance(value, str)}
+    return {name for name in lent - own if name}
 
 
 class _ByKey:
@@ -91,9 +112,10 @@ def _read(
     by_key: _ByKey,
     refused: set[str],
     column: str,
+    lent: tuple[str, ...],
     found: Tables,
 ) -> None:
-    folder, bases = table.rpartition("/")[0], [f"{root}/", f"{root.resolve()}/"]
+    folder, bases = _place(root, table)
     columns: set[str] = set()
     for number, given, row in _rows(root / table):
         columns.update(row)
@@ -106,6 +128,15 @@ def _read(
             _astray(given, path, name, f"line {number} of {table}", refused, found)
             continue
         record = found.described.get(name) or by_key.pictures[name]
+        for each in lent:
+            other = row.get(each)
+            second = by_key.get(_inside(other, folder, bases) or "") if isinstance(other, str) and other else ""
+            if second:
+                found.beside.setdefault(name, {})[each] = second
+            else:
+                words = f"names {other!r} as its {each!r}, and there is no such file" if other else f"has no {each!r}"
+                fix = "Correct the line, or add the file"
+                found.faults.append(Fault(name, "condition missing", f"line {number} of {table} {words}", fix))
         try:
             found.described[name] = with_row(record, row, column)
         except Contradiction as error:
@@ -114,7 +145,7 @@ def _read(
             found.faults.append(fault)
         except ValueError as error:
             raise DataError(f"{table}, line {number}: {error}", "correct the line") from None
-    if not columns & {*CAPTION_KEYS, "label", *([column] if column else [])}:
+    if not columns & {*CAPTION_KEYS, "label", *lent, *([column] if column else [])}:
         raise DataError(
             f'{root / table}: no line has "text" (or "label"); found {", ".join(sorted(columns)) or "no lines at all"}',
             f"{EXAMPLE}.\n{LAYOUTS}",
@@ -133,9 +164,14 @@ def _astray(given: str, path: str | None, name: str | None, where: str, refused:
         found.orphans.append((given, where))
 
 
-def unread(columns: Iterable[str], column: str) -> set[str]:
+def unread(columns: Iterable[str], *used: str) -> set[str]:
     """The columns that nothing is done with."""
-    return set(columns) - {*KEYS, *NAME_KEYS, column}
+    return set(columns) - {*KEYS, *NAME_KEYS, *used}
+
+
+def _place(root: Path, table: str) -> tuple[str, list[str]]:
+    """The folder of a table below the root, and how absolute names inside the root begin."""
+    return table.rpartition("/")[0], [f"{root}/", f"{root.resolve()}/"]
 
 
 def _inside(given: str, folder: str, bases: Iterable[str]) -> str | None:
@@ -166,17 +202,21 @@ def _hint(found: Tables, free: list[str]) -> None:
 
 def _rows(path: Path) -> Iterator[tuple[int, str, Row]]:
     """(line number, name of the picture, row) of a table."""
+    for number, row in rows_of(path):
+        name = next((row[key] for key in NAME_KEYS if key in row), None)
+        if not isinstance(name, str) or not name:
+            words = f'{path}, line {number}: "file_name" is missing'
+            raise DataError(words, f"{EXAMPLE}; found {', '.join(map(str, row)) or 'nothing'}")
+        yield number, name, row
+
+
+def rows_of(path: Path) -> Iterator[tuple[int, Row]]:
+    """(line number, row) of a table."""
     try:
         with path.open("rb") as stream:
             encoding = texts.encoding_of(stream.read(4))
         with path.open(encoding=encoding, newline="") as lines:
-            rows = _json_rows(path, lines) if path.suffix == ".jsonl" else _csv_rows(path, lines)
-            for number, row in rows:
-                name = next((row[key] for key in NAME_KEYS if key in row), None)
-                if not isinstance(name, str) or not name:
-                    words = f'{path}, line {number}: "file_name" is missing'
-                    raise DataError(words, f"{EXAMPLE}; found {', '.join(map(str, row)) or 'nothing'}")
-                yield number, name, row
+            yield from _json_rows(path, lines) if path.suffix == ".jsonl" else _csv_rows(path, lines)
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text ({error.reason})", "save it again as plain UTF-8 text") from None
 

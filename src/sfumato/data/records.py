@@ -25,10 +25,28 @@ class Record:
     size: int | None = None  # bytes, where known without reading
     stamp: tuple[int, ...] = ()  # changes when the file does: size, modification time in ns
     group: str | None = None  # pictures of one group stay together when some are held out
+    beside: tuple[Record, ...] = ()  # pictures that are its conditions, in the order of `Asked.pictures`
 
     def open(self) -> bytes:
         """The bytes of the picture's file."""
         return self.fetch()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What settings ask of a source beside its files.
+
+    Attributes:
+        group: `data.group`, which pictures belong together (see `sfumato.data.groups`).
+        stacked: `data.stacked`, whether files hold many samples (see `sfumato.data.stacks`); None: by its rule.
+        array: `data.array`, which array of a file that holds several.
+        pictures: the columns that name a second picture of each row.
+    """
+
+    group: str = ""
+    stacked: bool | None = None
+    array: str = ""
+    pictures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,6 +64,7 @@ class Source:
     faults: tuple[Fault, ...] = ()
     remarks: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
+    noun: str = "picture"  # of one record
 
     def describe(self) -> str:
         """For people: "class folders: 2 classes (cat, dog), 60,000 pictures, all with captions"."""
@@ -53,7 +72,7 @@ class Source:
         many = sum(len(record.captions) > 1 for record in self.records)
         names = f" ({shortened(self.classes)})"
         parts = [count(len(self.classes), "class", "classes") + names] if self.classes else []
-        parts.append(count(len(self.records), "picture"))
+        parts.append(count(len(self.records), self.noun))
         unlabelled = sum(record.label is None for record in self.records)
         if self.classes and unlabelled:
             parts.append(f"{unlabelled:,} without a class")
@@ -61,7 +80,7 @@ class Source:
             parts.append("all with captions" if captioned == len(self.records) else f"{captioned:,} with captions")
         if many:
             total = sum(len(record.captions) for record in self.records)
-            parts.append(f"{total / max(captioned, 1):.1f} captions a picture")
+            parts.append(f"{total / max(captioned, 1):.1f} captions a {self.noun}")
         if groups := len({record.group for record in self.records} - {None}):
             parts.append(count(groups, "group"))
         if self.faults:

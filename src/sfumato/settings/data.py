@@ -43,6 +43,12 @@ class Data(Settings):
         description="pictures that stay together when some are held out: folder, a column of the metadata, or a "
         "pattern of the name with one group, e.g. (.+)_[0-9]+; empty: none",
     )
+    stacked: bool | Literal["auto"] = word(
+        "auto", "whether the first axis of array files is the samples; auto: of one file alone, not of several"
+    )
+    array: str = Field(
+        "", max_length=200, description="which array of .npz files or Zarr stores with several; empty: the only one"
+    )
     flip: bool = word(False, "mirror half of the pictures, where left and right mean the same")
     policy: Literal["stop", "skip", "quarantine"] = word("stop", "what to do about unusable files")
     duplicates: Literal["keep", "drop"] = word(

@@ -15,14 +15,13 @@ from sfumato.config import Config
 from sfumato.data.policies import enforce
 from sfumato.data.preparation import Report as Scan
 from sfumato.data.preparation import prepare, row_bytes, scan
-from sfumato.data.sources import open_source
 from sfumato.report import Report
 from sfumato.training.budget import MEASURED, batch_seconds, costs, duration, timed
 from sfumato.training.claim import settled
 from sfumato.training.environment import device
 from sfumato.training.loop import Trainer
 from sfumato.training.prepared import build, fitted, machine_settings, trainer_of
-from sfumato.training.resolve import gate, locate
+from sfumato.training.resolve import gate, source_of
 from sfumato.training.room import free_bytes
 from sfumato.training.samples import sheet_conditions
 from sfumato.training.start import Donor
@@ -78,7 +77,7 @@ def dry_run(config: Config, report: Report, out: Path | None = None) -> Estimate
     machine_settings(config)
     config = settled(config, out) if out else config
     donor = Donor.read(config.start.model, saved.model_folder(config.start.model)) if config.start.model else None
-    source = open_source(locate(config.data.path), config.data.group)
+    source = source_of(config)
     config = fitted(config, source, donor, report)
     reader = kinds.kind_of(config.codec).reader(config)
     found = scan(

@@ -15,7 +15,6 @@ from sfumato.data.dataset import Dataset
 from sfumato.data.facts import facts
 from sfumato.data.preparation import prepare
 from sfumato.data.records import Source
-from sfumato.data.sources import open_source
 from sfumato.data.unique import unique
 from sfumato.durable import writing
 from sfumato.keyed import key
@@ -26,7 +25,7 @@ from sfumato.training.budget import chosen, costs, sized, timed
 from sfumato.training.claim import same_pictures
 from sfumato.training.environment import device
 from sfumato.training.loop import Trainer
-from sfumato.training.resolve import gate, largest_size, like, locate, resolve_rest
+from sfumato.training.resolve import gate, largest_size, like, resolve_rest, source_of
 from sfumato.training.start import Donor, started
 
 
@@ -53,7 +52,7 @@ def prepare_run(config: Config, out: Path, report: Report) -> Prepared:
     """Reads the data, resolves what the settings left open, and builds the model with its first weights."""
     begin = time.perf_counter()
     donor = started(config, out)
-    source = open_source(locate(config.data.path), config.data.group)
+    source = source_of(config)
     config = fitted(config, source, donor, report)
     data = prepared_data(config, out / "data", report, same_pictures(out), source)
     captions = [caption for row in data.captions for caption in row]
@@ -155,7 +154,7 @@ def prepared_data(
         accept: see ``prepare``.
         source: that of ``data.path``, where it has been listed already.
     """
-    source = source or open_source(locate(config.data.path), config.data.group)
+    source = source or source_of(config)
     data = prepare(
         source,
         kinds.kind_of(config.codec).reader(config),

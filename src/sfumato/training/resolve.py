@@ -21,6 +21,8 @@ from typing import Any
 from sfumato import kinds
 from sfumato.config import Config, adjusted, validate
 from sfumato.data import catalogue
+from sfumato.data.records import Asked, Source
+from sfumato.data.sources import open_source
 from sfumato.errors import UserError
 from sfumato.measures import membership, memorization
 from sfumato.settings.conditions import ConditionSettings
@@ -46,6 +48,13 @@ def locate(path: str) -> Path:
         f"data.path: {path!r} is neither a folder nor a named data set ({', '.join(catalogue.CATALOGUE)})",
         fix="give the folder that holds your pictures",
     )
+
+
+def source_of(config: Config) -> Source:
+    """The data of ``data.path``, listed as the settings ask."""
+    data = config.data
+    stacked = None if data.stacked == "auto" else data.stacked
+    return open_source(locate(data.path), asked=Asked(data.group, stacked, data.array))
 
 
 def largest_size(sides: Sequence[int]) -> int:
