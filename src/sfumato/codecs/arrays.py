@@ -1,9 +1,9 @@
 """Arrays of one shape: signals, fields and volumes on a grid of 1 to 3 dimensions <-> x.
 
-A stored row is the array as its file has it; where its channels are is known here alone.
+A stored row is the array as its file holds it; only this file knows where its channels are.
 
-Whole numbers go from the least to the largest value of the data onto [-1, 1], so each keeps a bin of its own for
-likelihoods. Real numbers are centred and divided by twice their standard deviation, which makes sigma_data 1/2.
+Whole numbers are mapped from the range of the data onto [-1, 1], so each keeps its own bin for likelihoods. Real
+numbers are centred and divided by twice their standard deviation, which makes sigma_data 1/2.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from torch import Tensor
 
 from sfumato.codecs.codec import Codec
 
-CHUNK = 4096  # rows that are looked at together
-LINE_HEIGHT = 64  # pixels of a signal's picture
+CHUNK = 4096  # rows that are read together
+LINE_HEIGHT = 64  # height in pixels of a signal's picture
 
 
 class Arrays(Codec):
     """The codec of arrays.
 
     Args:
-        shape: of x_0, (C, *sides).
-        dtype: of a stored value.
-        channel_axis: "none", "first" or "last": where a stored row has its channels.
+        shape: shape of x_0, (C, *sides).
+        dtype: type of a stored value.
+        channel_axis: where a stored row has its channels: "none", "first" or "last".
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: str, channel_axis: str = "first"):
@@ -67,7 +67,7 @@ class Arrays(Codec):
         return torch.from_numpy(np.ascontiguousarray(x, np.float32))
 
     def decode(self, x: Tensor) -> np.ndarray:
-        """float (B, C, *sides) -> rows (B, ...): whole numbers rounded, and cut to what the dtype holds."""
+        """float (B, C, *sides) -> rows (B, ...); whole numbers are rounded, and cut to the range of the dtype."""
         values = x.detach().double().cpu().numpy() * self.half + self.centre
         if self.whole:
             limits = np.iinfo(self.dtype)

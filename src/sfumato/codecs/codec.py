@@ -1,7 +1,7 @@
-"""What a codec is: the one place that knows how a kind of data is stored, seen and written, and what its x is.
+"""What a codec is: the one place that knows how a kind of data is stored, shown and written, and what its x is.
 
-Everything above, training, sampling, the saved model, evaluation, knows x (B, C, *sides) and the shapes that the codec
-names, and nothing of pictures, arrays or sound.
+Everything above (training, sampling, the saved model, evaluation) knows only x (B, C, *sides) and the shapes that the
+codec names, and nothing of pictures, arrays or sound.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ class Codec:
     """Abstract: stored rows <-> x.
 
     Attributes:
-        shape: of one x_0, (C, *sides).
-        bin: the width of one stored value in units of x, for likelihoods; None where values are continuous.
-        bounds: the least and the largest x_0 that there can be; None where there are none.
+        shape: shape of one x_0, (C, *sides).
+        bin: the width of one stored value in units of x, for likelihoods; None if values are continuous.
+        bounds: the smallest and the largest possible x_0; None if there are no bounds.
     """
 
     shape: tuple[int, ...]
@@ -39,15 +39,15 @@ class Codec:
         raise NotImplementedError(f"{type(self).__name__} must say how x becomes stored rows")
 
     def picture(self, row: np.ndarray) -> Image.Image:
-        """How a person sees one stored row."""
+        """One stored row as a picture for people."""
         raise NotImplementedError(f"{type(self).__name__} must say how a row is seen")
 
     def files(self, row: np.ndarray, texts: Mapping[str, str]) -> dict[str, bytes]:
         """The files of one stored row by their endings, e.g. {".png": ...}; the first is the row itself.
 
         Args:
-            row: as ``decode`` gives it.
-            texts: what is to be kept with it by keyword: inside the file where it can hold texts, else beside it.
+            row: a row from ``decode``.
+            texts: texts to keep with it, by keyword: inside the file if it can hold texts, otherwise beside it.
         """
         raise NotImplementedError(f"{type(self).__name__} must say how a row is written")
 
@@ -56,28 +56,28 @@ class Codec:
         return torch.where(u.view(-1, *[1] * (x_0.dim() - 1)) < 0.5, x_0.flip(-1), x_0)
 
     def fit(self, rows: np.ndarray) -> None:
-        """Learns from all stored rows (N, ...) of a data set what ``encode`` needs to know, before training starts."""
+        """Learn what ``encode`` needs to know from all stored rows (N, ...) of a data set, before training starts."""
 
     def state(self) -> dict[str, Tensor]:
-        """What ``fit`` has learnt, by name; saved with the weights."""
+        """What ``fit`` has learned, by name; saved with the weights."""
         return {}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Takes back what ``state`` gave.
+        """Restore the result of ``state``.
 
         Raises:
             KeyError, ValueError: an entry is missing or of another shape.
         """
 
     def pictures(self, x: Tensor) -> list[Image.Image]:
-        """How a person sees each of x (B, C, *sides)."""
+        """Each x of (B, C, *sides) as a picture for people."""
         return [self.picture(row) for row in self.decode(x)]
 
     def sized(self, size: int | Sequence[int] | None) -> tuple[int, ...]:
         """The shape (C, *sides) at another size.
 
         Args:
-            size: one side for all, or one a side as people write them, (width, height) of a picture; None for its own.
+            size: one side for all, or all sides as people write them, (width, height) of a picture; None for its own.
 
         Raises:
             UserError: there are more or fewer sides.
@@ -101,5 +101,5 @@ class Codec:
 
 
 def affine(x: Tensor, half: float, dtype: np.dtype[Any]) -> np.ndarray:
-    """x in [-1, 1] -> whole numbers 0 to 2 `half`, rounded to the nearest; what is beyond goes to the ends."""
+    """x in [-1, 1] -> whole numbers 0 to 2 `half`, rounded to the nearest; values beyond are cut to the ends."""
     return x.float().clamp(-1, 1).add(1).mul(half).round().cpu().numpy().astype(dtype)

@@ -19,9 +19,9 @@ def labelled_grid(pictures: Sequence[Image.Image], labels: Sequence[str], column
     """A sheet on white, row by row.
 
     Args:
-        pictures: any sizes; each is scaled by a whole factor where it can be, so that pixels stay crisp.
-        labels: one a picture; an empty label everywhere saves the room for text. Long ones are cut.
-        columns: pictures a row.
+        pictures: pictures of any size; each is scaled by a whole factor if possible, so that pixels stay crisp.
+        labels: one for each picture; if all are empty, there is no room for text. Long ones are cut.
+        columns: pictures in a row.
         tile: side of a picture on the sheet, in pixels.
     """
     font = ImageFont.load_default(max(10, tile // 8))

@@ -1,6 +1,6 @@
 """Pixels as they are: pictures of 8 to 16 bits <-> x in [-1, 1].
 
-x = u / h - 1 with h = (2^bits - 1) / 2, so that black and white go to -1 and 1 exactly; decode rounds to the nearest
+x = u / h - 1 with h = (2^bits - 1) / 2, so black and white become exactly -1 and 1. Decoding rounds to the nearest
 value, and the round trip of every value is exact in float32.
 """
 
@@ -25,7 +25,7 @@ class Pixels(Codec):
     Args:
         size: side of square pictures in pixels, or (width, height).
         channels: 1 grey, 3 colour, 4 colour and alpha.
-        bits: of a stored value, 8 to 16; rows are uint8, or uint16 beyond 8.
+        bits: bits of a stored value, 8 to 16; rows are uint8, or uint16 beyond 8.
     """
 
     bounds = (-1.0, 1.0)

@@ -19,7 +19,8 @@ def png(row: np.ndarray, bits: int, texts: Mapping[str, str]) -> bytes:
 
     Args:
         row: (H, W, C), C of 1, 3 or 4; uint8, or uint16 beyond 8 bits.
-        bits: of a value. Fewer than 16 are stored as they are and named in the chunk sBIT (PNG, 3rd edition, 11.3.2.5).
+        bits: bits of a value. Values of fewer than 16 are stored as they are, and the chunk sBIT names the number (PNG,
+            3rd edition, 11.3.2.5).
         texts: by keyword, as chunks before the pixels.
 
     Raises:

@@ -6,21 +6,22 @@ On a grid of times 1 = t_T > ... > t_1 > 0, where time 0 is the data, the bound 
     L_i = KL(q(x_i | x_{i+1}, x_0) || p(x_i | x_{i+1}))    for i = T-1 .. 1
     L_0 = -log p(x_0 | x_1)
 
-The same number comes from conditional entropies. By Bayes' rule for the chain each L_i is a cross entropy less what
-the step forwards adds, so that the sum telescopes (Sohl-Dickstein et al. 2015, arXiv:1503.03585, eq. 12 to 14; H_i is
+Conditional entropies give the same number. By Bayes' rule for the chain each L_i is a cross entropy minus what the
+step forwards adds, so the sum telescopes (Sohl-Dickstein et al. 2015, arXiv:1503.03585, eq. 12 to 14; H_i is
 H_q(X_i | X_0), and H_p the entropy of the prior):
 
     sum L_i = sum (E[-log p(x_i | x_{i+1})] - H_q(X_{i+1} | X_i)) - H_1 + H_T
     bound   = sum L_i + H_p + H_1 - H_T + ends,    ends = (E[-log p(x_T)] - H_p) + (L_0 - H_1)
 
-Their bound -K is this one with ends = 0: they take the two end points for matched.
+Their bound -K is this one with ends = 0: they take the two end points as matched.
 
-For ever more steps the sum becomes an integral over log-SNR, in which the variance of the steps has no part (Kingma et
-al. 2021 (VDM), arXiv:2107.00630, eq. 17 and 18):
+With ever more steps the sum becomes an integral over log-SNR, and the variance of the steps drops out (Kingma et al.
+2021 (VDM), arXiv:2107.00630, eq. 17 and 18):
 
     L_inf = 1/2 E int SNR |x_0 - E[x_0 | x_t]|^2 d log-SNR.
 
-Every expectation over q is one draw an example and step. Bounds are means over dimensions, one number an example (B,).
+Every expectation over q is one draw for each example and step. Bounds are means over dimensions, one number for each
+example (B,).
 """
 
 import math
@@ -37,7 +38,7 @@ from .reverse import Variance, large, log_fresh, log_variances, moments
 from .schedules import like
 
 LOG_2, LOG_2_PI = math.log(2), math.log(2 * math.pi)
-HALF_BIN = 1 / 255  # of 8-bit values in [-1, 1]
+HALF_BIN = 1 / 255  # half the bin of 8-bit values in [-1, 1]
 
 Decoder = Callable[[Tensor, Tensor, Tensor], Tensor]  # (x_0, mean, log variance) -> log p(x_0), elementwise
 Noise = Callable[[int], Tensor]  # number of the step -> standard normal noise, like x_0
@@ -102,7 +103,7 @@ class Bound:
     Attributes:
         times: the grid (T + 1,), from 1 to 0.
         prior: L_T (B,).
-        kl: L_{T-1} .. L_1 (B, T - 1), that of the step from times[i] to times[i + 1] at place i.
+        kl: L_{T-1} .. L_1 (B, T - 1); place i holds the step from times[i] to times[i + 1].
         decoder: L_0 (B,).
         entropies: the other form.
     """
@@ -128,7 +129,7 @@ class Entropies:
         prior: H_p(X_T) ().
         last: H_q(X_T | X_0) ().
         first: H_q(X_1 | X_0) ().
-        ends: (B,) what the prior and the decoder lack to the entropies: 0 for matched end points.
+        ends: (B,) the difference between the costs of prior and decoder and the entropies; 0 for matched end points.
     """
 
     kl: Tensor
@@ -160,14 +161,14 @@ def discrete_bound(
         denoiser: returns E[x_0 | x_t], and by `predict` the raw variance output when it has one.
         x_0: data (B, ...); float64 keeps the two forms equal to many digits.
         times: the grid (T + 1,), strictly decreasing to 0, T at least 2; times[0] has the prior.
-        noise: the noise of step i, at which x_t is drawn; steps count from 0.
+        noise: gives the noise with which x_t of step i is drawn; steps count from 0.
         variance: which variance p has.
         decoder: what p(x_0 | x_1) is: `discretized` for 8-bit data, `density` for continuous data.
         progress: told of every step.
         cond: the condition, passed to the denoiser.
 
     Raises:
-        ValueError: when `times` is no such grid.
+        ValueError: when `times` is not such a grid.
     """
     if times.ndim != 1 or len(times) < 3 or times[-1] != 0 or (times.diff() >= 0).any():
         raise ValueError(f"times must be three or more strictly decreasing numbers to 0, got {times.tolist()[:9]}")
@@ -244,8 +245,8 @@ def continuous_bound(
         denoiser: as in `discrete_bound`.
         x_0: data (B, ...).
         t_min: the time () of the least noise, from which the decoder starts.
-        u: uniform numbers (B, n), one an example and stratum, n at least 2.
-        noise: the noise of stratum i; n is that of the decoder.
+        u: uniform numbers (B, n), one for each example and stratum, n at least 2.
+        noise: gives the noise of stratum i, and for i = n the noise of the decoder.
         variance: which variance the decoder has.
         decoder: what p(x_0 | x_1) is.
         progress: told of every stratum.
@@ -274,7 +275,7 @@ def continuous_bound(
 
 
 def prior_kl(process: Gaussian, x_0: Tensor, t: Tensor) -> Tensor:
-    """Return L_T (B,): what the prior N(0, sigma_t^2) costs because alpha_t x_0 is left out of it."""
+    """Return L_T (B,): what the prior N(0, sigma_t^2) costs because it leaves out alpha_t x_0."""
     alpha, sigma = process.schedule(t)
     return _bits((like(alpha / sigma, x_0) * x_0) ** 2 / 2, x_0)
 

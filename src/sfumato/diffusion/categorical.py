@@ -7,19 +7,19 @@ States are ids. Each token keeps its x_0 with a probability a_t and is otherwise
     posterior   q(x_s | x_t, x_0) = q(x_t | x_s) q(x_s | x_0) / q(x_t | x_0)
 
 (Austin et al. 2021 (D3PM), arXiv:2107.03006, eq. 3 and app. A). Under the law `masked`, pi is one more id, the mask
-(MDLM, Sahoo et al. 2024, arXiv:2406.07524); under `uniform`, pi is even over all tokens. Of a schedule only the signal
-counts: a_t = (alpha_t - alpha_1) / (alpha_0 - alpha_1), which falls from 1 to exactly 0, so that x_1 is pi itself. For
-`Flow` that is 1 - t, the usual choice.
+(MDLM, Sahoo et al. 2024, arXiv:2406.07524); under `uniform`, pi is even over all tokens. Only the signal of a schedule
+counts: a_t = (alpha_t - alpha_1) / (alpha_0 - alpha_1), which falls from 1 to exactly 0, so x_1 follows pi itself. For
+`Flow` a_t is 1 - t, the usual choice.
 
 A denoiser answers with the probabilities p(x_0 | x_t), the posterior mean of x_0 written as one-hot vectors. The way
 back is the mean of the posterior over them,
 
     p(x_s | x_t) = q(x_t | x_s) sum_{x_0} q(x_s | x_0) p(x_0 | x_t) / q(x_t | x_0),
 
-in which the division must not be left out. Without it, q(x_s | x_t, E[x_0 | x_t]), tokens that have to change do not
-under the uniform law, and sampling stalls. All eta have the same marginals: at eta = 0 a token stays as it is with the
-probability (1 - a_s) / (1 - a_t) and is drawn from p(x_0 | x_t) otherwise (Song et al. 2020 (DDIM), arXiv:2010.02502,
-app. A); in between, the two are mixed. Under the law `masked` they are the same.
+and the division must not be left out. Without it, the formula is q(x_s | x_t, E[x_0 | x_t]): under the uniform law,
+tokens that have to change then do not, and sampling stalls. All eta have the same marginals: at eta = 0 a token stays
+as it is with the probability (1 - a_s) / (1 - a_t) and is otherwise drawn from p(x_0 | x_t) (Song et al. 2020 (DDIM),
+arXiv:2010.02502, app. A); in between, the two are mixed. Under the law `masked` they are the same.
 """
 
 import math
@@ -43,8 +43,8 @@ class Categorical:
 
     Args:
         schedule: its alpha must fall.
-        tokens: K, how many there are.
-        law: what takes the place of a token: "masked", the id K, which is no token, or "uniform", any token.
+        tokens: K, the number of tokens.
+        law: what replaces a token: "masked" is the id K, which is not a token; "uniform" is any token.
 
     Raises:
         ValueError: the signal does not fall, or there are fewer than two tokens.
@@ -68,7 +68,7 @@ class Categorical:
 
     @property
     def states(self) -> int:
-        """How many ids a state can have: the tokens, and the mask where there is one."""
+        """How many ids a state can have: the tokens, and the mask if there is one."""
         return self.tokens + (self.law == "masked")
 
     @property
@@ -77,7 +77,7 @@ class Categorical:
         return self.tokens if self.law == "masked" else None
 
     def kept(self, t: Tensor) -> Tensor:
-        """Return a_t, the probability that a token is still that of the data, float64 of the shape of `t`."""
+        """Return a_t, the probability that a token is still the one of the data, float64 of the shape of `t`."""
         ends = torch.tensor([0.0, 1.0], dtype=torch.float64, device=t.device)
         (first, last), (alpha, _) = self.schedule(ends)[0], self.schedule(t.double())
         return ((alpha - last) / (first - last)).clamp(0, 1)
@@ -89,7 +89,7 @@ class Categorical:
         dtype: torch.dtype | None = None,
         device: torch.device | None = None,
     ) -> Tensor:
-        """Return uniform numbers of `shape`, float64 whatever `dtype` says: the 24 bits of a float32 would not do for
+        """Return uniform numbers of `shape`, float64 whatever `dtype` says: 24 bits of a float32 are not enough for
         many tokens."""
         return torch.rand(tuple(shape), generator=generator, dtype=torch.float64, device=device)
 
@@ -143,8 +143,8 @@ class Categorical:
     def term(self, x_0: Tensor, x_t: Tensor, mean: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """Return a term of the bound on -log p(x_0) (B,), in bits a token: KL(q(x_s | x_t, x_0) || p(x_s | x_t)).
 
-        Summed over a grid of times from 1 to 0, with a draw x_t of q(x_t | x_0) for each step, it is the whole bound:
-        nothing is left for the prior, which is reached exactly, nor for the data, where s = 0.
+        The sum over a grid of times from 1 to 0, with a draw x_t of q(x_t | x_0) for each step, is the whole bound. The
+        prior costs nothing because it is reached exactly, and the data cost nothing more because s = 0 there.
         """
         q = self.posterior(x_t, F.one_hot(x_0, self.tokens), t, s)
         p = self.posterior(x_t, mean, t, s)
@@ -161,7 +161,7 @@ class Categorical:
         return (step * here + (1 - step) * away) * forwards
 
     def _possible(self, here: Tensor, mean: Tensor) -> Tensor:
-        """`mean` where x_t can have come from; a token that is not masked has been that token all the time."""
+        """`mean` restricted to the x_0 that x_t can have come from; a token that is not masked never changed."""
         if self.mask is None:
             return mean
         return torch.where(here[..., self.mask, None] == 1, mean, here.to(mean.dtype))

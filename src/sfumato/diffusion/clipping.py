@@ -1,9 +1,9 @@
 """A denoiser whose means stay within the range of the data.
 
-A mean of pictures in [-1, 1] lies in [-1, 1]. What a network predicts may not, and where it predicts the noise an error
-of its own becomes sigma / alpha times as large in the picture: 157 times at the beginning of a chain with the linear
-schedule. Clipped, an estimate can only come closer to the true mean. DDPM's authors draw so (Ho et al. 2020, their
-code), and Imagen's call it static thresholding (Saharia et al. 2022, arXiv:2205.11487, sec. 2.3).
+A mean of pictures in [-1, 1] lies in [-1, 1], but the estimate of a network may not. If the network predicts the noise,
+its error becomes sigma / alpha times as large in the picture: 157 times at the beginning of a chain with the linear
+schedule. Clipping can only bring an estimate closer to the true mean. DDPM's authors draw in this way (Ho et al. 2020,
+their code); Imagen's call it static thresholding (Saharia et al. 2022, arXiv:2205.11487, sec. 2.3).
 """
 
 from dataclasses import dataclass

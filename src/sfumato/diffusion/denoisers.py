@@ -1,6 +1,6 @@
 """Denoisers: networks that return the posterior mean E[x_0 | x_t], whatever they predict inside.
 
-The posterior mean is all that sampling needs: the score is (alpha_t E[x_0 | x_t] - x_t) / sigma_t^2 (Tweedie), and the
+Sampling needs only the posterior mean: the score is (alpha_t E[x_0 | x_t] - x_t) / sigma_t^2 (Tweedie), and the
 noise estimate is (x_t - alpha_t E[x_0 | x_t]) / sigma_t. What the network itself predicts is a parameterization, a pure
 function
 
@@ -32,9 +32,9 @@ P = TypeVar("P", bound=Process, covariant=True)
 
 
 class PosteriorMean(Protocol[P]):
-    """What solvers need: a process, and a call that returns E[x_0 | x_t] (B, ...), for tokens their probabilities.
+    """What solvers need: a process, and a call that returns E[x_0 | x_t] (B, ...); for tokens, their probabilities.
 
-    A denoiser with a second answer, the raw variance, gives both by `predict`; see the function of that name.
+    A denoiser that also has a raw variance returns both from `predict`; see the function of that name.
     """
 
     @property
@@ -104,13 +104,13 @@ def convert(
     """Return, as a prediction of `target`, what `prediction` says as one of `source`; sigma must be above 0."""
     skip_source, out_source = source(alpha, sigma)
     skip_target, out_target = target(alpha, sigma)
-    # not by way of x_0: the difference of the two skips loses fewer digits where the noise is small
+    # not through x_0: the difference of the two skips loses fewer digits if the noise is small
     x_share, share = (skip_source - skip_target) / out_target, out_source / out_target
     return like(x_share, x_t) * x_t + like(share, x_t) * prediction
 
 
 def noise_level(alpha: Tensor, sigma: Tensor) -> Tensor:
-    """Return what the network is told of the noise: 1000 (2 / pi) atan(sigma / alpha), in [0, 1000].
+    """Return the noise level as the network sees it: 1000 (2 / pi) atan(sigma / alpha), in [0, 1000].
 
     It is the time, in thousandths, at which the cosine schedule has the same noise: bounded, smooth and independent of
     the schedule, so that a network trained under one schedule can be sampled under another.
@@ -155,7 +155,7 @@ class Denoiser(nn.Module):
 
         self.network = network
         self.process = process
-        self.schedule = process.schedule  # a learned one is a module, and so a part of this one
+        self.schedule = process.schedule  # a learned schedule is a module, and so becomes a part of this one
         self.parameterization = parameterization
         self.sigma_data = sigma_data
         self.learned_variance = learned_variance
@@ -174,7 +174,7 @@ class Denoiser(nn.Module):
         dtype = x_t.dtype if x_t.is_floating_point() else torch.float32  # whole numbers would round what follows
         levels = torch.as_tensor(level, dtype=dtype, device=x_t.device).expand(len(x_t))
 
-        # planes, (B, P, ...), lie beside x: channel on channel
+        # planes (B, P, ...) are more channels beside those of x
         shown, planes = like(c_in, x_t) * x_t, cond.pop("planes", None)
         if planes is not None:
             shown = torch.cat([shown, planes.to(shown)], dim=1)
@@ -201,8 +201,8 @@ def _scales(
 class TokenDenoiser(nn.Module):
     """p(x_0 | x_t), the posterior mean of one-hot tokens, from a network that returns logits.
 
-    Under a process that masks, a token that is not masked is that of the data (Sahoo et al. 2024, arXiv:2406.07524,
-    sec. 3.2.3), whatever the network says.
+    Under a process that masks, a token that is not masked is the token of the data, whatever the network says (Sahoo et
+    al. 2024, arXiv:2406.07524, sec. 3.2.3).
 
     Args:
         network: called as network(x_t (B, L) ids, noise level (B,), **cond) -> logits (B, L, K). The level is

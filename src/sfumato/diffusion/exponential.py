@@ -1,17 +1,17 @@
 """Exponential Adams methods: the linear part solved exactly, the denoiser replaced by a polynomial through its past.
 
-In half log-SNR, lambda = log(alpha / sigma), the ways from noise to data that keep the marginals, with tau = 0 for the
-probability-flow ODE and tau = 1 for the reverse of the process, have the exact solution
+In half log-SNR, lambda = log(alpha / sigma), the paths from noise to data that keep the marginals (tau = 0 is the
+probability-flow ODE, tau = 1 the reverse of the process) have the exact solution
 
     x_s = (sigma_s / sigma_t) r^(tau^2) x_t + alpha_s int_0^h c e^(-c (h - v)) D(lambda_t + v) dv
           + sigma_s sqrt(1 - r^(2 tau^2)) noise,
     r = (sigma_s / alpha_s) / (sigma_t / alpha_t),    h = lambda_s - lambda_t,    c = 1 + tau^2
 
 (Lu et al. 2022 (DPM-Solver++), arXiv:2211.01095, eq. 8, at tau = 0; Xue et al. 2023 (SA-Solver), arXiv:2309.05019, sec.
-4). Only D is unknown. With the polynomial in lambda through its last p values in its place, the integral is a sum of
-these values times `weights`: the predictor. The corrector of UniPC does the last step again, with the polynomial that
-also passes through D at its end; the next step needs that D anyway, so that it costs no call (Zhao et al. 2023,
-arXiv:2302.04867, alg. 1 and 2). One class holds them all:
+4). Only D is unknown. The predictor replaces it by the polynomial in lambda through its last p values, so the integral
+is a sum of these values times `weights`. The corrector of UniPC repeats the last step with the polynomial that also
+passes through D at its end; the next step needs that D anyway, so it costs no call (Zhao et al. 2023, arXiv:2302.04867,
+alg. 1 and 2). One class covers them all:
 
     Adams(1)                             DDIM, which is DPM-Solver++(1S)
     Adams(1, tau=1)                      DDPM's ancestral sampling, which is SDE-DPM-Solver++(1)
@@ -87,13 +87,13 @@ def _check(points: int) -> None:
 class Adams:
     """The exponential Adams method through `points` values of D, at one call a step.
 
-    On the ODE its order is `points`, or `points` + 1 with the corrector. The first step, with one value, is of order 1
-    (2 with the corrector), and its error O(h^2) (O(h^3)) stays; it is small, because D hardly changes where sampling
-    begins, in the noise.
+    On the ODE its order is `points`, or `points` + 1 with the corrector. The first step has one value and is of order 1
+    (2 with the corrector). Its error O(h^2) (O(h^3)) stays, but is small, because D hardly changes in the noise where
+    sampling begins.
 
     Args:
         points: values of D in the predictor's polynomial, 1 to 3.
-        corrector: whether each step is done again with D at its end.
+        corrector: whether each step is repeated with D at its end.
         tau: fresh noise, 0 (none) to 1 (as much as DDPM) or more.
         between: the noise-to-signal ratios (low, high) between which a step that starts there adds fresh noise.
         rule: B of UniPC for polynomials through two values; None for the exact integral.
@@ -167,7 +167,7 @@ def uni_pc(points: int = 2) -> Adams:
 def sa_solver(points: int = 2, tau: float = 1.0, between: tuple[float, float] = (0.57, 5.1)) -> Adams:
     """SA-Solver (Xue et al. 2023, alg. 1): UniPC with fresh noise at the noise-to-signal ratios `between`.
 
-    In the middle of the way by default, as the authors' code has it: 0.2 <= t <= 0.8 on the schedule of Stable
+    By default these lie in the middle of the path, as in the authors' code: 0.2 <= t <= 0.8 on the schedule of Stable
     Diffusion.
     """
     return Adams(points, corrector=True, tau=tau, between=between, rule=b1)
@@ -177,7 +177,7 @@ def sa_solver(points: int = 2, tau: float = 1.0, between: tuple[float, float] = 
 class DEIS:
     """DEIS with polynomials in log(sigma / alpha) through `points` values of z (Zhang & Chen 2022, eq. 14 and 15).
 
-    The order of the method is `points`; what `Adams` says of the first step holds here, too.
+    The order of the method is `points`; the first step is as in `Adams`.
     """
 
     processes: ClassVar = (Gaussian,)
@@ -243,13 +243,13 @@ def _linear(
 def _weights(
     schedule: Schedule, times: Sequence[Tensor], tau: float, between: tuple[float, float], rule: Rule | None
 ) -> tuple[Tensor, ...]:
-    """The `weights` of the step from t to s of values of D, from the times t, s and those of the values."""
+    """The `weights` of values of D in the step from t to s, from the times t and s and the times of the values."""
     return _between(schedule, times, 1 + _tau(schedule, times[0], tau, between) ** 2, rule)
 
 
 @once
 def _weights_of_noise(schedule: Schedule, times: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """sigma_s and the `weights` of the step from t to s of values of z, from the times t, s and those of the values."""
+    """sigma_s, and the `weights` of values of z in the step from t to s, from t, s and the times of the values."""
     return schedule(times[1])[1], *_between(schedule, times, -1.0)
 
 

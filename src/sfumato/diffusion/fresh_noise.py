@@ -1,7 +1,7 @@
 """Churn: fresh noise before each step, which washes out the errors of the steps before (Karras et al. 2022, alg. 2).
 
-From the time t the chain runs a little towards noise, to where sigma / alpha is 1 + gamma times as large, and the
-solver steps down from there. The chain keeps the marginals, so that an exact solver stays exact.
+From the time t the chain runs a little towards noise, to the time at which sigma / alpha is 1 + gamma times as large,
+and the solver steps down from there. The chain keeps the marginals, so an exact solver stays exact.
 """
 
 import math
@@ -22,15 +22,15 @@ GAMMA_MAX = math.sqrt(2) - 1
 
 @dataclass(frozen=True)
 class Churn:
-    """A solver made of a solver: first noise, then the step.
+    """A solver that adds noise and then takes the step of another solver.
 
-    What the denoiser answered before does not lie on the way that begins with the new noise, and is forgotten: a solver
-    that lives on its past takes steps of first order here. Those that need none are DDIM, Heun and Midpoint.
+    Earlier answers of the denoiser do not lie on the path that begins with the new noise, so they are forgotten. A
+    solver that relies on its past takes steps of first order here; DDIM, Heun and Midpoint need no past.
 
     Args:
         solver: takes the step, from the noisier state.
-        gamma: how much the noise grows, 0 to sqrt(2) - 1; EDM's S_churn / steps. At t = 1 it cannot grow, so that the
-            first step is the solver's own.
+        gamma: how much the noise grows, 0 to sqrt(2) - 1; EDM's S_churn / steps. At t = 1 it cannot grow, so the first
+            step is the solver's own.
         between: the noise-to-signal ratios (low, high) of t between which noise is added; EDM's S_tmin, S_tmax.
         noise_scale: standard deviation of the noise, 1 unless a network removes slightly too much; EDM's S_noise.
     """
@@ -73,7 +73,7 @@ class Churn:
 def _noisier(
     schedule: Schedule, times: Sequence[Tensor], gamma: float, between: tuple[float, float]
 ) -> tuple[Tensor, Tensor]:
-    """Whether a time is inside of `between`, and if so the time at which sigma / alpha is 1 + gamma times as large."""
+    """Whether a time lies in `between`, and if so the time at which sigma / alpha is 1 + gamma times as large."""
     (t,) = times
     alpha, sigma = schedule(t)
     inside = (sigma >= between[0] * alpha) & (sigma <= between[1] * alpha)

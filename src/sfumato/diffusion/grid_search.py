@@ -1,14 +1,14 @@
-"""A grid made to measure: the few times at which one denoiser is best asked, found by dynamic programming.
+"""A grid for one denoiser: the best few times at which to evaluate it, found by dynamic programming.
 
-The way of every picture bends where its content is decided, and is straight elsewhere. Take trajectories on a fine grid
-of m steps as the truth; from each of its states x_i, one step of DDIM to any later time t_j misses the truth by
+The path of every picture bends where its content is decided, and is straight elsewhere. Take trajectories on a fine
+grid of m steps as the truth. From each of its states x_i, one step of DDIM to any later time t_j misses the truth by
 
     cost(i, j) = E || DDIM(x_i, t_i -> t_j) - x_j || / sqrt(alpha_j^2 + sigma_j^2),
 
 and the grid of n steps with the least sum of costs is a shortest path (Chen et al. 2024 (GITS), arXiv:2405.11326, sec.
-3.3). The denominator is not theirs: with it, on every schedule, a miss counts for about what it leaves at the end of
-the way. The fine trajectories are the only calls of the denoiser. A search is worth it for few steps, up to about six;
-more are near a limit that every grid shares.
+3.3). They have no denominator: with it, on every schedule, a miss counts for about as much as it leaves at the end of
+the path. Only the fine trajectories call the denoiser. A search pays for few steps, up to about six; with more steps
+all grids come close to the same limit.
 """
 
 from collections.abc import Callable
@@ -35,10 +35,10 @@ def search(
 
     Args:
         denoiser: returns E[x_0 | x_t]; guided as it will be used.
-        x: starting states (B, ...), process.prior(noise); a few dozen small pictures do.
+        x: starting states (B, ...), process.prior(noise); a few dozen small pictures are enough.
         n: the steps of the grid, at least 1 and fewer than those of `fine`.
         fine: the times (m + 1,) to choose from, strictly decreasing; by default 60 steps, even in log-SNR.
-        progress: told of every fine step.
+        progress: called after every fine step.
         cond: the condition of `x`, passed to the denoiser.
     """
     process = denoiser.process

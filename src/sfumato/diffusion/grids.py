@@ -6,8 +6,8 @@ The fewer the steps and the lower the order of the solver, the more the grid mat
 large model (Sabour et al. 2024). `grid_search.py` finds the grid of a given denoiser.
 
 Log-SNR and Karras need ends, because log-SNR is infinite at t = 0 and, on some schedules, absurd at t = 1 (-20 on the
-cosine one). Noise above `sigma_max` hides everything and the first step leaps over it; noise below `sigma_min` is
-invisible and the last step removes it at once. A schedule that keeps some noise at t = 0 ends where it ends.
+cosine one). Noise above `sigma_max` hides everything, so the first step leaps over it; noise below `sigma_min` is
+invisible, so the last step removes it at once. A schedule that keeps some noise at t = 0 ends there.
 """
 
 from collections.abc import Callable
@@ -43,7 +43,7 @@ def karras(
 
 
 def ays(schedule: Schedule, n: int) -> Tensor:
-    """The grid of Align Your Steps (Sabour et al. 2024, arXiv:2404.14507) for a latent model, other n interpolated.
+    """The grid of Align Your Steps (Sabour et al. 2024, arXiv:2404.14507) for a latent model, interpolated for other n.
 
     Between the entries of the table log(sigma / alpha) is linear. The first and the last entry are t = 1 and t = 0. A
     schedule with less noise at t = 1 begins within the table.

@@ -1,13 +1,13 @@
-"""Classifier-free guidance: a denoiser made of a denoiser.
+"""Classifier-free guidance: a denoiser built from another denoiser.
 
 The guided mean extrapolates from the answer to the null condition towards the answer to the prompt,
 
     D = D_null + scale (D_cond - D_null)
 
 (Ho & Salimans 2022, arXiv:2207.12598, eq. 6, where their w is scale - 1; the same in epsilon, x_0 or the score, which
-are affine in each other). For tokens the line is one of log probabilities; `Process.blend` knows which. A negative
-prompt is another null condition. Guidance helps in the middle of the trajectory and harms at its noisy end, so that it
-may be limited to an interval of times (Kynkaanniemi et al. 2024, arXiv:2404.07724).
+are affine in each other). For tokens the line runs through log probabilities; `Process.blend` knows which line to take.
+A negative prompt is another null condition. Guidance helps in the middle of the trajectory and harms at its noisy end,
+so it may be limited to an interval of times (Kynkaanniemi et al. 2024, arXiv:2404.07724).
 """
 
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ class Guided(Wrapped[P]):
         null: the condition to move away from, with the fields and shapes of the condition of a call; a batch of one
             serves any batch.
         scale: 0 is the null condition, 1 the condition itself, above 1 guidance proper.
-        interval: the times (low, high) between which guidance acts; outside them the condition alone is used.
+        interval: the times (low, high) between which guidance acts; outside, only the condition is used.
     """
 
     null: Mapping[str, Tensor | None]

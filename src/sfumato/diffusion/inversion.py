@@ -5,11 +5,11 @@ undo that step, x_s must be found from x_t,
 
     x_s = alpha_s x_t / alpha_t + (sigma_s - alpha_s sigma_t / alpha_t) z(x_s, s),
 
-which is a fixed point. The usual DDIM inversion (Song et al. 2020, arXiv:2010.02502, sec. 5.4) puts x_t in the place of
-the unknown x_s on the right, here scaled by sqrt((alpha_s^2 + sigma_s^2) / (alpha_t^2 + sigma_t^2)), which is 1 on
+which is a fixed point. The usual DDIM inversion (Song et al. 2020, arXiv:2010.02502, sec. 5.4) replaces the unknown x_s
+on the right by x_t, here scaled by sqrt((alpha_s^2 + sigma_s^2) / (alpha_t^2 + sigma_t^2)), which is 1 on
 variance-preserving schedules: one iteration, with an error of O(h^2) a step. Each further iteration (Pan et al. 2023,
-arXiv:2309.04907) gains one order, so that the picture comes back with an error O(h^k) after k of them. Guidance makes z
-steeper, and the error larger.
+arXiv:2309.04907) gains one order, so the picture comes back with an error O(h^k) after k iterations. Guidance makes z
+steeper and the error larger.
 """
 
 from collections.abc import Iterator

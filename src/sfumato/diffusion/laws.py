@@ -1,13 +1,13 @@
 """Laws of the training times: which noise a network sees how often, and what each loss then counts.
 
-A law takes uniform numbers u in (0, 1) to times and to a weight for each, so that the caller owns the randomness (and
-may stratify it):
+A law turns uniform numbers u in (0, 1) into times and a weight for each, so the caller owns the randomness (and may
+stratify it):
 
     law.draw(u) -> (t, weight)        E[weight(t) f(t)] is what the law estimates of f
     law.seen(t, losses) -> law        the law that also knows these losses; most laws learn nothing
 
-A law is a value. What it has learned stands in its `state`, which a checkpoint holds and `restored` takes back; the
-one law here that learns is `importance.Importance`.
+A law is a value. Its `state` holds what it has learned; a checkpoint keeps it and `restored` takes it back. The only
+law here that learns is `importance.Importance`.
 
 References: Karras et al. 2022 (EDM), table 1; Esser et al. 2024 (logit-normal), arXiv:2403.03206, eq. 19.
 """
@@ -69,7 +69,7 @@ class LogitNormal(Law):
 
 @dataclass(frozen=True)
 class LogNormal(Law):
-    """The law of EDM: log(sigma / alpha) is normal, whatever the schedule; what falls beyond its ends stays at them."""
+    """The law of EDM: log(sigma / alpha) is normal on any schedule; times beyond its ends are moved to them."""
 
     schedule: Schedule
     mean: float = -1.2

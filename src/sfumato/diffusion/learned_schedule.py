@@ -3,8 +3,8 @@
     gamma(t) = gamma_0 + (gamma_1 - gamma_0) (g(t) - g(0)) / (g(1) - g(0)),    g(t) = l_1(t) + l_3(sigmoid(l_2(t)))
 
 where the l are linear with weights above 0, so that g grows. The log-SNR is -gamma, and the process keeps its variance:
-alpha^2 = sigmoid(-gamma), sigma^2 = sigmoid(gamma). The bound of infinitely many steps depends on the two ends only;
-what is between them decides the noise of its estimate, and the bound of finitely many steps.
+alpha^2 = sigmoid(-gamma), sigma^2 = sigmoid(gamma). The bound of infinitely many steps depends only on the two ends;
+the curve between them decides the noise of its estimate, and the bound of finitely many steps.
 """
 
 import math
@@ -22,7 +22,7 @@ class LearnedSchedule(nn.Module, Schedule):
     """A variance-preserving schedule with weights. Its parameters are trained with those of the network.
 
     Args:
-        log_snr: at t = 0 and at t = 1, to begin with; VDM's.
+        log_snr: the initial log-SNR at t = 0 and at t = 1; VDM's values by default.
         width: features of the network.
 
     Raises:

@@ -1,8 +1,8 @@
 """The likelihood of the probability-flow ODE (Song et al. 2021, arXiv:2011.13456, eq. 39).
 
-The ODE carries the prior to the data as a smooth change of variables, so that densities follow from the divergence of
-its slope. It is solved for y = x / alpha against log r, r = sigma / alpha, where it is the same on every schedule and
-its slope is of the size of the noise:
+The ODE carries the prior to the data as a smooth change of variables, so densities follow from the divergence of its
+slope. It is solved for y = x / alpha against log r, r = sigma / alpha. In these variables it is the same on every
+schedule, and its slope is of the size of the noise:
 
     dy / d log r = y - E[x_0 | x_t]
     log p(y at r_min) = log N(y at r_1; 0, r_1^2) + int_{r_min}^{r_1} div(y - E[x_0 | x_t]) d log r
@@ -10,9 +10,9 @@ its slope is of the size of the noise:
 The divergence is d - tr J with J = d E[x_0 | x_t] / dy, by vector-Jacobian products alone: v^T J v with random signs
 v is tr J in expectation (Hutchinson 1990; Grathwohl et al. 2019, arXiv:1810.01367), and its sum over a basis is tr J.
 
-The ends. At r_1 (t = 1) stands the model's own prior, which leaves alpha_1 x_0 out: that is part of the model, and
-costs about L_T of the bound. At r_min the data stand for data with noise r_min: what is measured is the density
-smoothed with N(0, r_min^2), less than 0.01 bits away where the density has a scale of ten r_min or more.
+The ends. At r_1 (t = 1) the prior is the model's own, which leaves out alpha_1 x_0: that is part of the model, and
+costs about L_T of the bound. At r_min the data stand for data with noise r_min: the measured density is smoothed with
+N(0, r_min^2), which is less than 0.01 bits away if the density has a scale of ten r_min or more.
 """
 
 import math
@@ -34,8 +34,8 @@ class Likelihood:
     """Negative log likelihoods of the probability-flow ODE, in bits per dimension.
 
     Attributes:
-        probes: (K, B), an estimate a probe; one row when the divergence is exact.
-        evaluations: how often the solver asked for the slope.
+        probes: (K, B), one estimate for each probe; one row if the divergence is exact.
+        evaluations: how often the solver evaluated the slope.
     """
 
     probes: Tensor
@@ -48,7 +48,7 @@ class Likelihood:
 
     @property
     def error(self) -> Tensor:
-        """The standard error (B,) of `total` over probes; not a number where there is only one."""
+        """The standard error (B,) of `total` over probes; NaN if there is only one."""
         if len(self.probes) < 2:
             return torch.full_like(self.total, math.nan)
         return self.probes.std(0) / math.sqrt(len(self.probes))
@@ -72,9 +72,9 @@ def ode_likelihood(
         denoiser: returns E[x_0 | x_t]; differentiable in x_t.
         x_0: data (B, ...) in float64 on the CPU; 8-bit pictures must be dequantised before.
         probes: random signs (K, B, ...) for the trace; None takes it exactly, by as many products as dimensions.
-        r_min: the noise-to-signal ratio at which the data are taken to be.
-        tolerance: of the solver, relative and absolute.
-        progress: told how much of the way, 0 to 1, is done.
+        r_min: the noise-to-signal ratio that the data are taken to have.
+        tolerance: tolerance of the solver, relative and absolute.
+        progress: called with the share of the path, 0 to 1, that is done.
         cond: the condition, passed to the denoiser.
     """
     from scipy.integrate import solve_ivp
@@ -98,7 +98,7 @@ def ode_likelihood(
             traces = [_quadratic(mean, y, v, keep=k + 1 < len(signs)) for k, v in enumerate(signs)]
 
         nonlocal farthest
-        farthest = max(farthest, log_r)  # the stages of a step, and steps taken again, go to and fro
+        farthest = max(farthest, log_r)  # the stages of a step, and repeated steps, go back and forth
         progress((farthest - start) / (end - start))
         rows = [(y - mean).detach().flatten(), *(trace.flatten() for trace in traces)]
         return torch.cat(rows).numpy()

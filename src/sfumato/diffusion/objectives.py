@@ -1,12 +1,12 @@
-"""Objectives: what a denoiser is trained for, apart from the times at which it is trained (see `laws`).
+"""Objectives: what a denoiser is trained for; `laws` says at which times it is trained.
 
     loss = E_t E_{x_0, eps} [ w(t) |D(alpha_t x_0 + sigma_t eps, t) - x_0|^2 ]
 
 The minimiser is the posterior mean for every positive weight w and every law of t; the two only decide where a
 network of finite size spends its effort. A weight is a function (alpha, sigma) -> w. A mean squared error on another
-target is the same loss: an error of F is an error of x_0 divided by c_out, so that its weight is 1 / c_out^2.
+target is the same loss: an error of F is an error of x_0 divided by c_out, so its weight is 1 / c_out^2.
 
-A network with a learned variance is trained for the variational bound, too, whose terms (see `bound`) belong to the
+A network with a learned variance is also trained for the variational bound, whose terms (see `bound`) belong to the
 steps i / T of a chain:
 
     L_vlb    = L_T + T E_i [L_{i-1}]                    i uniform in 1..T, or as often as `importance` says
@@ -73,13 +73,13 @@ def denoising_loss(
 ) -> Tensor:
     """Return the weighted error of the denoised data, averaged over pixels or tokens: one number per example (B,).
 
-    The error is that of the process: squared for numbers, the cross-entropy for tokens.
+    The process defines the error: squared for numbers, the cross-entropy for tokens.
 
     Args:
         denoiser: returns E[x_0 | x_t].
         x_0: data (B, ...).
         t: times (B,) with sigma_t > 0, drawn by a time law.
-        noise: of the process, like `x_0`.
+        noise: noise of the process, like `x_0`.
         weight: the weight of each noise level.
         cond: the condition, passed to the denoiser.
     """
@@ -91,7 +91,7 @@ def denoising_loss(
 def chain_step(t: Tensor, T: int) -> tuple[Tensor, Tensor]:
     """Return the two ends (i / T, (i - 1) / T) of the step of a chain of `T` in which the times `t` (B,) fall.
 
-    A step has its later end: t = i / T is in the step i, and t = 0 in the first.
+    A step contains its later end: t = i / T is in step i, and t = 0 in the first step.
     """
     i = (t * T - 1e-3).ceil().clamp(1, T)  # a node that was rounded up is still in its step
     return i / T, (i - 1) / T
@@ -107,10 +107,10 @@ def vlb_loss(
     decoder: Decoder = discretized,
     **cond: Tensor | None,
 ) -> Tensor:
-    """Return an estimate of the variational bound from one of its terms, in bits per dimension: one an example (B,).
+    """Return an estimate of the variational bound from one of its terms, in bits per dimension, for each example (B,).
 
-    For uniform `t` its mean is the bound; for times drawn by importance, its mean weighted by their weights is. It is
-    differentiable in the schedule, too, where that is learned.
+    For uniform `t` its mean is the bound; for times drawn by importance, its weighted mean is. It is also
+    differentiable in a learned schedule.
 
     Args:
         denoiser: returns E[x_0 | x_t], and by `predict` the raw variance output.
@@ -138,9 +138,9 @@ def hybrid_loss(
     share: float = 1e-3,
     **cond: Tensor | None,
 ) -> Tensor:
-    """Return the weighted squared error plus `share` times the bound, whose gradient reaches the variance alone (B,).
+    """Return the weighted squared error plus `share` times the bound (B,).
 
-    L_T, which a network has no part in, is left out.
+    The bound's gradient reaches only the variance. L_T is left out, because it does not depend on the network.
 
     Args:
         denoiser: returns by `predict` E[x_0 | x_t] and the raw variance output.

@@ -11,7 +11,7 @@ from .wrapping import Wrapped
 
 @dataclass(frozen=True, eq=False)
 class InParts(Wrapped[P]):
-    """A denoiser whose network is also given `part`, the number () of the parts that have begun, on the CPU.
+    """A denoiser that also gives its network `part`, the number () of parts that have begun, on the CPU.
 
     Args:
         denoiser: its network takes `part`, as `networks.reuse.Reuse` does.

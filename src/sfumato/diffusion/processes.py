@@ -1,7 +1,7 @@
-"""Processes: how data turns into noise, and one step back when the data, or a mean of it, is known.
+"""Processes: how data turns into noise, and one step back if the data, or a mean of it, is known.
 
-A `Process` is all that the sampling loop, guidance and the plain losses need to know of a kind of data. Here is the
-Gaussian one, for real numbers; `categorical.py` has that of tokens.
+The sampling loop, guidance and the plain losses know a kind of data only through its `Process`. This file has the
+Gaussian process, for real numbers; `categorical.py` has the process of tokens.
 
 With x_t = alpha_t x_0 + sigma_t eps, three families of Gaussians follow from the schedule alone, for any two times:
 
@@ -29,7 +29,7 @@ Noise = Callable[[Tensor], Tensor]  # a state -> noise of its shape, as Process.
 
 
 class Process(Protocol):
-    """What turns data into noise. States are (B, ...), times are () or (B,)."""
+    """A process that turns data into noise. States are (B, ...), times are () or (B,)."""
 
     @property
     def schedule(self) -> Schedule: ...
@@ -53,15 +53,15 @@ class Process(Protocol):
         ...
 
     def bridge(self, x_t: Tensor, mean: Tensor, t: Tensor, s: Tensor, noise: Noise, eta: float = 1.0) -> Tensor:
-        """Return a draw of p(x_s | x_t) for s < t: of q(x_s | x_t, x_0), where `mean` is what is known of x_0.
+        """Return a draw of p(x_s | x_t) for s < t: of q(x_s | x_t, x_0), with `mean` for the unknown x_0.
 
         Args:
             x_t: the state at time t.
             mean: E[x_0 | x_t], a denoiser's answer.
             t: the time of `x_t`.
             s: the earlier time.
-            noise: asked for noise like `x_t`, where chance has a part in the step.
-            eta: share of fresh noise, 0 to 1 (Bayes' rule for the chain); the marginals are the same for all.
+            noise: draws noise like `x_t`; called only if the step is random.
+            eta: share of fresh noise, 0 to 1 (Bayes' rule for the chain); all values have the same marginals.
         """
         ...
 
@@ -70,7 +70,7 @@ class Process(Protocol):
         ...
 
     def blend(self, null: Tensor, mean: Tensor, scale: Tensor | float) -> Tensor:
-        """Return the answer that lies `scale` times as far from `null` as `mean` does, in the direction of `mean`."""
+        """Return the answer in the direction of `mean`, `scale` times as far from `null` as `mean`."""
         ...
 
 
@@ -110,7 +110,7 @@ class Gaussian:
         return like(a, x_t) * x_t + like(std, x_t) * noise
 
     def bridge(self, x_t: Tensor, mean: Tensor, t: Tensor, s: Tensor, noise: Noise, eta: float = 1.0) -> Tensor:
-        """Return a draw of q(x_s | x_t, x_0) with `mean` in the place of x_0; at eta = 0 no noise is asked for."""
+        """Return a draw of q(x_s | x_t, x_0) with `mean` instead of x_0; at eta = 0 no noise is drawn."""
         x_s, std = self.posterior(x_t, mean, t, s, eta)
         return x_s + std * noise(x_t) if eta > 0 else x_s
 

@@ -1,7 +1,7 @@
-"""The learned reverse process p(x_s | x_t), s < t: one Gaussian a step, of which the denoiser gives the mean.
+"""The learned reverse process p(x_s | x_t), s < t: one Gaussian for each step, whose mean the denoiser gives.
 
-The mean is that of the posterior q(x_s | x_t, x_0) with E[x_0 | x_t] in the place of x_0. Two fixed variances bracket
-the best one (Ho et al. 2020, sec. 3.2), with r^2 = SNR_t / SNR_s and V = alpha^2 + sigma^2:
+It is the mean of the posterior q(x_s | x_t, x_0) with E[x_0 | x_t] instead of x_0. Two fixed variances bracket the best
+one (Ho et al. 2020, sec. 3.2), with r^2 = SNR_t / SNR_s and V = alpha^2 + sigma^2:
 
     small    sigma_s^2 (1 - r^2)               beta-tilde, the posterior's own: right for data of one point
     large    sigma_t^2 (1 - r^2) V_s / V_t     the chain's beta (where V = 1): right for data N(0, I)
@@ -12,8 +12,8 @@ arXiv:2102.09672, eq. 15, and (v + 1) / 2 as in their code):
     log variance = f log large + (1 - f) log small,    f = (v + 1) / 2.
 
 Time 0 is the data itself, alpha = 1 and sigma = 0, also on schedules that keep a little noise there. The small variance
-of the step to the data is zero, which is no density; half of the large one takes its place, which is the small variance
-of the step before where the first two betas are equal.
+of the step to the data is zero, which gives no density. It is replaced by half of the large variance, which equals the
+small variance of the step before if the first two betas are equal.
 """
 
 import math
@@ -73,7 +73,7 @@ def reverse(
 def moments(
     process: Gaussian, x_t: Tensor, x_0: Tensor, raw: Tensor | None, t: Tensor, s: Tensor, variance: Variance
 ) -> tuple[Tensor, Tensor]:
-    """Mean and log variance of p(x_s | x_t) as in `reverse`, from what the denoiser has said: x_0 and `raw`."""
+    """Mean and log variance of p(x_s | x_t) as in `reverse`, from the denoiser's answers: x_0 and `raw`."""
     mean, _ = process.posterior(x_t, x_0, t, s)
     mean = torch.where(like(s, x_t) == 0, x_0, mean)
     log_small, log_large = (like(v, x_t) for v in log_variances(process, t, s))
@@ -102,6 +102,6 @@ def log_variances(process: Gaussian, t: Tensor, s: Tensor) -> tuple[Tensor, Tens
 
 
 def log_fresh(process: Gaussian, t: Tensor, s: Tensor) -> Tensor:
-    """Return log(1 - SNR_t / SNR_s): the share of the variance sigma_t^2 that is added on the way from `s` to `t`."""
+    """Return log(1 - SNR_t / SNR_s): the share of the variance sigma_t^2 that is added between `s` and `t`."""
     schedule = process.schedule
     return (-torch.expm1(schedule.log_snr(t) - schedule.log_snr(s))).log()

@@ -30,10 +30,10 @@ def like(v: Tensor, x: Tensor) -> Tensor: ...
 @overload
 def like(v: float, x: Tensor) -> float: ...
 def like(v: Tensor | float, x: Tensor) -> Tensor | float:
-    """Coefficients `v` of shape () or (B,) in the dtype of `x` (B, ...), shaped to multiply it; a number is itself.
+    """Coefficients `v` of shape () or (B,) in the dtype of `x` (B, ...), shaped to multiply it; a number is unchanged.
 
-    Beside integers, token ids, they keep their own dtype: there 0.37 would be 0. A scalar keeps its device: a number on
-    the CPU multiplies a tensor on any device without a copy or a wait.
+    If `x` holds integers (token ids), they keep their own dtype, because 0.37 would become 0. A scalar keeps its
+    device: a number on the CPU multiplies a tensor on any device without a copy or a wait.
     """
     if not isinstance(v, Tensor):
         return v
@@ -45,7 +45,7 @@ class Schedule(ABC):
     """The map t -> (alpha_t, sigma_t). Times and coefficients are tensors of shape () or (B,) with t in [0, 1].
 
     Attributes:
-        fixed: whether it is hashable and never changes, so that what is computed from it may be kept (see `once`).
+        fixed: whether it is hashable and never changes, so that results computed from it may be kept (see `once`).
     """
 
     fixed = False
@@ -56,7 +56,7 @@ class Schedule(ABC):
 
     @abstractmethod
     def time_of(self, log_snr: Tensor) -> Tensor:
-        """Return the time at which the log-SNR is `log_snr`; the nearest end of [0, 1] where there is none."""
+        """Return the time at which the log-SNR is `log_snr`, or the nearest end of [0, 1] if there is none."""
 
     @abstractmethod
     def normalize(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,11 +74,11 @@ class Schedule(ABC):
 
 
 def once(compute: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...] | tuple[float, ...]]:
-    """A function that computes coefficients once for the times of a grid, and not again in every batch and step.
+    """Let a function compute coefficients once for the times of a grid, and not again in every batch and step.
 
-    An operation on a single number takes as long as one on a small picture, and the coefficients of a step need
-    dozens. At times () on the CPU, and of a schedule that is `fixed`, they are kept, as Python numbers: these multiply
-    a tensor to the same bits, and belong to no mode of autograd. At other times they are computed, and are tensors.
+    An operation on a single number takes as long as one on a small picture, and the coefficients of a step need dozens.
+    For times () on the CPU and a schedule that is `fixed`, the coefficients are kept as Python numbers: these multiply
+    a tensor to the same bits, and belong to no mode of autograd. Otherwise they are computed each time, as tensors.
 
     Args:
         compute: (schedule, times, *settings) -> coefficients, each () or (B,) like the times; settings are hashable.
@@ -189,12 +189,12 @@ def from_betas(betas: Sequence[float] | Tensor) -> Discrete:
 class Karras(Schedule):
     """The variance-exploding schedule of EDM: alpha = 1 and sigma^(1/rho) linear in t (Karras et al. 2022, eq. 5).
 
-    sigma(0) is `sigma_min`, not zero: no last step needs special care, and what noise remains is invisible.
+    sigma(0) is `sigma_min`, not zero: the last step needs no special care, and the noise that remains is invisible.
 
     Args:
         sigma_min: noise at t = 0, in units of x_0.
         sigma_max: noise at t = 1, in units of x_0.
-        rho: the larger, the more of [0, 1] is spent on low noise.
+        rho: a larger value spends more of [0, 1] on low noise.
     """
 
     fixed = True

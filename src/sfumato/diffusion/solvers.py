@@ -1,22 +1,22 @@
-"""Solvers: the way from noise to data, one step at a time.
+"""Solvers: from noise to data, one step at a time.
 
 A solver is a pure function that moves a state from the time t to an earlier time s,
 
     solver(denoiser, x_t, t, s, state, noise, **cond) -> (x_s, state),
 
-and the state that it hands to its own next step is explicit, so that one solver serves any number of trajectories at
-once. The state is what the denoiser was asked and answered on the way, as far back as the solver needs it. The solvers
-here are frozen dataclasses, so that they print what they are; any function of these arguments is a solver, too.
+and the state for its own next step is explicit, so one solver serves any number of trajectories at once. The state
+holds the questions to the denoiser and its answers, as far back as the solver needs them. The solvers here are frozen
+dataclasses, so they print what they are; any function of these arguments is a solver as well.
 
-`DDIM` and `Ancestral` ask the process for its bridge and nothing else, so that they walk from noise to data of any
-kind. The others follow the probability-flow ODE of a Gaussian process, with D_t = E[x_0 | x_t] and
+`DDIM` and `Ancestral` use only the bridge of the process, so they walk from noise to data of any kind. The others
+follow the probability-flow ODE of a Gaussian process, with D_t = E[x_0 | x_t] and
 z_t = (x_t - alpha_t D_t) / sigma_t,
 
     d(x / alpha) / d(sigma / alpha) = z        (Song et al. 2020, arXiv:2010.02502, eq. 14; Karras et al. 2022, eq. 1)
 
-Here are the loop and the methods that need no past; `exponential.py` has those that remember, `fresh_noise.py` adds
-noise to any of them, `inversion.py` walks from data to noise. Every step to sigma_s = 0 returns the posterior mean
-(times alpha_s), or a draw from it where the data are tokens.
+This file has the loop and the methods without a past. `exponential.py` has the methods with a past, `fresh_noise.py`
+adds noise to any of them, and `inversion.py` walks from data to noise. Every step to sigma_s = 0 returns the posterior
+mean (times alpha_s), or for tokens a draw from it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -43,11 +43,11 @@ class Seen:
     mean: Tensor
 
 
-# What a step leaves to the next: the answers that it has seen, the newest first; empty before the first step.
+# What a step passes on to the next: the answers that it has seen, the newest first; empty before the first step.
 State = tuple[Seen, ...]
 
-# (denoiser, x, t, s, state, noise, **cond) -> (x_s, state). Those of the package also say their `order` of convergence
-# to the ODE, None where chance has a part, and the `processes` that they walk.
+# (denoiser, x, t, s, state, noise, **cond) -> (x_s, state). The solvers of the package also have an `order` of
+# convergence to the ODE, None for stochastic ones, and the `processes` that they walk.
 Solver = Callable[..., tuple[Tensor, State]]
 
 
@@ -60,7 +60,7 @@ class Step:
         total: steps in all.
         t: the time () of `x`.
         x: the state (B, ...).
-        mean: the last E[x_0 | x_t] (B, ...) seen on the way: the best guess of the end, and what a preview shows.
+        mean: the last E[x_0 | x_t] (B, ...) that was seen: the best guess of the end, which a preview shows.
     """
 
     index: int
@@ -75,7 +75,7 @@ class DDIM:
     """DDIM (Song et al. 2020, eq. 12): jump to E[x_0 | x_t], and back up to the time s by the bridge of the process.
 
     At eta = 0 the noise is kept: this is Euler's method in sigma / alpha, exact for the current mean, of order 1. At
-    eta = 1 it is DDPM's ancestral sampling. In between, as much fresh noise as `eta` says; the marginals stay the
+    eta = 1 it is DDPM's ancestral sampling. Values in between add fresh noise in proportion; the marginals stay the
     same.
 
     Args:
@@ -113,9 +113,9 @@ class DDIM:
 
 @dataclass(frozen=True)
 class Ancestral:
-    """DDPM's ancestral sampling (Ho et al. 2020, alg. 2): a draw of p(x_s | x_t) a step, without noise at the last.
+    """DDPM's ancestral sampling (Ho et al. 2020, alg. 2): each step draws from p(x_s | x_t), the last without noise.
 
-    The variance is the learned one where the denoiser has one, else that of the posterior: then it is DDIM at eta = 1.
+    The variance is the learned one if the denoiser has one, otherwise the posterior's: then this is DDIM at eta = 1.
     """
 
     processes: ClassVar = (Gaussian, Categorical)
@@ -144,9 +144,9 @@ class Ancestral:
 class Heun:
     """Heun's method in sigma / alpha, order 2, two calls a step and one at the last (Karras et al. 2022, alg. 1).
 
-    The two slopes differ by z_s - z_t = (alpha_s / sigma_s) (D_t - D_s), so that the correction to Euler's step needs
-    only the two means. It grows with the ratio of noise that a step spans: the first step of a uniform grid on the
-    cosine schedule spans a factor of a thousand and is unstable; use the log-SNR or the Karras grid there.
+    The two slopes differ by z_s - z_t = (alpha_s / sigma_s) (D_t - D_s), so the correction to Euler's step needs only
+    the two means. It grows with the ratio of noise that a step spans. The first step of a uniform grid on the cosine
+    schedule spans a factor of a thousand and is unstable; use the log-SNR or the Karras grid there.
     """
 
     processes: ClassVar = (Gaussian,)
@@ -186,8 +186,8 @@ def _correction(schedule: Schedule, times: Sequence[Tensor]) -> tuple[Tensor, Te
 class Midpoint:
     """DPM-Solver++(2S), order 2, two calls a step and one at the last (Lu et al. 2022, arXiv:2211.01095, alg. 1).
 
-    DDIM with the mean at the middle of the step in log-SNR, where a step of DDIM leads. It does not share the trouble
-    of Heun's method with steps that span a large ratio of noise.
+    DDIM with the mean at the middle of the step in log-SNR, which a step of DDIM reaches. Unlike Heun's method, it is
+    stable in steps that span a large ratio of noise.
     """
 
     processes: ClassVar = (Gaussian,)
@@ -248,15 +248,15 @@ def sample(
     noise: Noise | None = None,
     **cond: Tensor | None,
 ) -> Iterator[Step]:
-    """Walk from `x` at times[0] to times[-1] and yield every state on the way; stop iterating, and the work stops.
+    """Walk from `x` at times[0] to times[-1] and yield every state; the work stops when the iteration stops.
 
     Args:
         denoiser: returns E[x_0 | x_t].
         x: the first state (B, ...), usually process.prior(noise).
-        times: the grid (n + 1,), strictly decreasing. Left on the CPU, it costs no waiting for the device.
+        times: the grid (n + 1,), strictly decreasing. On the CPU it causes no waiting for the device.
         solver: the step.
-        noise: draws noise of the process for the state that it is given, by default from the global generator; asked
-            only where chance has a part.
+        noise: draws noise of the process for a given state, by default from the global generator; only stochastic
+            solvers call it.
         cond: the condition, passed to the denoiser.
 
     Raises:

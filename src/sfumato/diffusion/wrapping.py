@@ -1,8 +1,8 @@
-"""A denoiser made of a denoiser: the one place for all that changes the answers and leaves the process.
+"""A denoiser built from another: the one place for everything that changes the answers and keeps the process.
 
 Guidance, clipping, another precision, a measurement that the data must agree with: each is a class with a `predict`
-that asks `self.denoiser` and changes what it said. The rest (the process, the call) is the same for all and stands
-here. Wrappers nest in any order, and solvers, likelihoods and searches take them for denoisers.
+that calls `self.denoiser` and changes its answer. The rest (the process, the call) is the same for all and stands here.
+Wrappers nest in any order, and solvers, likelihoods and searches treat them as denoisers.
 
     @dataclass(frozen=True, eq=False)
     class Halved(Wrapped[P]):
@@ -22,7 +22,7 @@ from .denoisers import P, PosteriorMean
 
 @dataclass(frozen=True, eq=False)
 class Wrapped(ABC, Generic[P]):
-    """A denoiser made of `denoiser`; a subclass says how, in `predict`."""
+    """A denoiser built from `denoiser`; a subclass says how, in `predict`."""
 
     denoiser: PosteriorMean[P]
 

@@ -47,7 +47,7 @@ def section(codec: Codec, x_0: Tensor, noise: Tensor) -> Section:
         film(frames),
         "A film: the same picture drowns in the same noise, under the linear schedule faster than under the cosine "
         "one.",
-        "The same noise ε all the way, only its share grows: left linear, right cosine.",
+        "The noise ε stays the same, only its share grows: left linear, right cosine.",
     )
 
     cells = [

@@ -4,8 +4,8 @@ The best guess in the mean square is the posterior mean, and it is an average: b
 
     Var[x_0] = Var[E[x_0 | x_t]] + E[Var[x_0 | x_t]],
 
-so that one jump to it has less variance than the data, by what x_t leaves open. At x_T that is everything, and the jump
-lands on the mean of the data. Small steps decide a little at a time, and arrive at the data.
+so one jump to it has less variance than the data: the part that x_t leaves open is missing. At x_T that is everything,
+and the jump lands on the mean of the data. Small steps decide a little at a time, and arrive at the data.
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ def near_share(x: Tensor, data: Mixture) -> float:
 
 
 def on_points(seed: int) -> list[str | Figure]:
-    """The experiment in the plane: the same noise, one step or many."""
+    """The experiment in the plane: the same noise, removed in one step or many."""
     data = two_moons(Gaussian(cosine()))
     generator = seeded(seed)
     x = data.process.prior(torch.randn(POINTS, 2, generator=generator, dtype=torch.float64))
@@ -87,7 +87,7 @@ def on_points(seed: int) -> list[str | Figure]:
             "jump-variance.svg",
             curve.encode(),
             "",
-            f"What one jump keeps of the variance, from every time of the way of {COUNTS[-1]} steps; what is missing "
+            f"How much of the variance one jump keeps, from every time on the path of {COUNTS[-1]} steps; what is missing "
             "is what <i>x<sub>t</sub></i> leaves open.",
         ),
     ]
@@ -101,7 +101,7 @@ def between(x: Tensor) -> float:
 def on_pictures(
     model: Model, prompt: str | None, seeds: Sequence[int], settings: Sampling, report: Report
 ) -> list[str | Figure]:
-    """The experiment with a model, by DDIM and without guidance, which makes of the posterior mean something else."""
+    """The experiment with a model, by DDIM and without guidance, which would change the posterior mean."""
     counts = sorted({n for n in COUNTS if n < settings.steps} | {settings.steps})
     labels = [f"{n} step{'s' if n > 1 else ''}" for n in counts]
     ends: list[Tensor] = []
@@ -156,7 +156,7 @@ def on_pictures(
             "jump-measures.svg",
             curve.encode(),
             "",
-            f"One jump from every time of the way of {counts[-1]} steps, as a share of where the way ends.",
+            f"One jump from every time on the path of {counts[-1]} steps, as a share of where the path ends.",
         ),
     ]
 

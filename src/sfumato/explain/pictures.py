@@ -11,9 +11,9 @@ from sfumato.codecs.codec import Codec
 from sfumato.codecs.grid import labelled_grid
 from sfumato.diffusion.schedules import Schedule, like
 
-FRAME, LAST = 90, 1500  # milliseconds of a film's frames, and of its last
-FRAMES = 32  # of a film, at most
-TILE = 112  # the side of a picture in a row, about
+FRAME, LAST = 90, 1500  # milliseconds of each frame of a film, and of the last one
+FRAMES = 32  # frames of a film, at most
+TILE = 112  # approximate side of a picture in a row
 
 
 def landscape(shape: Sequence[int]) -> Tensor:
@@ -66,9 +66,9 @@ def spread(count: int, most: int) -> list[int]:
 
 
 def sharpness(x: Tensor) -> Tensor:
-    """The mean squared difference of neighbouring pixels of x (..., H, W), one number a picture (B,) for (B, C, H, W).
+    """The mean squared difference of neighbouring pixels of x (..., H, W); (B, C, H, W) gives (B,).
 
-    An average of pictures has less of it than each of them, as it has less variance.
+    The average of pictures is less sharp than each of them, as it has less variance.
     """
     across, down = x.diff(dim=-1) ** 2, x.diff(dim=-2) ** 2
     return (across.mean((-3, -2, -1)) + down.mean((-3, -2, -1))) / 2

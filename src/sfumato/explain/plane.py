@@ -17,22 +17,22 @@ from sfumato.page import Figure, Section, code, formula, png
 from sfumato.report import Report
 
 WINDOW = 2.4  # a panel shows [-WINDOW, WINDOW]^2
-FINER = 2  # drawn larger and made smaller, so that lines are smooth
+FINER = 2  # factor of drawing larger and shrinking, so that lines are smooth
 GROUND, DENSE, ARROW = (252, 251, 248), (104, 152, 208), (60, 66, 78, 120)
 POINT, TRAIL = (190, 58, 48, 255), (150, 30, 40, 110)
-PATHS, TRAILS = 240, 16  # points, and those whose path is drawn
-MOMENTS = (0.0, 0.45, 0.7, 0.85, 1.0)  # of the way, in the still picture
+PATHS, TRAILS = 240, 16  # number of points, and of those whose path is drawn
+MOMENTS = (0.0, 0.45, 0.7, 0.85, 1.0)  # shares of the path in the still picture
 
 
 def paths(data: Mixture, x: Tensor, steps: int, solver: Solver, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """The states (steps + 1, B, 2) from x at t = 1 to t = 0 by the exact denoiser, and their times (steps + 1,).
 
     Args:
-        data: whose posterior mean leads the way.
+        data: the denoiser with the exact posterior mean.
         x: draws of the prior (B, 2).
-        steps: on the uniform grid.
-        solver: DDIM(), which follows the probability-flow ODE, or one with fresh noise.
-        generator: of the fresh noise.
+        steps: number of steps on the uniform grid.
+        solver: DDIM(), which follows the probability-flow ODE, or a solver with fresh noise.
+        generator: draws the fresh noise.
     """
     times = grids.uniform(data.process.schedule, steps)
 
@@ -46,8 +46,8 @@ def paths(data: Mixture, x: Tensor, steps: int, solver: Solver, generator: torch
 def panel(data: Mixture, t: Tensor, way: Tensor, title: str, side: int, window: float = WINDOW) -> Image.Image:
     """The density q(x_t) as ground, the score as arrows, the last of the states `way` (n, B, 2) as points with trails.
 
-    An arrow is sigma_t times the score, which is minus the noise that x_t is expected to hold: about as long at every
-    time, while the score itself grows without bound towards the data.
+    An arrow is sigma_t times the score, which is minus the noise that x_t is expected to hold. It is about as long at
+    every time, while the score itself grows without bound towards the data.
     """
     size = side * FINER
     scale = size / (2 * window)
@@ -84,7 +84,7 @@ def panel(data: Mixture, t: Tensor, way: Tensor, title: str, side: int, window: 
 
 
 def mesh_of(n: int, window: float) -> Tensor:
-    """The middles (n^2, 2) of n x n equal tiles of [-window, window]^2, row by row from its upper left."""
+    """The centres (n^2, 2) of n x n equal tiles of [-window, window]^2, row by row from the upper left."""
     middle = window * ((2 * torch.arange(n, dtype=torch.float64) + 1) / n - 1)
     y, x = torch.meshgrid(-middle, middle, indexing="ij")
     return torch.stack([x, y], -1).reshape(-1, 2)

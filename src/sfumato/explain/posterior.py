@@ -9,9 +9,9 @@ from sfumato.explain.pictures import row, shown
 from sfumato.page import Figure, Pair, Section, formula, number, png
 from sfumato.plots import BLUE, GREEN, ORANGE, RED, Band, Curve, plot
 
-T = 0.6  # where the pixel is seen
-T_PICTURE = 0.9  # where the picture is seen
-STEPS = 50  # of the chain whose single steps are shown
+T = 0.6  # time at which the pixel is seen
+T_PICTURE = 0.9  # time at which the picture is seen
+STEPS = 50  # steps of the chain whose single steps are shown
 EARLIER = torch.linspace(T_PICTURE, 0, 9, dtype=torch.float64)
 
 

@@ -1,4 +1,4 @@
-"""The whole: from a picture, and perhaps a model, to a folder with the page and its pictures."""
+"""The whole page: from a picture, and perhaps a model, to a folder with the page and its pictures."""
 
 from html import escape
 from pathlib import Path
@@ -24,8 +24,8 @@ from sfumato.page import Section, folder, page, write
 from sfumato.report import Report, Silent
 from sfumato.request import Request, check_number
 
-SIZE = 64  # pixels of the picture where there is no model
-STEPS = 50  # where there is no model
+SIZE = 64  # side of the picture if there is no model
+STEPS = 50  # steps if there is no model
 LONGEST = 1000  # steps
 ROWS = 4  # pictures drawn with the model: as many as one batch holds anyway
 
@@ -40,16 +40,16 @@ def explain(
     seed: int = 0,
     report: Report | None = None,
 ) -> Path:
-    """Write the page `out`/index.html and its pictures, each a file too; return the path of the page.
+    """Write the page `out`/index.html, and each of its pictures as a file; return the path of the page.
 
     Args:
         out: a folder, made if it is not there; files of the same names are replaced.
-        model: what to explain besides the mathematics.
-        picture: a file to turn into noise; else a picture of the model's, or one made by formula.
+        model: a model to explain besides the mathematics.
+        picture: a file to turn into noise; by default a picture that the model draws, or one made by a formula.
         prompt: what the model draws.
-        steps: from noise to data; the model's own by default, or 50 without a model.
-        seed: of all chance on the page.
-        report: told how far it is.
+        steps: steps from noise to data; the model's own by default, or 50 without a model.
+        seed: seed of all random choices on the page.
+        report: gets the progress.
 
     Raises:
         UserError: names the field, the value, the limit and the fix.
@@ -106,7 +106,7 @@ def from_file(path: Path, reader: Reader, codec: Codec) -> Tensor:
     """A file as x_0 (C, *sides).
 
     Raises:
-        UserError: there is none, or it is no picture.
+        UserError: there is no such file, or it is not a picture.
     """
     try:
         row = reader(read_bytes(path, FILE_BYTES, "give a picture"), path.name).values
@@ -118,7 +118,7 @@ def from_file(path: Path, reader: Reader, codec: Codec) -> Tensor:
 
 
 def varied(x_0: Tensor, what: str) -> Tensor:
-    """`x_0` itself, unless it has no variance, and with it no information."""
+    """`x_0` itself; a UserError if it has no variance, and so no information."""
     if x_0.var() == 0:
         raise UserError(
             f"picture: every pixel of {what} is the same, so that it has nothing to lose",

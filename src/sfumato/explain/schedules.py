@@ -1,4 +1,4 @@
-"""Section: the curves of all schedules, and where on each the information is gone."""
+"""Section: the curves of all schedules, and the time on each at which the information is gone."""
 
 from collections.abc import Callable
 from html import escape
@@ -26,12 +26,12 @@ SCHEDULES: dict[str, tuple[Schedule, str]] = {
     "Karras": (Karras(), VIOLET),
 }
 OWN = "the model's"
-STEPS = 1000  # of the chain whose betas are shown
-LOW, HIGH = -14.0, 14.0  # log-SNR of the plot
+STEPS = 1000  # steps of the chain whose betas are shown
+LOW, HIGH = -14.0, 14.0  # range of the log-SNR in the plot
 
 
 def section(x_0: Tensor, own: Schedule | None) -> Section:
-    """For a picture x_0 (C, H, W), whose variance says what there is to lose, and perhaps a model's own schedule."""
+    """The section for a picture x_0 (C, H, W), whose variance is what can be lost, and perhaps a model's schedule."""
     variance, side = float(x_0.var(unbiased=False)), x_0.shape[-1]
     schedules = SCHEDULES | ({OWN: (own, ORANGE)} if own else {})
     gone = {name: time_gone(schedule, variance) for name, (schedule, _) in schedules.items()}

@@ -1,4 +1,4 @@
-"""Data in the plane whose posterior mean is known exactly: a mixture of Gaussians, as fine as it takes to bend it.
+"""Data in the plane whose posterior mean is known exactly: a mixture of narrow Gaussians, which can follow any curve.
 
 For x_0 ~ sum_k w_k N(c_k, s^2 I), with S_t = alpha_t^2 s^2 + sigma_t^2,
 

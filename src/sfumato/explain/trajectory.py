@@ -14,20 +14,20 @@ from sfumato.page import Figure, Section, code, formula, number, png
 from sfumato.report import Report
 from sfumato.settings.sampling import Sampling
 
-PICTURES = 10  # a row
+PICTURES = 10  # pictures in a row
 
 
 def walk(
     model: Model, prompt: str | None, seeds: Sequence[int], settings: Sampling, task: str, report: Report
 ) -> Iterator[Step]:
-    """The steps of one batch of a model, told to the report."""
+    """The steps of one batch of a model, with progress to the report."""
     for step in model.steps([prompt] * len(seeds), seeds, settings):
         report.progress(task, step.index, step.total)
         yield step
 
 
 def section(model: Model, prompt: str | None, seed: int, settings: Sampling, steps: Sequence[Step]) -> Section:
-    """The first picture of the batch that was drawn with `settings` in `steps`."""
+    """The section for the first picture of the batch that was drawn with `settings` in `steps`."""
     schedule, codec = model.denoiser.process.schedule, model.codec
     states = [shown(codec, step.x[0], schedule, step.t) for step in steps]
     means = [codec.pictures(step.mean[:1])[0] for step in steps]

@@ -1,1 +1,1 @@
-"""A model for other programs: as an ONNX graph, and evaluated by one of them in the place of PyTorch."""
+"""A model for other programs: as an ONNX graph, or evaluated by another program instead of PyTorch."""

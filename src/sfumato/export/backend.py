@@ -1,10 +1,10 @@
-"""Another program evaluates the network of a model in the place of PyTorch: a back end, found by its name.
+"""Back ends: another program evaluates the network of a model instead of PyTorch.
 
     model = use_backend(open_model("emoji"), "openvino")
     model.generate("a red heart", seed=7)
 
-Weights, sampling and all else stay as they are; the network's results are PyTorch's to about six digits, so pictures
-are the same to the eye and not to the bit.
+Weights, sampling and everything else stay as they are. The network's results agree with PyTorch's to about six digits,
+so pictures are the same to the eye and not to the bit.
 """
 
 from collections.abc import Mapping
@@ -20,12 +20,12 @@ from sfumato.model import Model
 
 
 def use_backend(model: Model, name: str, say: Say = lambda text: None) -> Model:
-    """Have the network of ``model`` evaluated by another program from now on; "torch" goes back to PyTorch.
+    """Let another program evaluate the network of ``model`` from now on; "torch" goes back to PyTorch.
 
     Args:
-        model: on the CPU; it is changed.
+        model: a model on the CPU; it is changed.
         name: a file of `sfumato.export.backends`, or "torch".
-        say: told when a graph has to be made, which takes seconds.
+        say: called if a graph has to be made, which takes seconds.
 
     Returns:
         The model.
@@ -46,13 +46,13 @@ def use_backend(model: Model, name: str, say: Say = lambda text: None) -> Model:
 
 
 class Elsewhere(nn.Module):
-    """A network that another program evaluates, for inference alone; its weights are those of ``network``.
+    """A network that another program evaluates, only for inference, with the weights of ``network``.
 
     Args:
-        network: of `sfumato.networks`.
-        start: that of a back end.
-        facts: of the model, see `sfumato.export.onnx.graph`.
-        say: told when a graph has to be made.
+        network: a network of `sfumato.networks`.
+        start: the function ``start`` of a back end.
+        facts: facts of the model, see `sfumato.export.onnx.graph`.
+        say: called if a graph has to be made.
     """
 
     def __init__(self, network: nn.Module, start: Start, facts: Mapping[str, str], say: Say) -> None:
@@ -71,7 +71,7 @@ class Elsewhere(nn.Module):
         context: Tensor | None = None,
         context_mask: Tensor | None = None,
     ) -> Tensor:
-        """Evaluate the network; shapes are those of its own ``forward``."""
+        """Evaluate the network, with the shapes of its own ``forward``."""
         given = {"x": x, "time": time, "vector": vector, "context": context, "context_mask": context_mask}
         inputs = {name: value for name, value in given.items() if value is not None}
         shapes = {name: tuple(value.shape) for name, value in inputs.items()}

@@ -1,7 +1,7 @@
-"""What takes seconds to make is kept in the user's cache, which may be emptied at any time.
+"""Results that take seconds to make are kept in the user's cache, which may be emptied at any time.
 
-A file's name is made of a hash of all that its content depends on and of the content's own hash, so that neither a
-stale one nor a damaged one is used. Those that were not used for longest are deleted.
+A file's name is made of a hash of everything that its content depends on and of the content's own hash, so neither a
+stale nor a damaged file is used. The files that were not used for longest are deleted.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ KEPT = 8  # files
 
 
 def kept(made_of: str, make: Callable[[], bytes]) -> bytes:
-    """What ``make`` returns, or returned when ``made_of`` was the same.
+    """The result of ``make``, or an earlier result for the same ``made_of``.
 
     Raises:
         UserError: the cache cannot be written.

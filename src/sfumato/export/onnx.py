@@ -1,12 +1,12 @@
 """A network as an ONNX graph, which other programs evaluate.
 
-The graph is what ``torch.export`` sees a network do, and no network knows of it. Two things are said in ONNX's own
-words, in a copy of the network: a group normalisation is its operator GroupNormalization instead of the ten sums and
-products of ours, which halves graph and waiting; and a query whose keys are all masked reads zeros, as in PyTorch,
-where the exporter's own translation gives it the mean of what it may not read.
+``torch.export`` traces the graph, and no network knows of it. A copy of the network uses ONNX's own operators in two
+places. A group normalisation becomes GroupNormalization instead of the ten sums and products here, which halves the
+graph and the waiting. A query whose keys are all masked reads zeros, as in PyTorch; the exporter's own translation
+would give it the mean of the masked values.
 
-The batch is free; the sides of the pictures and the length of a context are fixed. Making a graph takes seconds, so it
-is kept (see `sfumato.export.cache`).
+The batch size is free; the sides of the pictures and the length of a context are fixed. Making a graph takes seconds,
+so it is kept (see `sfumato.export.cache`).
 """
 
 import copy
@@ -34,7 +34,7 @@ from sfumato.model import Model
 from sfumato.networks.group_norm import GroupNorm, over_positions
 from sfumato.request import Request, Size
 
-OPSET = 21  # the first whose GroupNormalization has a weight a channel
+OPSET = 21  # the first whose GroupNormalization has one weight for each channel
 LARGEST = 2**31  # bytes of a file of protocol buffers
 EXPORTER = "torch.onnx._internal.exporter"
 
@@ -44,12 +44,12 @@ Say = Callable[[str], None]
 def export(model: Model, path: str | Path, size: Size = None) -> Path:
     """Write the network of a model to an ONNX file.
 
-    The network is not yet the denoiser: what it is told of the noise and what it predicts, see
-    `sfumato.diffusion.denoisers`; the file's metadata hold the settings of both.
+    The network is not yet the denoiser: `sfumato.diffusion.denoisers` says what it is given for the noise and what it
+    predicts. The file's metadata hold the settings of both.
 
     Args:
-        model: any.
-        path: of the file.
+        model: any model.
+        path: the file to write.
         size: one side for all, or (width, height); the model's own by default.
 
     Raises:
@@ -62,12 +62,12 @@ def export(model: Model, path: str | Path, size: Size = None) -> Path:
 
 
 def network_of(model: Model) -> nn.Module:
-    """PyTorch's network, also where a back end stands before it."""
+    """PyTorch's network, even if a back end evaluates it."""
     return getattr(model.denoiser.network, "network", model.denoiser.network)
 
 
 def facts_of(model: Model) -> dict[str, str]:
-    """What a graph tells of the model that it was made of."""
+    """The facts about a model that its graph holds."""
     return {
         "sfumato": sfumato.__version__,
         "model": model.config.name,
@@ -82,7 +82,7 @@ def inputs_of(model: Model, size: Size = None) -> dict[str, Tensor]:
     """Inputs of the network, by name, as sampling without a prompt gives them."""
     channels, *sides = model.codec.sized(size)
     condition = model.conditioner([{}] * model.lanes, sides)
-    condition.pop("planes", None)  # they are a part of the network's x
+    condition.pop("planes", None)  # planes are a part of the network's x
     x = torch.zeros(model.lanes, channels + model.conditioner.planes, *sides)
     return {"x": x, "time": torch.zeros(model.lanes), **condition}
 
@@ -94,9 +94,9 @@ def graph(
 
     Args:
         network: called with ``inputs`` as its keywords.
-        inputs: by name; all but their first size, the batch, is that of the graph.
-        facts: metadata, the settings of the network among them; the inputs with their types and sizes are added.
-        say: told when it has to be made.
+        inputs: tensors by name; the graph has their sizes, except for the first, the batch.
+        facts: metadata, including the settings of the network; the inputs with their types and sizes are added.
+        say: called if the graph has to be made.
 
     Raises:
         UserError: the weights do not fit into a file, or the cache cannot be written.
@@ -110,7 +110,7 @@ def graph(
 
 
 def identity(network: nn.Module, inputs: Mapping[str, Tensor], facts: Mapping[str, str]) -> str:
-    """A hash of all that a graph depends on: weights, settings, inputs, the code of networks, the exporter."""
+    """A hash of everything that a graph depends on: weights, settings, inputs, the code of networks, the exporter."""
     import onnxscript
 
     files = [*sorted(Path(networks.__file__).parent.glob("*.py")), Path(__file__)]
@@ -126,7 +126,7 @@ def identity(network: nn.Module, inputs: Mapping[str, Tensor], facts: Mapping[st
 
 
 def new_graph(network: nn.Module, inputs: Mapping[str, Tensor], facts: Mapping[str, str]) -> bytes:
-    """What `graph` returns, made anew."""
+    """The result of `graph`, made anew."""
     weights = sum(p.numel() * p.element_size() for p in network.parameters())
     if weights >= LARGEST:
         raise UserError(
@@ -152,7 +152,7 @@ def new_graph(network: nn.Module, inputs: Mapping[str, Tensor], facts: Mapping[s
 
 
 def in_words_of_onnx(network: nn.Module) -> nn.Module:
-    """A copy of a network whose group normalisations are PyTorch's operator, which ONNX has, too."""
+    """A copy of a network whose group normalisations are PyTorch's operator, which ONNX has as well."""
     network = copy.deepcopy(network).cpu().eval()
     for module in network.modules():
         if isinstance(module, GroupNorm):
@@ -186,7 +186,7 @@ def masked_attention() -> Callable[..., Any]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """The exporter's remarks about itself are for its makers."""
+    """Hide the exporter's remarks about itself."""
     logger = logging.getLogger(EXPORTER)
     before = logger.level
     logger.setLevel(logging.ERROR)

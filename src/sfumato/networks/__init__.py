@@ -1,4 +1,4 @@
-"""Networks: called as network(x, time, vector=None, context=None, context_mask=None); they know nothing of diffusion.
+"""Networks: called as network(x, time, vector=None, context=None, context_mask=None), without knowledge of diffusion.
 
 | module       | what                                                                        |
 |--------------|-----------------------------------------------------------------------------|
@@ -9,8 +9,8 @@
 | `text`       | a transformer that encodes token ids, trained here or with BERT's weights   |
 | `layers`     | time embedding, attention and initialisation, shared by the above           |
 | `group_norm` | group normalisation and SiLU                                                |
-| `fused`      | normalisation, convolution and what is added to it, as one step             |
-| `kernels`    | who does these steps: PyTorch, or a kernel where one is in use              |
+| `fused`      | normalisation, convolution and additions to its result, as one step         |
+| `kernels`    | what computes these steps: PyTorch, or a kernel if one is in use            |
 | `native`     | the kernel in C++                                                           |
 """
 

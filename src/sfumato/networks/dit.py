@@ -1,15 +1,14 @@
 """The diffusion transformer, DiT, with adaLN-zero (Peebles & Xie 2023, arXiv 2212.09748, section 3.2).
 
-A picture, a signal or a volume is cut into patches, each patch is a token, and a position is told by fixed sinusoids of
-its place along each side.
-Every block is modulated by the embedding c of time and condition: normalised tokens are scaled and shifted, and each
-branch is gated before it joins the residual stream,
+A picture, a signal or a volume is cut into patches. Each patch is a token, and fixed sinusoids of its place along each
+side give its position. The embedding c of time and condition modulates every block: normalised tokens are scaled and
+shifted, and each branch is gated before it joins the residual stream,
 
     h <- h + gate_1 * attention(norm(h) * (1 + scale_1) + shift_1)
     h <- h + cross-attention(norm(h), context)                          (where there is a context)
     h <- h + gate_2 * mlp(norm(h) * (1 + scale_2) + shift_2),
 
-with (shift, scale, gate)_{1,2} linear in silu(c). That map starts at zero, so that every new block is the identity.
+with (shift, scale, gate)_{1,2} linear in silu(c). That map starts at zero, so every new block is the identity.
 """
 
 from __future__ import annotations
@@ -64,10 +63,10 @@ class DiT(nn.Module):
 
     Args:
         in_channels: channels of x.
-        out_channels: channels of the result; None for those of x.
-        size: the sides of x, or the one side of square pictures; they are filled up to multiples of `patch`.
+        out_channels: channels of the result; None for as many as x has.
+        size: the sides of x, or the side of square pictures; they are filled up to multiples of `patch`.
         patch: the side of a patch.
-        width: of the tokens, a multiple of 4 and of `heads`, and at least 4 for each side.
+        width: width of the tokens, a multiple of 4 and of `heads`, and at least 4 for each side.
         depth: the number of blocks.
         heads: attention heads.
         vector_dim: width of a condition vector, which is added to the time embedding; 0 for none.
@@ -166,11 +165,11 @@ def modulate(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 def grid_positions(grid: Sequence[int], width: int) -> Tensor:
-    """Sinusoids of the place of each token along each side, (N, width): an equal, even share of the width a side.
+    """Sinusoids of each token's place along each side, (N, width); each side has an equal, even share of the width.
 
     Args:
-        grid: tokens along each side; the last side's place runs fastest.
-        width: at least 4 a side; what is left of it after equal shares stays zero.
+        grid: number of tokens along each side; the place along the last side runs fastest.
+        width: at least 4 for each side; the rest after equal shares stays zero.
     """
     share = width // len(grid) // 2 * 2
     places = torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in grid), indexing="ij")

@@ -1,4 +1,4 @@
-"""What a U-Net does most of the time, as one step that a kernel can do at once:
+"""The most frequent operations of a U-Net as one step, which a kernel can compute at once:
 
 conv(dropout(silu(norm(x)))) + shift + residual
 """
@@ -22,12 +22,12 @@ def convolve(
     shift: Tensor | None = None,
     residual: Tensor | None = None,
 ) -> Tensor:
-    """A convolution with what stands before and after it in a residual block.
+    """A convolution with the operations before and after it in a residual block.
 
     Args:
         x: (B, C, *spatial).
-        conv: C to K channels, which keeps the sides.
-        norm: of C channels.
+        conv: convolution from C to K channels that keeps the sides.
+        norm: normalisation of C channels.
         tables: scale and shift (B, C) of the norm's result, or nothing.
         dropout: after the norm, or None.
         shift: (B, K), added at every position, or None.

@@ -1,4 +1,4 @@
-"""Group normalisation, with SiLU where asked."""
+"""Group normalisation, optionally with SiLU."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from sfumato.networks.kernels import Norm
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation (Wu & He 2018, equation 1), followed by SiLU where asked: (B, C, *spatial) -> the same.
+    """Group normalisation (Wu & He 2018, equation 1), optionally followed by SiLU: (B, C, *spatial) -> the same.
 
-    Result and parameters are those of `nn.GroupNorm`. It is written anew because PyTorch's channels-last kernel for
+    Result and parameters equal those of `nn.GroupNorm`. This class exists because PyTorch's channels-last kernel for
     bfloat16 on the CPU is slow (measured ten times slower than the few passes used here, a fifth of a training step),
-    and because here only x is kept for the gradient. Inside, all is at least float32, whatever the type of x.
+    and because here only x is kept for the gradient. Inside, everything is at least float32, whatever the type of x.
 
     Args:
         groups: a divisor of channels.
@@ -45,7 +45,7 @@ class GroupNorm(nn.Module):
         return _GroupNorm.apply(x, norm.weight, norm.bias, norm.groups, norm.silu, norm.eps)
 
     def settings(self, scale: Tensor | None = None, shift: Tensor | None = None) -> Norm:
-        """What is to be done to a picture, with the scales and shifts of `forward`."""
+        """The settings of the normalisation, with the scales and shifts of `forward`."""
         weight, bias = at_least_float32(self.weight), at_least_float32(self.bias)
         if scale is not None and shift is not None:
             factor = 1 + at_least_float32(scale)
@@ -63,8 +63,8 @@ class _GroupNorm(torch.autograd.Function):
 
         dx = scale g + a x + b,     a = -<weight g x^> / std^2,     b = -<weight g> / std - a mean,
 
-    so that the sums over positions of g and of g x^, which are also the gradients of bias and weight, are all that has
-    to be known of the picture.
+    so the picture is needed only for the sums of g and of g x^ over positions, which are also the gradients of bias and
+    weight.
     """
 
     @staticmethod

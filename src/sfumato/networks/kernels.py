@@ -1,10 +1,10 @@
-"""What a kernel may do in place of PyTorch, and which one does.
+"""What a kernel may compute instead of PyTorch, and which kernel is in use.
 
-A kernel is an object with the methods of `Kernel`. It says whether it does a certain case; where it does not, or where
-none is in use, PyTorch does. So a network is written once, and a kernel can be taken away by deleting its file.
+A kernel is an object with the methods of `Kernel`. It says whether it computes a given case; otherwise, or if no kernel
+is in use, PyTorch does. So a network is written once, and deleting the file of a kernel removes it.
 
-Which one is in use is a choice of the process, as the number of threads is: `use` makes it for everybody, `using` for a
-block. A model that is moved to a CPU switches the compiled kernel on (`native.enable`) where nobody has chosen before.
+The choice holds for the process, like the number of threads: `use` makes it for everybody, `using` for a block. Moving
+a model to a CPU switches the compiled kernel on (`native.enable`) if nobody has chosen before.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 @dataclass(frozen=True)
 class Norm:
-    """A group normalisation. Weight and bias are (C,), or (B, C) where each picture has its own; SiLU may follow."""
+    """A group normalisation. Weight and bias are (C,), or (B, C) if each picture has its own; SiLU may follow."""
 
     groups: int
     weight: Tensor
@@ -64,19 +64,19 @@ class Choice:
     kernel: Kernel | None
 
 
-_process: Choice | None = None  # of everybody; None: nobody has chosen yet
+_process: Choice | None = None  # the choice for everybody; None: nobody has chosen yet
 _block: ContextVar[Choice | None] = ContextVar("kernel", default=None)
 
 
 def use(kernel: Kernel | None) -> None:
-    """From now on, `kernel` does what it can, in the whole process; None leaves all to PyTorch."""
+    """From now on, `kernel` computes what it can, in the whole process; None leaves everything to PyTorch."""
     global _process
     _process = Choice(kernel)
 
 
 @contextmanager
 def using(kernel: Kernel | None) -> Iterator[None]:
-    """Within the block, and in this thread alone, `kernel` does what it can; None leaves all to PyTorch."""
+    """Within the block, and only in this thread, `kernel` computes what it can; None leaves everything to PyTorch."""
     before = _block.set(Choice(kernel))
     try:
         yield
@@ -90,7 +90,7 @@ def chosen() -> bool:
 
 
 def current() -> Kernel | None:
-    """The kernel in use; none while PyTorch traces, compiles or counts what it does itself."""
+    """The kernel in use; none while PyTorch traces, compiles or counts its own operations."""
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
     if traced or _get_current_dispatch_mode() is not None:
         return None

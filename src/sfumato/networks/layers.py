@@ -1,4 +1,4 @@
-"""The parts that every network here is made of.
+"""The parts that all networks here share.
 
 Time. A scalar time is embedded by sinusoids of geometrically spaced frequencies (Vaswani et al. 2017, section 3.5, in
 the variant of DDPM, Ho et al. 2020, appendix B) and a two-layer perceptron; a conditioning vector is projected and
@@ -7,9 +7,9 @@ added to the result.
 Attention. Queries, keys and values of `heads` heads meet in softmax(q k^T / sqrt(d)) v. Tokens are (B, N, C), and a
 picture in channels-last memory *is* such a table, so the same code serves pictures and sequences without a copy.
 
-Every branch that is added to a residual stream starts at zero (`zeroed`), in its last projection or in its gate, so
-that a new network is the identity on that stream. Residual sums are written into the branch's own last result: a
-convolution or a matrix product does not keep its output for its gradient, so this is safe and saves memory.
+Every branch that is added to a residual stream starts at zero (`zeroed`), in its last projection or in its gate, so a
+new network is the identity on that stream. Residual sums are written into the branch's own last result: a convolution
+or a matrix product does not keep its output for its gradient, so this is safe and saves memory.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class TimeEmbedding(nn.Module):
         self.vector = nn.Linear(vector_dim, width) if vector_dim else None
 
     def forward(self, time: Tensor, vector: Tensor | None = None) -> Tensor:
-        """Embed `time` (B,) and `vector` (B, vector_dim); without a vector only the time speaks.
+        """Embed `time` (B,) and `vector` (B, vector_dim); without a vector, only the time.
 
         Raises:
             ValueError: if a vector is given and the network was built without one.
@@ -80,9 +80,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = No
     """Multi-head attention softmax(q k^T / sqrt(C / heads)) v (Vaswani et al. 2017, equation 1).
 
     Args:
-        q: (B, N, C). k, v: (B, L, C). Strided views are welcome.
+        q: (B, N, C). k, v: (B, L, C). Strided views are allowed.
         heads: a divisor of C.
-        mask: (B, L), True where a key may be used. A row of False only yields zeros.
+        mask: (B, L), True where a key may be used. A row with no True gives zeros.
 
     Returns:
         (B, N, C).
@@ -157,7 +157,7 @@ def check_heads(width: int, heads: int) -> int:
 
 
 def zeroed(module: Module) -> Module:
-    """`module` with all parameters at zero, so that the branch that it closes starts as nothing (DDPM, code)."""
+    """`module` with all parameters at zero, so that the branch that ends with it starts at zero (DDPM, code)."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
 
@@ -165,9 +165,9 @@ def zeroed(module: Module) -> Module:
 
 
 def initialise(module: nn.Module) -> None:
-    """Uniform weights of variance 1 / fan_in and zero biases, for `network.apply`; what is `zeroed` stays so.
+    """Uniform weights of variance 1 / fan_in and zero biases, for `network.apply`; `zeroed` modules stay at zero.
 
-    This is DDPM's 1 / fan_avg where a layer is square, and does not change when projections are fused into one matrix.
+    For a square layer this is DDPM's 1 / fan_avg, and it does not change if projections are fused into one matrix.
     """
     if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
         if module.weight.any():

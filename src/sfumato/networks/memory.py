@@ -1,8 +1,8 @@
-"""How much memory a network needs, without taking it.
+"""How much memory a network needs, without allocating it.
 
-The network is run once on the "meta" device, whose tensors have a shape and no content, while every storage that lives
-is counted. That is right for any network and any shape, takes a fraction of a second, and is a lower bound: libraries
-add working memory of their own.
+The network runs once on the "meta" device, whose tensors have a shape and no content, while every living storage is
+counted. This works for any network and any shape, takes a fraction of a second, and gives a lower bound: libraries add
+working memory of their own.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Meter(TorchDispatchMode):
         return made
 
     def count(self, storage: torch.UntypedStorage) -> None:
-        """Counts a storage once, until it is gone; views share theirs."""
+        """Count a storage once, until it is freed; views share one storage."""
         key, size = id(storage), storage.nbytes()
         if key in self.known:
             return
@@ -50,12 +50,12 @@ class Meter(TorchDispatchMode):
 
 
 def peak_memory(network: nn.Module, x: Tensor, condition: dict[str, Tensor]) -> int:
-    """Bytes that the network's results take at the most while it looks at ``x`` (B, C, ...) once, without gradients.
+    """Peak bytes of the network's results while it evaluates ``x`` (B, C, ...) once, without gradients.
 
     Args:
         network: called as network(x, noise level (B,), **condition).
-        x: on any device; "meta" will do.
-        condition: what the conditioner gives.
+        x: on any device; "meta" is enough.
+        condition: the output of the conditioner.
     """
     weights = {name: p.to("meta") for name, p in [*network.named_parameters(), *network.named_buffers()]}
     given = {name: value.to("meta") for name, value in condition.items()}
@@ -66,5 +66,5 @@ def peak_memory(network: nn.Module, x: Tensor, condition: dict[str, Tensor]) -> 
 
 
 def fused(q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> Tensor:
-    """Attention as the kernels of devices do it: without the table of all pairs, which "meta" would count."""
+    """Attention as the kernels of devices compute it: without the table of all pairs, which "meta" would count."""
     return torch.empty_like(q)

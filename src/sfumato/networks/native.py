@@ -1,14 +1,14 @@
-"""The kernel in C++ (`native.cpp`): convolutions by Winograd's algorithm, fused with what stands around them.
+"""The kernel in C++ (`native.cpp`): convolutions by Winograd's algorithm, fused with the operations around them.
 
-It is compiled where there is a compiler, once, in a few seconds, and kept in the user's cache. Which steps it does is
-decided by their shapes alone (`CHANNELS`, `TILES`), and its results have the same bits with AVX2 and with AVX-512. So
-the choice is the same on every start and on every machine; a choice that changed would change the last bits of a
-result. At every start it is checked against PyTorch. Where anything of this fails, PyTorch does the work, and `find`
+If there is a compiler, the kernel is compiled once, in a few seconds, and kept in the user's cache. The shape of a step
+alone decides whether the kernel computes it (`CHANNELS`, `TILES`), and its results have the same bits with AVX2 and
+with AVX-512. So the choice is the same on every start and on every machine; another choice would change the last bits
+of a result. Every start checks the kernel against PyTorch. If anything of this fails, PyTorch does the work, and `find`
 says why.
 
-It does float32 on x86 processors with AVX2, for pictures in channels-last memory. In bfloat16 it does the
-normalisations, which in PyTorch need float32 copies; the convolutions are PyTorch's, but a training keeps their inputs
-alone, as in float32.
+The kernel computes float32 on x86 processors with AVX2, for pictures in channels-last memory. In bfloat16 it computes
+the normalisations, which in PyTorch need float32 copies. PyTorch computes the convolutions in bfloat16, but training
+keeps only their inputs, as in float32.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ AVX2 = ("-mavx2", "-mfma")
 INSTRUCTIONS = {"AVX2": AVX2, "AVX512": (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl")}
 PATIENCE = 120  # seconds for the compiler
 DIGEST = "kernel.sha256"
-SWITCH = "SFUMATO_KERNEL"  # environment variable: "torch" leaves all to PyTorch
+SWITCH = "SFUMATO_KERNEL"  # environment variable: "torch" leaves everything to PyTorch
 
-CHANNELS = 16  # floats of a register of AVX-512: channels are multiples of it, with AVX2 too
-SIDE = 4  # of a tile, in results
-# The kernel does convolutions of so many tiles or more. From 4 on it was faster than PyTorch with 32 to 512 channels,
-# with AVX-512 and with AVX2 (the table of `benchmarks/kernel_table.py` in docs/performance.md). One tile takes it twice
-# as long, for it transforms all filters first.
+CHANNELS = 16  # floats in a register of AVX-512; the number of channels must be a multiple, also with AVX2
+SIDE = 4  # side of a tile, in results
+# The kernel computes convolutions of at least so many tiles. From 4 on it was faster than PyTorch with 32 to 512
+# channels, with AVX-512 and with AVX2 (the table of `benchmarks/kernel_table.py` in docs/performance.md). One tile
+# takes twice as long as in PyTorch, because the kernel transforms all filters first.
 TILES = 4
-INEXACT = 1e-4  # difference from PyTorch, of the largest number, beyond which it is not used; 1e-6 is usual
+INEXACT = 1e-4  # largest allowed difference from PyTorch, as a share of the largest number; 1e-6 is usual
 
 Layout = torch.channels_last
 
@@ -61,7 +61,7 @@ Layout = torch.channels_last
 
 @dataclass(frozen=True)
 class Found:
-    """The kernel, or None and the reason; and what to do about that, where something can be done."""
+    """The kernel, or None with the reason and, if there is one, the fix."""
 
     kernel: Native | None
     reason: str
@@ -69,26 +69,27 @@ class Found:
 
 
 def enable(home: Path) -> None:
-    """Lets the kernel work in this process from now on, where it can be had and nobody has called `kernels.use` before.
-    `home` keeps what is compiled.
+    """Use the kernel in this process from now on, if it is available and nobody has called `kernels.use` before.
+
+    The folder `home` keeps the compiled file.
     """
     if not kernels.chosen():
         kernels.use(find(home).kernel)
 
 
 def find(home: Path) -> Found:
-    """The kernel, which is compiled when `home` does not keep it, or why there is none."""
+    """The kernel, compiled if `home` does not hold it yet, or the reason why there is none."""
     if os.environ.get(SWITCH) == "torch":
-        return Found(None, f"${SWITCH} leaves all to PyTorch", f"unset {SWITCH}")
+        return Found(None, f"${SWITCH} leaves everything to PyTorch", f"unset {SWITCH}")
     return found(home)
 
 
 @cache
 def found(home: Path) -> Found:
-    """`find`, once a process and whatever the environment says."""
+    """`find`, once in each process and independent of the environment."""
     instructions = torch.backends.cpu.get_cpu_capability()
     if instructions not in INSTRUCTIONS:
-        return Found(None, f"the processor has no AVX2, or PyTorch makes no use of it ({instructions})")
+        return Found(None, f"the processor has no AVX2, or PyTorch does not use it ({instructions})")
     library = home / identity(instructions) / "kernel.so"
     try:
         if not whole(library):
@@ -113,20 +114,20 @@ def found(home: Path) -> Found:
 
 
 def announce() -> None:
-    """Says why a first model takes so long."""
+    """Say why the first model takes so long."""
     if sys.stderr is not None:
         with suppress(OSError):
             print("compiling convolutions for this machine, once (some seconds)", file=sys.stderr, flush=True)
 
 
 def identity(instructions: str) -> str:
-    """A hash of what the kernel is made from. Not of the compiler: a new one changes nothing of what is kept."""
+    """A hash of the kernel's source and options. A new compiler does not change it."""
     parts = [SOURCE.read_text(), *OPTIONS, *INSTRUCTIONS[instructions]]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
 def build(compiler: str, instructions: str, library: Path) -> None:
-    """Compiles the kernel into a file, which is there when it is whole: another process may be doing the same."""
+    """Compile the kernel into a file, which appears only when it is whole: another process may do the same."""
     with tempfile.TemporaryDirectory(dir=library.parent) as aside:
         made = Path(aside) / library.name
         command = [compiler, *OPTIONS, *INSTRUCTIONS[instructions], str(SOURCE), "-o", str(made)]
@@ -143,13 +144,13 @@ def sha256(file: Path) -> str:
 
 
 def whole(library: Path) -> bool:
-    """Whether a compiled kernel is there as it was written: to load half of one would kill the process."""
+    """Whether a compiled kernel is there and unchanged: loading half of one would kill the process."""
     digest = library.with_name(DIGEST)
     return library.exists() and digest.exists() and digest.read_text() == sha256(library)
 
 
 def private(path: Path) -> bool:
-    """Whether nobody but this user can have written there, as far as the system has users."""
+    """Whether only this user can have written there, if the system has users."""
     status = path.stat()
     return not hasattr(os, "getuid") or (status.st_uid == os.getuid() and not status.st_mode & 0o022)
 
@@ -288,8 +289,8 @@ class Native:
         grad: Tensor,
         dx: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Writes the gradient at x, from `grad` at the result, to dx, which may be `grad`; returns those of weight and
-        bias, shaped as weight.
+        """Write the gradient at x, from `grad` at the result, to dx, which may be `grad`; return the gradients of
+        weight and bias, shaped like weight.
         """
         batch, channels = x.shape[:2]
         dweight, dbias = weight.new_empty(2, batch, channels)
@@ -304,12 +305,12 @@ class Native:
         return getattr(self.library, f"norm_{name}_{str(x.dtype).removeprefix('torch.')}")
 
     def _call(self, function: Any, *arguments: Tensor | float | None) -> None:
-        """Calls a function of the library: tensors by their memory, which the caller keeps alive; threads come last."""
+        """Call a function of the library: tensors by their memory, which the caller keeps alive; threads come last."""
         function(*map(as_c, arguments), ctypes.c_int64(torch.get_num_threads()))
 
     def error(self) -> float:
-        """The largest difference of a step with all its parts, and of its gradients, from PyTorch's in double
-        precision, as a share of the largest number; takes some milliseconds.
+        """The largest difference of a full step and its gradients from PyTorch's in double precision, as a share of the
+        largest number; takes some milliseconds.
         """
         found = []
         for shape in ((1, 6, 5), (1, 36, 32)):  # the two ways through the work: many filters, many tiles
@@ -329,7 +330,7 @@ def as_c(argument: Tensor | float | None) -> ctypes.c_void_p | ctypes.c_float | 
 
 
 class _Norm(torch.autograd.Function):
-    """Of x only x itself is kept; the normalised picture is made again."""
+    """Only x is kept for the gradient; the normalised picture is made again."""
 
     @staticmethod
     def forward(
@@ -352,7 +353,7 @@ class _Norm(torch.autograd.Function):
 class _Convolution(torch.autograd.Function):
     """conv(doubled(silu(norm(x)))) + shift + residual, in float32 by Winograd's algorithm, in bfloat16 by PyTorch.
 
-    Of the pictures only x is kept.
+    The only picture kept for the gradient is x.
     """
 
     @staticmethod
@@ -418,8 +419,8 @@ Tables = tuple[Tensor, Tensor] | None  # scale and shift (B, C), see `norm_table
 def _half_gradient(
     native: Native, grad: Tensor, x: Tensor, weight: Tensor, tables: Tables, silu: bool, doubled: bool, of_input: bool
 ) -> tuple[Tensor | None, Tensor, Tensor]:
-    """In bfloat16, where what is convolved and the filters are made again: the gradients of what is convolved, or None,
-    and of the filters, and the sums (B, K) of `grad` over the positions.
+    """The gradients in bfloat16: of the input of the convolution, or None, and of the filters, and the sums (B, K) of
+    `grad` over the positions. The input of the convolution and the filters are made again.
     """
     h, once = _convolved(native, x, tables, silu, doubled), [1, 1]
     dx, dw, _ = torch.ops.aten.convolution_backward(
@@ -431,7 +432,7 @@ def _half_gradient(
 
 
 def _convolved(native: Native, x: Tensor, tables: Tables, silu: bool, doubled: bool) -> Tensor:
-    """doubled(silu(norm(x))), what a convolution takes."""
+    """doubled(silu(norm(x))), the input of a convolution."""
     h = x if tables is None else native.norm_apply(x, tables, silu)
     return F.interpolate(h, scale_factor=2.0) if doubled else h
 
@@ -461,6 +462,6 @@ def _difference(
 
 
 def _waves(shape: Sequence[int]) -> Tensor:
-    """Numbers in [-1, 1] without a pattern, the same every time, without a generator."""
+    """Numbers in [-1, 1] without a pattern, the same every time, without a random generator."""
     places = torch.arange(math.prod(shape), dtype=torch.float64)
     return torch.sin(places * places * 0.37 + places).reshape(shape)

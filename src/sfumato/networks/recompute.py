@@ -1,7 +1,7 @@
 """Activation checkpointing: less memory for a training step, which takes longer (Chen et al. 2016, arXiv:1604.06174).
 
-What a block computes inside is not kept for the gradient, but computed again from the block's input when the gradient
-gets there. The networks here call their blocks by `run` and have an attribute `recompute` that says which way.
+The inner results of a block are not kept for the gradient, but computed again from the block's input when the gradient
+gets there. The networks here call their blocks by `run`, and their attribute `recompute` switches this on.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def run(block: nn.Module, *inputs: Tensor | None, recompute: bool) -> Tensor:
 
 
 def checkpoint_activations(network: nn.Module, recompute: bool = True) -> None:
-    """Sets the attribute `recompute` of a network; its results and gradients stay the same.
+    """Set the attribute `recompute` of a network; its results and gradients stay the same.
 
     Raises:
         ValueError: the network has no such attribute.

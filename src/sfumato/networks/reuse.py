@@ -1,9 +1,9 @@
 """A U-Net that does not compute everything anew at every call.
 
-What lies below full resolution changes slowly along a trajectory. It is computed at the first call in a part of the
-trajectory and kept for the others, which evaluate the first encoder stage and the last decoder stage only (DeepCache,
-Ma et al. 2023, arXiv:2312.00858, with its shallowest cut). This is an approximation: docs/performance.md has its cost
-in quality.
+The features below full resolution change slowly along a trajectory. They are computed at the first call in a part of
+the trajectory and kept for the others, which evaluate only the first encoder stage and the last decoder stage
+(DeepCache, Ma et al. 2023, arXiv:2312.00858, with its shallowest cut). This is an approximation: docs/performance.md
+shows its cost in quality.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from sfumato.networks import unet
 
 
 class Reuse(nn.Module):
-    """`network` for one trajectory of one batch; make another for the next.
+    """`network` for one trajectory of one batch; make a new one for the next.
 
     Args:
         network: any U-Net.
@@ -38,8 +38,7 @@ class Reuse(nn.Module):
     ) -> Tensor:
         """As `UNet.forward`, with the number () of the part of the trajectory, on the CPU.
 
-        Another part than that of the call before computes everything, and so does a batch of another size, as where
-        guidance sets in.
+        A new part computes everything, and so does a batch of another size, as when guidance sets in.
         """
 
         def inside(h: Tensor, skips: list[Tensor], condition: unet.Condition) -> Tensor:

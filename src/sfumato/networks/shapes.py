@@ -1,4 +1,4 @@
-"""From the sides of x to those that a network works at, and back: blocks folded into channels, sides filled up.
+"""From the sides of x to the sides of a network, and back: blocks are folded into channels, sides are filled up.
 
 Folding is the pixel-unshuffle of Shi et al. 2016 (arXiv 1609.05158) in 1, 2 or 3 dimensions: blocks of p^d values
 become channels, the offset within a block running fastest, the last side's fastest of all.
@@ -47,7 +47,7 @@ def filled(x: Tensor, multiple: int) -> Tensor:
 
 
 def cut(x: Tensor, sides: Sequence[int]) -> Tensor:
-    """``x`` (B, C, *more) with its first ``sides`` values on each side: what ``filled`` added is gone."""
+    """``x`` (B, C, *more) with only its first ``sides`` values on each side, without what ``filled`` added."""
     for d, side in enumerate(sides):
         x = x.narrow(2 + d, 0, side)
     return x

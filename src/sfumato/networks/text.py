@@ -1,4 +1,4 @@
-"""A transformer that encodes token ids: each token becomes a vector that knows its sentence.
+"""A transformer that encodes token ids: each token becomes a vector that depends on its whole sentence.
 
 Token and position embeddings are summed, normalised, and passed through `depth` layers of self-attention and a
 perceptron with GELU (Vaswani et al. 2017). Two arrangements of the normalisation are in use. BERT (Devlin et al. 2018,
@@ -23,7 +23,7 @@ class TextTransformer(nn.Module):
 
     Args:
         vocabulary: the number of different tokens.
-        width: of the vectors.
+        width: width of the vectors.
         depth: the number of layers.
         heads: attention heads, a divisor of width.
         max_length: the longest sequence, in tokens.
@@ -84,7 +84,7 @@ class TextTransformer(nn.Module):
             mask: (B, L), True where there is a token and False where there is padding. Each row needs one True.
 
         Returns:
-            (B, L, width). What it holds at padding means nothing.
+            (B, L, width). Values at padding have no meaning.
 
         Raises:
             ValueError: if L is more than max_length.
@@ -101,7 +101,7 @@ class TextTransformer(nn.Module):
 def load_bert(folder: str | Path) -> TextTransformer:
     """Read a BERT-type encoder (BERT, MiniLM, BGE small, ...) from a folder with config.json and model.safetensors.
 
-    All tokens are taken to be of the first segment, whose embedding is added to that of the positions once and for all.
+    All tokens count as the first segment, so its embedding is added to the position embeddings once.
 
     Returns:
         The encoder, in evaluation mode and float32.
@@ -118,7 +118,7 @@ def load_bert(folder: str | Path) -> TextTransformer:
     weights = load_file(folder / "model.safetensors")
     weights = {name.removeprefix("bert."): tensor.float() for name, tensor in weights.items()}
 
-    # The random draw of the constructor is thrown away, so it must not disturb the caller's random numbers.
+    # The random weights of the constructor are discarded, so they must not disturb the caller's random numbers.
     with torch.random.fork_rng(devices=[]):
         encoder = TextTransformer(
             config["vocab_size"],

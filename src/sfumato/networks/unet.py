@@ -5,17 +5,17 @@
 Stage i works at 1/2^i of the input's resolution with channels * multipliers[i] channels. An encoder stage is `blocks`
 residual blocks and, except in the last stage, a convolution of stride 2. The bottleneck is a residual block, attention
 and a residual block. A decoder stage is `blocks` + 1 residual blocks and, except at full resolution, nearest-neighbour
-doubling and a 3x3 convolution. Whatever the stem, an encoder block or a strided convolution returns is kept and
-concatenated to the input of one decoder block (the skip connections). Self-attention follows the residual blocks of
-one chosen level, and the bottleneck's first; with a context, cross-attention follows each self-attention.
+doubling and a 3x3 convolution. The results of the stem, of each encoder block and of each strided convolution are kept
+and concatenated to the input of one decoder block (the skip connections). Self-attention follows the residual blocks of
+one chosen level, and the first block of the bottleneck; with a context, cross-attention follows each self-attention.
 
 A residual block is norm, SiLU, 3x3, + time, norm, SiLU, dropout, 3x3, + input. The time shifts of all blocks are one
-matrix product per call, for they all read the same embedding. With `scale_shift` the time scales and shifts the result
-of the second norm instead (adaptive group normalisation, Dhariwal & Nichol 2021, section 3).
+matrix product per call, because they all read the same embedding. With `scale_shift` the time scales and shifts the
+result of the second norm instead (adaptive group normalisation, Dhariwal & Nichol 2021, section 3).
 
 A condition vector is part of that embedding, the same at every position. With `vector_map` it is also painted: one
 matrix product makes a small map of it, which is enlarged and added to the stem's result. A sentence then has a short
-way to *where* things are, which it otherwise has to say through shifts of whole channels.
+path to *where* things are, which it otherwise has to say through shifts of whole channels.
 
 With `patch` = 2 or 4 the network sees pixel-unshuffled pictures (`shapes.folded`): 1/patch of each side, patch^d times
 the channels, and about 1/patch^d of the cost.
@@ -50,10 +50,10 @@ INTERPOLATIONS = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 class ResBlock(nn.Module):
-    """x + conv(silu(norm(conv(silu(norm(x))) + shift))), with a 1x1 convolution of x where the channels change.
+    """x + conv(silu(norm(conv(silu(norm(x))) + shift))), with a 1x1 convolution of x if the channels change.
 
     With `scale_shift` it is x + conv(silu((1 + scale) norm(conv(silu(norm(x)))) + shift)). The second convolution
-    starts at zero, so that a new block is the identity (or the 1x1 convolution).
+    starts at zero, so a new block is the identity (or the 1x1 convolution).
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class ResBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Residual self-attention over the positions and, where there is a context, cross-attention after it."""
+    """Residual self-attention over the positions, followed by cross-attention if there is a context."""
 
     def __init__(self, channels: int, heads: int, context_dim: int, groups: int) -> None:
         super().__init__()
@@ -107,8 +107,8 @@ class Attention(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class Condition:
-    """What one call tells all blocks: the time's table of each, a context (B, L, context_dim) and its mask (B, L), and
-    whether they compute their inside again for the gradient."""
+    """What one call passes to all blocks: the time's table of each, a context (B, L, context_dim) and its mask (B, L),
+    and whether they compute their inside again for the gradient."""
 
     tables: Mapping[nn.Module, Tensor]
     context: Tensor | None
@@ -120,7 +120,7 @@ class Condition:
         return run(block, h, self.tables[block], recompute=self.recompute)
 
     def attention(self, attention: nn.Module | None, h: Tensor) -> Tensor:
-        """An attention, or h itself where there is none."""
+        """An attention, or h itself if there is none."""
         return run(attention, h, self.context, self.mask, recompute=self.recompute) if attention else h
 
 
@@ -128,7 +128,7 @@ Inside = Callable[[Tensor, list[Tensor], Condition], Tensor]  # see UNet.inside
 
 
 class Stage(nn.Module):
-    """The residual blocks of one resolution, attention after each or after none, and the way to the next resolution."""
+    """The residual blocks of one resolution, with attention after each or none, and the step to the next resolution."""
 
     def __init__(self, blocks: Sequence[ResBlock], attentions: Sequence[Attention], resample: nn.Module | None) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ class Stage(nn.Module):
         self.resample = resample
 
     def down(self, h: Tensor, skips: list[Tensor], condition: Condition) -> Tensor:
-        """An encoder stage; what its layers return is added to `skips`."""
+        """An encoder stage; it adds the results of its layers to `skips`."""
         for block, attention in self.layers():
             h = condition.attention(attention, condition.block(block, h))
             skips.append(h)
@@ -149,7 +149,7 @@ class Stage(nn.Module):
         return h
 
     def up(self, h: Tensor, skips: list[Tensor], condition: Condition) -> Tensor:
-        """A decoder stage; what its layers take is taken from `skips`."""
+        """A decoder stage; its layers take their inputs from `skips`."""
         for block, attention in self.layers():
             h = condition.attention(attention, condition.block(block, torch.cat((h, skips.pop()), dim=1)))
 
@@ -167,11 +167,11 @@ class UNet(nn.Module):
 
     Args:
         in_channels: channels of x.
-        out_channels: channels of the result; None for those of x.
+        out_channels: channels of the result; None for as many as x has.
         channels: width of the first stage; a multiple of `groups`.
         multipliers: width of each stage as a multiple of `channels`; their number is the number of stages.
         blocks: residual blocks of an encoder stage; a decoder stage has one more.
-        attention_level: the stage that has self-attention, from 0; None leaves only that of the bottleneck.
+        attention_level: the stage that has self-attention, from 0; None for attention only in the bottleneck.
         heads: attention heads, a divisor of the width of the stage.
         vector_dim: width of a condition vector, which is added to the time embedding; 0 for none.
         context_dim: width of the context tokens that are cross-attended; 0 for none.
@@ -275,8 +275,8 @@ class UNet(nn.Module):
         """Evaluate the network.
 
         Args:
-            x: (B, in_channels, *spatial); sides that are no multiple of patch * 2^(stages - 1) are filled up to one by
-                repeating the last values, and what that adds is cut from the result.
+            x: (B, in_channels, *spatial); sides that are not a multiple of patch * 2^(stages - 1) are filled up by
+                repeating the last values, and the result is cut back.
             time: (B,), 0 ... 1000.
             vector: (B, vector_dim), or None for no vector.
             context: (B, L, context_dim), or None for no context.
@@ -299,7 +299,7 @@ class UNet(nn.Module):
         context: Tensor | None = None,
         context_mask: Tensor | None = None,
     ) -> Tensor:
-        """`forward` with `inside` for what happens below full resolution: `self.inside`, or what returns the like."""
+        """`forward` with `inside` for everything below full resolution: `self.inside`, or a function like it."""
         self._check(x, context)
 
         rows = self.tables(F.silu(self.embed(time, vector))).split(self.table_widths, dim=1)
@@ -320,12 +320,13 @@ class UNet(nn.Module):
         return cut(unfolded(h, self.patch), sides)
 
     def inside(self, h: Tensor, skips: list[Tensor], condition: Condition) -> Tensor:
-        """All below full resolution: what the first encoder stage made to what the last decoder stage takes.
+        """Everything below full resolution, from the output of the first encoder stage to the input of the last decoder
+        stage.
 
         Args:
             h: (B, C, *spatial).
-            skips: what the first stage kept; if there are more stages its last, which is h, is taken away.
-            condition: of this call.
+            skips: the results that the first stage kept; if there are more stages, the last one, h, is removed.
+            condition: the condition of this call.
         """
         for stage in self.encoder[1:]:
             h = stage.down(h, skips, condition)
@@ -340,7 +341,7 @@ class UNet(nn.Module):
         return h
 
     def residual_blocks(self) -> list[ResBlock]:
-        """In the order in which they are evaluated."""
+        """The residual blocks in the order of evaluation."""
         return [block for block in self.modules() if isinstance(block, ResBlock)]
 
     def _painted(self, vector: Tensor, h: Tensor) -> Tensor:
@@ -358,7 +359,7 @@ class UNet(nn.Module):
 
 
 def stages(modules: list[Stage]) -> list[Stage]:
-    """`modules` as a ModuleList, which type checkers are told to take for the list that it behaves as."""
+    """`modules` as a ModuleList; type checkers see the list that it behaves as."""
     return cast("list[Stage]", nn.ModuleList(modules))
 
 
@@ -381,7 +382,7 @@ def check(
     patch: int,
     groups: int,
 ) -> None:
-    """Refuse settings that make no network.
+    """Refuse settings that do not make a network.
 
     Raises:
         ValueError: naming the field, its value, the limit and the fix.

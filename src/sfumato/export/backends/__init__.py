@@ -1,11 +1,11 @@
-"""Who can evaluate a network in the place of PyTorch: a file here is a back end, by the name of its package.
+"""Programs that can evaluate a network instead of PyTorch: each file here is a back end, named after its package.
 
 Each has one function,
 
     start(graph: bytes, shapes: Mapping[str, Sequence[int]], threads: int) -> Session
 
-which takes an ONNX graph, the shapes of its inputs and the number of threads to use, and returns what is called with
-the inputs, by name, for the prediction. To take a back end away, delete its file.
+which takes an ONNX graph, the shapes of its inputs and the number of threads to use. It returns a function that maps
+the inputs, by name, to the prediction. To remove a back end, delete its file.
 """
 
 import importlib
@@ -22,7 +22,7 @@ Start = Callable[[bytes, Mapping[str, Sequence[int]], int], Session]
 
 
 def names() -> list[str]:
-    """Those that there are, without PyTorch."""
+    """The names of all back ends except PyTorch."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
@@ -30,7 +30,7 @@ def find(name: str) -> Start:
     """The function ``start`` of a back end.
 
     Raises:
-        UserError: there is none of this name, or a package that it needs is not installed.
+        UserError: there is no such back end, or a package that it needs is not installed.
     """
     if name not in names():
         raise unknown("back end", name, ["torch", *names()])
@@ -39,7 +39,7 @@ def find(name: str) -> Start:
 
 
 def require(purpose: str, *packages: str) -> None:
-    """A UserError with the command that installs those of ``packages`` that are not there."""
+    """Raise a UserError with the command that installs the missing ones of ``packages``."""
     absent = [package for package in packages if importlib.util.find_spec(package) is None]
     if absent:
         raise UserError(f"{purpose} needs what is not installed: {', '.join(absent)}", pip_install(*absent))

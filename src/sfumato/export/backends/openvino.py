@@ -1,10 +1,10 @@
 """OpenVINO, on the CPU.
 
-Left to itself it computes in bfloat16 where the processor can, so it is told not to. It is told the shapes, too: with a
-free batch it was measured a fifth slower. Its own cache of compiled graphs is not used: it saves a tenth of a second,
-and was seen to load a damaged file without a word.
+By default it would compute in bfloat16 if the processor can, so the precision is set. The shapes are fixed as well:
+with a free batch it was measured a fifth slower. Its own cache of compiled graphs is not used: it saves a tenth of a
+second, and was seen to load a damaged file without a word.
 
-Its package comes with one that reports every import of it over the network, unasked; that one is kept from loading.
+Its package comes with another that reports every import over the network, unasked; that one is kept from loading.
 """
 
 import sys
@@ -19,7 +19,7 @@ def start(graph: bytes, shapes: Mapping[str, Sequence[int]], threads: int, preci
     """A session for these shapes; see `sfumato.export.backends`.
 
     Args:
-        precision: "f32", or "bf16" for half the digits and about twice the speed where the processor has bfloat16.
+        precision: "f32", or "bf16" for half the digits and about twice the speed if the processor has bfloat16.
     """
     sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore[reportArgumentType]
     import openvino
