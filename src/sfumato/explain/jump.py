@@ -87,7 +87,7 @@ def on_points(seed: int) -> list[str | Figure]:
             "jump-variance.svg",
             curve.encode(),
             "",
-            f"How much of the variance one jump keeps, from every time on the path of {COUNTS[-1]} steps; what is missing "
+            f"How much variance one jump keeps, from every time on the path of {COUNTS[-1]} steps; what is missing "
             "is what <i>x<sub>t</sub></i> leaves open.",
         ),
     ]
