@@ -6,11 +6,13 @@ import re
 import tracemalloc
 import zlib
 
+import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
+from sfumato.codecs.png import png
 from sfumato.errors import UserError
-from sfumato.generation.recipe import LARGEST_RECIPE, parameters, read_recipe, to_png
+from sfumato.generation.recipe import LARGEST_RECIPE, parameters, read_recipe, texts
 
 RECIPE = {
     "sfumato": "0.1.0",
@@ -32,6 +34,10 @@ RECIPE = {
     },
 }
 PICTURE = Image.effect_noise((32, 32), 90).convert("RGB")
+
+
+def file_of(picture: Image.Image, recipe: dict) -> bytes:
+    return png(np.asarray(picture), 8, texts(recipe))
 
 
 def with_text(text: str, key: str = "sfumato", compressed: bool = False) -> bytes:
@@ -57,19 +63,19 @@ def with_text(text: str, key: str = "sfumato", compressed: bool = False) -> byte
 )
 def test_what_is_written_is_read_back(tmp_path, changes):
     file = tmp_path / "a.png"
-    file.write_bytes(to_png(PICTURE, {**RECIPE, **changes}))
+    file.write_bytes(file_of(PICTURE, {**RECIPE, **changes}))
     assert read_recipe(file) == {**RECIPE, **changes}
     with Image.open(file) as again:
         assert again.tobytes() == PICTURE.tobytes()
 
 
 def test_the_same_picture_and_recipe_are_the_same_bytes():
-    assert to_png(PICTURE, RECIPE) == to_png(PICTURE.copy(), json.loads(json.dumps(RECIPE)))
+    assert file_of(PICTURE, RECIPE) == file_of(PICTURE.copy(), json.loads(json.dumps(RECIPE)))
 
 
 def test_what_a_later_version_adds_is_left_out(tmp_path):
     later = {**RECIPE, "upscaler": {"by": 2}, "model": {**RECIPE["model"], "tags": []}}
-    (tmp_path / "a.png").write_bytes(to_png(PICTURE, later))
+    (tmp_path / "a.png").write_bytes(file_of(PICTURE, later))
     assert read_recipe(tmp_path / "a.png") == RECIPE
 
 
@@ -122,7 +128,7 @@ def test_tools_of_the_a1111_convention_read_prompt_and_settings(prompt, negative
 
 
 def test_the_text_for_others_is_in_the_file():
-    with Image.open(io.BytesIO(to_png(PICTURE, RECIPE))) as picture:
+    with Image.open(io.BytesIO(file_of(PICTURE, RECIPE))) as picture:
         assert picture.info["parameters"] == parameters(RECIPE)
 
 
@@ -167,7 +173,7 @@ def test_an_absent_file_and_a_folder_are_told(tmp_path):
 
 
 def test_a_picture_cut_anywhere_is_an_error_in_words_or_has_its_whole_recipe(tmp_path):
-    data, file, errors = to_png(PICTURE, RECIPE), tmp_path / "cut.png", 0
+    data, file, errors = file_of(PICTURE, RECIPE), tmp_path / "cut.png", 0
     for length in range(0, len(data), 7):
         file.write_bytes(data[:length])
         try:
@@ -178,7 +184,7 @@ def test_a_picture_cut_anywhere_is_an_error_in_words_or_has_its_whole_recipe(tmp
 
 
 def test_a_damaged_recipe_is_an_error_in_words_or_what_was_written(tmp_path):
-    data, file, errors = to_png(PICTURE, RECIPE), tmp_path / "damaged.png", 0
+    data, file, errors = file_of(PICTURE, RECIPE), tmp_path / "damaged.png", 0
     start = data.index(b"sfumato") - 8
     for place in range(start, start + 500, 3):
         damaged = bytearray(data)

@@ -9,10 +9,13 @@ from PIL import Image, PngImagePlugin
 
 from sfumato import durable
 from sfumato.cli import generate as cli
+from sfumato.codecs.arrays import Arrays
+from sfumato.codecs.png import png
+from sfumato.config import Config
 from sfumato.drawing import Draws
 from sfumato.errors import UserError
 from sfumato.generation.draw import differences, draw, redraw
-from sfumato.generation.recipe import read_recipe, to_png
+from sfumato.generation.recipe import read_recipe, texts
 from sfumato.model import Model
 from sfumato.networks import kernels, native
 from sfumato.request import Request
@@ -108,7 +111,7 @@ def repainted(picture, path):
     with Image.open(picture) as old:
         changed = np.asarray(old).copy()
     changed[0, 0] ^= 1
-    path.write_bytes(to_png(Image.fromarray(changed), recipe))
+    path.write_bytes(png(changed, 8, texts(recipe)))
 
 
 def test_what_was_drawn_again_never_replaces_the_picture_or_another_file(heart, command, capsys):
@@ -176,3 +179,85 @@ def test_a_full_disk_leaves_no_half_a_picture(command, monkeypatch):
     with pytest.raises(UserError, match="cannot be written: No space left"):
         cli.generate("a red cat", seed=5, steps=2)
     assert files(command) == {}
+
+
+# --- arrays ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def wave(settings_of, monkeypatch, tmp_path):
+    """A drawn array, whose recipe lies beside it."""
+    codec = {"kind": "arrays", "shape": [1, 12, 16], "dtype": "float32", "channel_axis": "none"}
+    settings = settings_of("none", codec=codec)
+    del settings["data"]["size"]
+    made = Model.build(Config.model_validate(settings)).to("cpu").eval()
+    assert isinstance(made.codec, Arrays)
+    made.codec.centre, made.codec.half = 40.0, 9.0
+    monkeypatch.setattr("sfumato.generation.draw.open_model", lambda *name: made)
+    monkeypatch.chdir(tmp_path)
+    cli.generate(seed=5, steps=2, out=tmp_path)
+    assert set(files(tmp_path)) == {"picture-5.npy", "picture-5.json"}
+    return tmp_path / "picture-5.npy"
+
+
+def test_an_array_is_drawn_again_byte_for_byte_from_the_recipe_beside_it(wave, capsys):
+    original = files(wave.parent)
+    assert cli.rerun(wave) == 0 and "the same, byte for byte" in capsys.readouterr().out
+    again = files(wave.parent)
+    assert again["picture-5-rerun.npy"] == original["picture-5.npy"]
+    assert again["picture-5-rerun.json"] == original["picture-5.json"]
+    assert cli.rerun(wave, out=wave.parent / "deep" / "b.npy") == 0
+    assert files(wave.parent / "deep") == {"b.npy": original["picture-5.npy"], "b.json": original["picture-5.json"]}
+
+
+def test_a_changed_array_is_told_and_kept(wave, capsys):
+    values = np.load(wave)
+    np.save(wave, np.asfortranarray(values))
+    assert cli.rerun(wave) == 0 and "the same in every number; the file is another" in capsys.readouterr().out
+    values[0, 0] += 1
+    np.save(wave, values)
+    changed = wave.read_bytes()
+    assert cli.rerun(wave) == 1 and "not the same: " in capsys.readouterr().out
+    with pytest.raises(UserError, match="is the array itself, and the new one is not the same"):
+        cli.rerun(wave, out=wave)
+    wave.write_bytes(b"\x80\x04N.")
+    assert cli.rerun(wave) == 1 and "not the same: " in capsys.readouterr().out
+    assert changed != wave.read_bytes()
+
+
+def test_an_array_and_its_recipe_keep_one_name(wave):
+    wave.with_suffix(".json").write_text("mine")
+    cli.generate(seed=5, steps=2, out=wave.parent)
+    assert {"picture-5-2.npy", "picture-5-2.json"} <= files(wave.parent).keys()
+    assert wave.with_suffix(".json").read_text() == "mine"
+    assert cli.rerun(wave.with_stem("picture-5-2")) == 0
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        (None, "there is no recipe picture-5.json beside it"),
+        (b"{", "its recipe is not readable"),
+        (b"[]", "its recipe"),
+        (b"\xff", "picture-5.json is no text"),
+        (b" " * 2**21, "more than the limit"),
+    ],
+)
+def test_an_array_without_a_whole_recipe_is_refused_in_words(wave, recipe, words):
+    if recipe is None:
+        wave.with_suffix(".json").unlink()
+    else:
+        wave.with_suffix(".json").write_bytes(recipe)
+    with pytest.raises(UserError, match=words):
+        cli.rerun(wave)
+
+
+def test_sheets_and_films_beyond_the_memory_are_refused_before_anything_is_drawn(heart, command, monkeypatch):
+    monkeypatch.setattr("sfumato.machine.free_memory", lambda: 2**20)
+    before = files(command)
+    with pytest.raises(UserError, match=r"grid: it needs .* GiB of memory, and 0.0 GiB are free") as told:
+        cli.generate("a red cat", n=200, grid=True, out=command)
+    assert "leave --grid out" in told.value.fix
+    with pytest.raises(UserError, match="film: it needs"):
+        cli.generate("a red cat", steps=2000, film=True, out=command)
+    assert files(command) == before

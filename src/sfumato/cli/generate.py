@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +18,10 @@ if TYPE_CHECKING:
 
     from sfumato.diffusion.solvers import Step
     from sfumato.model import Model
+    from sfumato.request import Request
 
+TILE = 96  # pixels of a picture on the sheet of all
+LARGEST_ORIGINAL = 4 * 2**30  # bytes of a file that is compared
 FRAME, LAST = 120, 1500  # milliseconds of each frame of a film, and of the last one
 
 
@@ -72,7 +77,7 @@ def generate(
     film
         Also write a film (GIF) of the denoising of each picture.
     """
-    from sfumato.codecs.grid import encoded, labelled_grid
+    from sfumato.codecs.grid import encoded, fit, labelled_grid
     from sfumato.export.backend import use_backend
     from sfumato.generation.draw import draw, open_model
     from sfumato.generation.recipe import asked_in_words
@@ -87,99 +92,124 @@ def generate(
         conditions=of_conditions(condition),
         settings={"steps": steps, "solver": solver, "guidance": guidance, **of_times(times, steps)},
     )
-    drawn, code = [], 0
+    labels, tiles, count, code = [], [], 0, 0
     with Terminal() as terminal:
         try:
             opened = use_backend(open_model(model, terminal.say), backend, terminal.say)
+            demand_room(opened, request, grid, film)
             for picture in draw(opened, request, steps_told_to(terminal, opened, every=film), film):
-                drawn.append(picture)
-                name = f"{slug(asked_in_words(picture.recipe))}-{picture.recipe['seed']}"
-                path, *_ = [write(out, f"{name}{ending}", data) for ending, data in picture.files().items()]
+                count += 1
+                label = asked_in_words(picture.recipe)
+                path = write(out, f"{slug(label)}-{picture.recipe['seed']}", picture.files())
                 terminal.say(str(path))
+                if grid:
+                    labels.append(label)
+                    tiles.append(fit(picture.picture, TILE))
                 if film:
-                    first, *rest = picture.film
-                    durations = [FRAME] * len(rest) + [LAST]
-                    gif = encoded(first, ".gif", save_all=True, append_images=rest, duration=durations, loop=0)
-                    write(out, f"{path.stem}.gif", gif)
+                    write(out, path.stem, {".gif": film_of(picture.film)})
         except KeyboardInterrupt:
-            terminal.say(f"stopped; {len(drawn)} finished pictures are kept")
+            terminal.say(f"stopped; {count} finished pictures are kept")
             code = 130
 
-    if grid and drawn:
-        labels = [asked_in_words(picture.recipe) for picture in drawn]
-        sheet = labelled_grid([picture.picture for picture in drawn], labels, n if n > 1 else min(len(drawn), 8))
-        print(write(out, "grid.png", encoded(sheet)))
-    print(f"{len(drawn)} picture{'' if len(drawn) == 1 else 's'} in {out.resolve()}")
+    if tiles:
+        sheet = labelled_grid(tiles, labels, columns_of(n, len(tiles)), TILE)
+        print(write(out, "grid", {".png": encoded(sheet)}))
+    print(f"{count} picture{'' if count == 1 else 's'} in {out.resolve()}")
     return code
+
+
+def columns_of(n: int, tiles: int) -> int:
+    """Of the sheet of all pictures: a row a prompt, or 8."""
+    return n if n > 1 else min(tiles, 8)
+
+
+def demand_room(model: Model, request: Request, grid: bool, film: bool) -> None:
+    """A UserError if the sheet of all pictures, or the films of those that are drawn at once, do not fit the memory."""
+    from sfumato.codecs.grid import MARGIN
+    from sfumato.machine import free_memory
+
+    pictures, settings = len(request.prompts) * request.n, model.sampling(**request.settings)
+    columns = columns_of(request.n, pictures)
+    sheet = 3 * (TILE + 2 * MARGIN) ** 2 * (pictures + columns * -(-pictures // columns))
+    frames = 4 * min(model.lanes, pictures) * (settings.steps + 1) * math.prod(model.codec.sized(request.size)[1:])
+    for name, needed, fewer in (
+        ("grid", sheet * grid, "pictures"),
+        ("film", frames * film, "steps, or a smaller size"),
+    ):
+        if needed > (free := free_memory()):
+            raise UserError(
+                f"{name}: it needs {needed / 2**30:,.1f} GiB of memory, and {free / 2**30:,.1f} GiB are free",
+                f"leave --{name} out, or ask for fewer {fewer}",
+            )
+
+
+def film_of(frames: Sequence[Image]) -> bytes:
+    """A GIF of all states, whose last stands still for a while."""
+    from sfumato.codecs.grid import encoded
+
+    first, *rest = frames
+    durations = [FRAME] * len(rest) + [LAST]
+    return encoded(first, ".gif", save_all=True, append_images=rest, duration=durations, loop=0)
 
 
 def rerun(
     picture: Path, /, *, model: str | None = None, out: Path | None = None, condition: tuple[str, ...] = ()
 ) -> int:
-    """Draw a picture again from the recipe inside it, byte for byte.
+    """Draw a picture or an array again from its recipe, byte for byte.
 
     Parameters
     ----------
     picture
-        A PNG that Sfumato wrote.
+        A PNG that Sfumato wrote, or an array (.npy) with its recipe in the .json beside it.
     model
         The model that drew the picture, if it is not one of the package.
     out
-        The new file, which ends in .png, or a folder for it; by default NAME-rerun.png beside the old one.
+        The new file, with the ending of the old one, or a folder for it; by default NAME-rerun beside the old one.
     condition
         A picture that was given as a condition, "mask=mask.png"; the recipe holds only its SHA-256.
     """
-    from sfumato.durable import write_atomically
+    from sfumato.bounded import read_bytes
     from sfumato.export.backend import use_backend
     from sfumato.generation.draw import differences, open_model, redraw
     from sfumato.generation.recipe import backend_of, read_recipe
+    from sfumato.generation.same import same_values, verdict
 
-    recipe, original = read_recipe(picture), picture.read_bytes()
+    recipe, original = read_recipe(picture), read_bytes(picture, LARGEST_ORIGINAL)
     with Terminal() as terminal:
         opened = use_backend(open_model(model or recipe["model"]["name"]), backend_of(recipe), terminal.say)
         for difference in differences(opened, recipe):
             terminal.say(f"drawn with {difference}: the bytes may differ")
         again = redraw(opened, recipe, steps_told_to(terminal, opened), of_conditions(condition))
-    data = again.png()
+    files = again.files()
+    ending, data = next(iter(files.items()))
+    told = verdict(data, original, ending)
     if out is None:
-        path = write(picture.parent, f"{picture.stem}-rerun{picture.suffix}", data)
-    elif out.suffix.lower() != ".png" or out.is_dir():
-        path = write(out, picture.name, data)
+        path = write(picture.parent, f"{picture.stem}-rerun", files)
+    elif out.suffix.lower() != ending or out.is_dir():
+        path = write(out, picture.stem, files)
     else:
         path = out
         if path.exists() and path.samefile(picture) and data != original:
             raise UserError(
-                f"out: {path} is the picture itself, and the new one is {verdict(again.picture, data, original)}",
+                f"out: {path} is the {'picture' if ending == '.png' else 'array'} itself, and the new one is {told}",
                 "choose another file with --out",
             )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, data)
-    print(f"{path}\n{verdict(again.picture, data, original)}")
-    return 0 if same_pixels(again.picture, original) else 1
+        overwrite(path, files)
+    print(f"{path}\n{told}")
+    return 0 if same_values(data, original, ending) else 1
 
 
-def verdict(picture: Image, data: bytes, original: bytes) -> str:
-    """How a picture that was drawn again, and its file, compare with the original file."""
-    if data == original:
-        return "the same, byte for byte"
-    if same_pixels(picture, original):
-        return "the same in every pixel; the file is another: other versions drew it, or another program saved it"
-    return "not the same: another machine, other versions, or a picture that was changed"
+def overwrite(path: Path, files: Mapping[str, bytes]) -> None:
+    """Write the file that a person named, and what belongs beside it; a stranger's file beside it is kept."""
+    from sfumato.durable import write_atomically
 
-
-def same_pixels(picture: Image, original: bytes) -> bool:
-    """Whether a file holds exactly these pixels; False if it cannot be read."""
-    import io
-
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(original), formats=["PNG"]) as old:
-            if old.mode != picture.mode:  # e.g. with a palette, or with alpha that may hide something
-                old, picture = old.convert("RGBA"), picture.convert("RGBA")
-            return old.size == picture.size and old.tobytes() == picture.tobytes()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return False
+    beside = {path.with_suffix(ending): data for ending, data in list(files.items())[1:]}
+    for other, data in beside.items():
+        if not path.exists() and other.exists() and other.read_bytes() != data:
+            raise UserError(f"out: {other} is there already, and the recipe would replace it", "choose another name")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for each, data in {path: next(iter(files.values())), **beside}.items():
+        write_atomically(each, data)
 
 
 def steps_told_to(terminal: Terminal, model: Model, every: bool = False) -> Callable[[range, int, Step], None]:
@@ -230,14 +260,27 @@ def slug(prompt: str | None) -> str:
     return re.sub(r"[^a-z0-9]+", "-", (prompt or "").lower()).strip("-")[:60] or "picture"
 
 
-def write(folder: Path, name: str, data: bytes) -> Path:
-    """Write a new file; if a file of that name has other content, it stays and the new one gets a number."""
+def write(folder: Path, stem: str, files: Mapping[str, bytes]) -> Path:
+    """Write files of one stem and return the path of the first. Where one of them is there with other content, all get
+    a number, so that a recipe stays beside its array."""
     from sfumato.durable import write_new
 
+    number, name = 1, stem
+    while any(_is_taken(folder / f"{name}{ending}", data) for ending, data in files.items()):
+        number += 1
+        name = f"{stem}-{number}"
     try:
-        return write_new(folder / name, data)
+        path, *_ = (write_new(folder / f"{name}{ending}", data) for ending, data in files.items())
     except OSError as error:
         raise UserError(
-            f"{folder / name} cannot be written: {error.strerror}",
+            f"{folder / name}{next(iter(files))} cannot be written: {error.strerror}",
             "free some space, or choose another folder with --out",
         ) from error
+    return path
+
+
+def _is_taken(path: Path, data: bytes) -> bool:
+    """Whether a file is there, and holds something else."""
+    if not os.path.lexists(path):
+        return False
+    return not (path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data)

@@ -15,10 +15,11 @@ from PIL import Image
 import sfumato
 from sfumato import saved
 from sfumato.codecs.codec import Codec
+from sfumato.codecs.grid import encoded
 from sfumato.diffusion.solvers import Step
 from sfumato.drawing import OnStep, demand_finite, unseen
 from sfumato.errors import UserError
-from sfumato.generation.recipe import asked_in, backend_of, of_condition, of_picture, texts, to_png
+from sfumato.generation.recipe import RECIPE_ENDING, asked_in, backend_of, of_condition, of_picture, texts
 from sfumato.machine import demand_threads
 from sfumato.model import Model
 from sfumato.networks import kernels, native
@@ -40,13 +41,15 @@ class Drawn:
     codec: Codec
 
     def files(self) -> dict[str, bytes]:
-        """The files by their endings, the row itself first: see ``Codec.files``."""
-        return self.codec.files(self.row, texts(self.recipe))
+        """The files by their endings, the row itself first: see ``Codec.files``. What is no PNG has its recipe in a
+        .json beside it."""
+        kept = texts(self.recipe)
+        files = self.codec.files(self.row, kept)
+        return files if ".png" in files else {**files, RECIPE_ENDING: kept["sfumato"].encode()}
 
     def png(self) -> bytes:
-        """The picture with its recipe."""
-        files = self.files()
-        return files[".png"] if ".png" in files else to_png(self.picture, self.recipe)
+        """The PNG with its recipe; of another kind of data, how a person sees it."""
+        return self.files().get(".png") or encoded(self.picture)
 
 
 def one_if_equal(sides: Sequence[int]) -> int | list[int]:

@@ -1,8 +1,8 @@
-"""The recipe inside a picture: all that is needed to draw it again, byte for byte on the same machine.
+"""The recipe of a picture: all that is needed to draw it again, byte for byte on the same machine.
 
-It is written twice into the PNG: as our own JSON (key ``sfumato``), and as the text that other tools read (key
-``parameters``, the convention of AUTOMATIC1111's web interface). A picture can come from anywhere, so what is read is
-bounded and checked as strictly as a recipe for training.
+It is written twice into a PNG: as our own JSON (key ``sfumato``), and as the text that other tools read (key
+``parameters``, the convention of AUTOMATIC1111's web interface). Beside what is no PNG it lies as a .json. A
+picture can come from anywhere, so what is read is bounded and checked as strictly as a recipe for training.
 """
 
 import json
@@ -10,12 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
-from PIL import Image
 from pydantic import ConfigDict, Field
 
-from sfumato.bounded import size_of
-from sfumato.codecs.png import png
+from sfumato.bounded import read_bytes, size_of
 from sfumato.conditioning.conditioners import Asked
 from sfumato.conditioning.values import Condition, Planes, condition_of, record_of, words_of
 from sfumato.config import validate
@@ -35,6 +32,7 @@ SOLVER_NAMES = {
     "dpm++2m-sde": "DPM++ 2M SDE",
     "unipc": "UniPC",
 }  # what others call them; the rest by our own names
+RECIPE_ENDING = ".json"  # of the file beside an array
 LARGEST_RECIPE = 256 * 1024  # characters; two prompts of the largest size and all settings are below
 
 
@@ -166,29 +164,24 @@ def texts(recipe: dict[str, Any]) -> dict[str, str]:
     return {"sfumato": json.dumps(recipe, ensure_ascii=False), "parameters": parameters(recipe)}
 
 
-def to_png(picture: Image.Image, recipe: dict[str, Any]) -> bytes:
-    """The PNG file of a picture of 8 bits, with its recipe."""
-    row = np.asarray(picture)
-    return png(row if row.ndim == 3 else row[:, :, None], 8, texts(recipe))
-
-
 def read_recipe(path: Path) -> dict[str, Any]:
-    """The recipe of a picture that Sfumato drew; its pixels are not read.
+    """The recipe of what Sfumato drew: inside a PNG, whose pixels are not read, or in the .json beside another file.
 
     Raises:
-        UserError: no such file, not a PNG, no recipe in it, a damaged one, or one that cannot be.
+        UserError: no such file, no recipe in it or beside it, a damaged one, or one that cannot be.
     """
+    fix = "give a picture or an array that Sfumato wrote"
     try:
-        size_of(path, "give a picture that Sfumato wrote")
+        size_of(path, fix)
         with path.open("rb") as file:
             text = text_of(file, "sfumato", 4 * LARGEST_RECIPE)
     except FileNotFoundError as error:
-        raise UserError(f"{path}: there is no such file", fix="give a picture that Sfumato wrote") from error
+        raise UserError(f"{path}: there is no such file", fix=fix) from error
     except OSError as error:
         told = of_system(OSError(error.errno, error.strerror or str(error), str(path)))
         raise UserError(told.message, told.fix) from error
     except NotPNG as error:
-        raise UserError(f"{path} cannot be read as a PNG ({error})", fix="give a picture that Sfumato wrote") from error
+        text = recipe_beside(path, str(error))
     except Damaged as error:
         raise UserError(f"{path} is damaged: {error}", fix="give the original file") from error
     if text is None:
@@ -209,6 +202,24 @@ def read_recipe(path: Path) -> dict[str, Any]:
     usual = {"backend": None, "conditions": {}}
     without = {"sampling"} | {name for name, value in usual.items() if getattr(checked, name) == value}
     return {**checked.model_dump(mode="json", exclude=without), "sampling": of_picture(checked.sampling)}
+
+
+def recipe_beside(path: Path, why: str) -> str:
+    """The text of the .json beside a file that holds no recipe itself.
+
+    Raises:
+        UserError: there is none, or it is no text.
+    """
+    beside = path.with_suffix(RECIPE_ENDING)
+    if beside == path or path.suffix.lower() in ("", ".png") or not beside.is_file():
+        also = "" if beside == path else f", and there is no recipe {beside.name} beside it"
+        raise UserError(
+            f"{path} cannot be read as a PNG ({why}){also}", fix="give a picture or an array that Sfumato wrote"
+        )
+    try:
+        return read_bytes(beside, 4 * LARGEST_RECIPE, "give the file that Sfumato wrote").decode()
+    except UnicodeDecodeError:
+        raise UserError(f"{beside} is no text", fix="give the file that Sfumato wrote") from None
 
 
 def backend_of(recipe: dict[str, Any]) -> str:
