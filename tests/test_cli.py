@@ -293,14 +293,14 @@ def test_file_names_come_from_prompts_and_nothing_is_overwritten(tmp_path):
     assert slug("../../etc/passwd") == "etc-passwd"
     assert slug(None) == slug("心") == "picture"
 
-    first = write(tmp_path / "new", "a-7.png", b"1")
-    assert write(tmp_path / "new", "a-7.png", b"1") == first
-    assert write(tmp_path / "new", "a-7.png", b"2").name == "a-7-2.png"
+    first = write(tmp_path / "new", "a-7", {".png": b"1"})
+    assert write(tmp_path / "new", "a-7", {".png": b"1"}) == first
+    assert write(tmp_path / "new", "a-7", {".png": b"2"}).name == "a-7-2.png"
     assert first.read_bytes() == b"1"
 
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
-        write(tmp_path / "file" / "below", "a.png", b"1")
+        write(tmp_path / "file" / "below", "a", {".png": b"1"})
 
 
 # --- doctor ----------------------------------------------------------------------------------------------------------
