@@ -1,7 +1,8 @@
 """Where features are kept: once for a data set and its settings, whichever folder a report goes to.
 
-What is kept is named by the hashes of all that it was made of (manifest, chosen pictures, settings, weights), so that
-many evaluations of many models share it. It can be made again, so the folder is bounded: what was used last stays.
+Each file is named by the hashes of everything that it was made of (manifest, chosen pictures, settings, weights), so
+many evaluations of many models share it. Features can be made again, so the folder is bounded: the most recently used
+stay.
 """
 
 import os
@@ -16,18 +17,18 @@ MOST = 2 << 30  # bytes
 
 
 def feature_cache() -> Path:
-    """The folder, which may not be there yet."""
+    """The folder, which may not exist yet."""
     return user_cache("features")
 
 
 def used(entry: Path) -> None:
-    """Mark what is kept as used now."""
-    with suppress(OSError):  # a folder that may only be read is of use, too
+    """Mark the folder as used now."""
+    with suppress(OSError):  # a read-only folder is useful as well
         os.utime(entry, ns=(time.time_ns(), entry.stat().st_mtime_ns))
 
 
 def prune(folder: Path, most: int | None = None) -> None:
-    """Delete what was used longest ago, until at most `most` bytes are kept (MOST by default)."""
+    """Delete the least recently used, until at most `most` bytes are left (MOST by default)."""
     entries = []
     for entry in folder.iterdir() if folder.is_dir() else ():
         with suppress(FileNotFoundError):  # another process prunes, too

@@ -2,8 +2,8 @@
 
 This is Inception-v3 (Szegedy et al. 2016, arXiv:1512.00567) as in TensorFlow's file of 2015-12-05, which differs from
 the paper: average pooling does not count the padding, the last block pools by maximum, and there are 1,008 classes.
-Pictures are resized to 299 pixels as TensorFlow 1 did it, bilinear, without antialiasing and with the corners' pixels
-at a corner, and shifted to (x - 128) / 128.
+Pictures are resized to 299 pixels as TensorFlow 1 did: bilinear, without antialiasing, with the pixels of the corners
+at a corner. They are shifted to (x - 128) / 128.
 
 The weights are the user's own file: `pt_inception-2015-12-05-6726825d.pth`, published with pytorch-fid, or the same
 tensors as safetensors. Names of modules are those of that file.
@@ -59,7 +59,7 @@ def inception(file: Path) -> "Inception":
 
 
 def name_of(file: Path) -> str:
-    """What features by this file are called: only the published file itself gives the published FID."""
+    """The name of the features from this file: only the published file itself gives the published FID."""
     with file.open("rb") as stream:
         published = hashlib.file_digest(stream, "sha256").hexdigest().startswith(PUBLISHED)
     return "inception" if published else f"inception with the weights of {file.name}"
@@ -110,7 +110,7 @@ class Inception(nn.Module):
         self.Mixed_7a = D(768)
         self.Mixed_7b = E(1280, average)
         self.Mixed_7c = E(2048, maximum)
-        # Not used; by its shape the file of another Inception is told, whose other tensors have the same shapes.
+        # Not used; its shape reveals the file of another Inception, whose other tensors have the same shapes.
         self.fc = nn.Linear(FEATURES, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:

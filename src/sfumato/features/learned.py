@@ -1,15 +1,16 @@
-"""Features that Sfumato learns on the user's own pictures, so that no foreign network need judge them.
+"""Features that Sfumato learns on the user's own pictures, so that no foreign network has to judge them.
 
-The features are the last layer of a small convolutional network, averaged over positions. Where the pictures have
-classes it learns to tell them, by cross-entropy. Where they have none it learns by VICReg (Bardes et al. 2022,
-arXiv:2105.04906, equations 1 to 6): two views of a picture are to have near embeddings (invariance), every entry of the
+The features are the last layer of a small convolutional network, averaged over positions. If the pictures have classes,
+the network learns to tell them apart, by cross-entropy. Otherwise it learns by VICReg (Bardes et al. 2022,
+arXiv:2105.04906, equations 1 to 6): two views of a picture should have near embeddings (invariance), every entry of the
 embedding a standard deviation of 1 over the batch (variance), and different entries no covariance. VICReg needs no
 negative pictures, so pictures that are nearly the same do no harm, and small batches and two processor cores suffice.
 
-What the views differ in (place, mirroring, some colour and noise) the embedding learns to overlook, and the features
-before it overlook in part. So the views are mild, and this is never the only space in which pictures are compared.
+The embedding learns to overlook the differences of the views (place, mirroring, some colour and noise), and the
+features before it overlook them in part. So the views are mild, and this is never the only space in which pictures are
+compared.
 
-Only training pictures are learned from: pictures that are held out stay a fair reference.
+Only training pictures are used: held-out pictures stay a fair reference.
 """
 
 import json
@@ -35,13 +36,13 @@ from sfumato.keyed import Order, generator, key
 from sfumato.report import Report
 
 VERSION = 1  # raised when the same data and seed give other features
-LARGEST = 64  # pixels of a side that the network sees
-WIDTH = 128  # features
+LARGEST = 64  # longest side in pixels that the network sees
+WIDTH = 128  # number of features
 EMBEDDING = 256  # entries of VICReg's embedding
 BATCH = 128
 RATE = 2e-3
-LEAST, MOST, EPOCHS = 25_600, 180_000, 100  # views in training: those of the epochs, within bounds
-COUNTED = 2_000  # pictures that centre and scale of the features come from
+LEAST, MOST, EPOCHS = 25_600, 180_000, 100  # views in training: so many epochs, within these bounds
+COUNTED = 2_000  # pictures from which centre and scale of the features are computed
 WEIGHTS, DESCRIPTION = "weights.safetensors", "features.json"
 
 
@@ -53,7 +54,7 @@ class Learned(nn.Module):
 
     Args:
         channels: C.
-        sides: height and width; the longer one is reduced to 64 px where it is above.
+        sides: height and width; a longer side above 64 px is reduced to that.
         classes: names; none for features learned without labels.
     """
 
@@ -85,7 +86,7 @@ class Learned(nn.Module):
         return (self.trunk(self.prepared(x)) - self.centre) / self.scale
 
     def probabilities(self, x: Tensor) -> Tensor:
-        """Class probabilities (B, classes); ValueError where none were learned."""
+        """Class probabilities (B, classes); a ValueError if no classes were learned."""
         if self.head is None:
             raise ValueError("these features were learned without labels: they know no classes")
         return self.head(self.trunk(self.prepared(x))).softmax(1)
@@ -113,13 +114,13 @@ def untrained(data: Dataset, indices: np.ndarray, seed: int = 0) -> Learned:
 def learned(
     data: Dataset, indices: np.ndarray, folder: Path, report: Report, seed: int = 0, views: int | None = None
 ) -> Learned:
-    """The network trained on pictures `indices` of the data, or as an earlier call left it in the folder.
+    """The network trained on pictures `indices` of the data, or the one that an earlier call left in the folder.
 
     Args:
-        data: by class where every picture has one and there are two or more, else without labels.
-        indices: (N,) of the training pictures; no other is looked at.
-        folder: it holds a folder for each training that differs in data, indices or seed.
-        report: told how far the training is.
+        data: the pictures; classes are learned if every picture has one and there are two or more.
+        indices: (N,) of the training pictures; no others are read.
+        folder: holds one folder for each training that differs in data, indices or seed.
+        report: gets the progress of the training.
         seed: decides first weights, order and views.
         views: pictures seen in training; by default 100 epochs, but at least 25,600 and at most 120,000.
 
@@ -144,7 +145,7 @@ def learned(
 
 
 def seconds_left(data: Dataset, indices: np.ndarray, folder: Path) -> float:
-    """How long `learned` would take here, by one step of its network; 0 where the folder holds its result."""
+    """How long `learned` would take here, by one step of its network; 0 if the folder holds its result."""
     classes, views, made_of = _asked(data, np.asarray(indices, dtype=np.int64), 0, None)
     if (_place(folder, made_of) / DESCRIPTION).exists():
         return 0.0
@@ -160,7 +161,7 @@ def seconds_left(data: Dataset, indices: np.ndarray, folder: Path) -> float:
 def _asked(
     data: Dataset, indices: np.ndarray, seed: int, views: int | None
 ) -> tuple[Sequence[str], int, dict[str, Any]]:
-    """Classes, views, and all that the features depend on."""
+    """Classes, views, and everything that the features depend on."""
     classes = data.classes if data.labels is not None and len(data.classes) > 1 else ()
     views = views or min(max(EPOCHS * len(indices), LEAST), MOST)
     made_of = {
@@ -188,7 +189,7 @@ class Views:
 
     Attributes:
         zoom: the crop's side is from 1 - zoom to 1 of the picture's.
-        shift: the crop's centre moves by up to this share of a side, also over the edge.
+        shift: the crop's centre moves by up to this share of a side, even beyond the edge.
         mirror: half of the views are mirrored.
         colour: brightness, contrast and saturation change by up to this share.
         noise: the largest standard deviation, for x in [-1, 1].
@@ -283,7 +284,7 @@ def _descend(network: nn.Module, loss: Callable[[int], Tensor], steps: int, repo
 
 @contextmanager
 def _first_weights(seed: int, purpose: str) -> Iterator[None]:
-    """What is built within has first weights by the seed."""
+    """A context in which the seed decides the first weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key(seed, purpose))
         yield
@@ -291,7 +292,7 @@ def _first_weights(seed: int, purpose: str) -> Iterator[None]:
 
 @torch.no_grad()
 def _standardise(network: Learned, data: Dataset, indices: np.ndarray) -> None:
-    """Sets centre and scale from evenly spaced training pictures."""
+    """Set centre and scale from evenly spaced training pictures."""
     some = indices[:: -(-len(indices) // COUNTED)]
     found = torch.cat([network(_pixels(data, some[i : i + BATCH])) for i in range(0, len(some), BATCH)])
     variance = found.var(0, correction=0).mean()
@@ -308,7 +309,7 @@ def _pixels(data: Dataset, indices: Sequence[int] | np.ndarray) -> Tensor:
 
 
 def _write(network: Learned, place: Path, made_of: dict) -> None:
-    """The description goes last: where it is, all is."""
+    """Write the files, the description last: if it is there, all are."""
     weights = save({name: value.contiguous() for name, value in network.state_dict().items()})
     description = {**made_of, "sha256": sha256(weights)}
     with writing("the learned features", place):

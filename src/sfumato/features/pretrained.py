@@ -2,11 +2,11 @@
 
 The network is EfficientNet-B0 (Tan & Le 2019, arXiv:1905.11946) without squeeze-and-excitation and with ReLU6; its
 1,280 features are the averages over positions of the last convolution. It comes with two packages that the user
-installs; nothing is fetched. A distance in these features is *not* the published FID, which is that of Inception
+installs; nothing is fetched. A distance in these features is *not* the published FID, which uses Inception
 (`sfumato.features.inception`), and cannot be compared with it.
 
-Pictures are resized to 96 pixels with an antialiased bicubic filter (that of Pillow, in floating point): a filter
-that does not antialias moves such distances by more than models differ (Parmar et al. 2022, arXiv:2104.11222).
+Pictures are resized to 96 pixels with an antialiased bicubic filter (Pillow's, in floating point): a filter that does
+not antialias changes such distances by more than models differ (Parmar et al. 2022, arXiv:2104.11222).
 """
 
 import importlib.util

@@ -5,9 +5,9 @@ Inception misleads on pictures unlike ImageNet's (Stein et al. 2023, arXiv:2306.
 space and bad in another. So the data choose:
 
 - features learned on the user's own training pictures, always;
-- those of EfficientNet-lite0, where its packages are installed;
-- those of Inception, the space of the published FID, where the user gives the file of its weights;
-- those of a network with random weights, where there would be no second space: distances alone, for they cannot
+- features of EfficientNet-lite0, if its packages are installed;
+- features of Inception, the space of the published FID, if the user gives the file of its weights;
+- features of a network with random weights, if there would be no second space: only for distances, because they cannot
   see what a picture shows (`RANDOM`).
 
 A network here takes pictures (B, C, H, W) with values 0 ... 255 and holds its own preprocessing.
@@ -41,7 +41,7 @@ RANDOM = (
 
 
 class FeatureSpace(Protocol):
-    """Turns pictures into vectors whose distances mean something."""
+    """A space that turns pictures into vectors with meaningful distances."""
 
     @property
     def name(self) -> str:
@@ -50,22 +50,22 @@ class FeatureSpace(Protocol):
 
     @property
     def sha256(self) -> str:
-        """The hash of all that decides the features: weights and preprocessing."""
+        """The hash of everything that decides the features: weights and preprocessing."""
         ...
 
     @property
     def blind(self) -> str:
-        """What the features cannot see, in one sentence; "" where they are trained to see what pictures show."""
+        """What the features cannot see, in one sentence; "" if they are trained to see what pictures show."""
         ...
 
     def __call__(self, pictures: np.ndarray) -> Tensor:
-        """uint8 (N, H, W, C) -> float32 (N, D); a picture has the same features in any company."""
+        """uint8 (N, H, W, C) -> float32 (N, D); the features of a picture do not depend on the others."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class NetworkFeatures:
-    """The features of a network in evaluation mode, on the device where it is."""
+    """The features of a network in evaluation mode, on the network's device."""
 
     name: str
     network: nn.Module
@@ -81,7 +81,7 @@ class NetworkFeatures:
 
 @dataclass(frozen=True, eq=False)
 class LearnedFeatures:
-    """Those learned on the user's data; where it has classes, they can also be told."""
+    """The features learned on the user's data; if it has classes, they can also classify."""
 
     network: Learned
 
@@ -100,14 +100,14 @@ class LearnedFeatures:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names, by index; none where the features were learned without labels."""
+        """Names by index; none if the features were learned without labels."""
         return self.network.classes
 
     def classify(self, pictures: np.ndarray) -> Tensor:
         """Class probabilities (N, classes) of uint8 (N, H, W, C).
 
-        On drawn pictures, the accuracy against the classes asked for means something only beside that on held-out
-        real ones, which is its ceiling.
+        The accuracy on drawn pictures, against the classes asked for, has a meaning only beside the accuracy on
+        held-out real ones, which is its ceiling.
 
         Raises:
             ValueError: there are no classes.
@@ -143,13 +143,13 @@ def spaces_for(
 
     Args:
         data: the pictures that the model was trained on.
-        train_indices: (N,) those of them that may be learned from.
-        folder: keeps what was learned.
-        report: told of what takes long, and why there is a space of random weights.
+        train_indices: (N,) the pictures that features may be learned from.
+        folder: keeps the learned features.
+        report: gets the progress, and why there is a space of random weights.
         extra: files with the weights of Inception.
 
     Raises:
-        UserError: a file is damaged, or is none of Inception's.
+        UserError: a file is damaged, or does not belong to Inception.
     """
     prune(folder)
     others: list[FeatureSpace] = [NetworkFeatures(name_of(Path(file)), inception(Path(file))) for file in extra]
@@ -161,7 +161,7 @@ def spaces_for(
 
 
 def general_space(data: Dataset, train_indices: np.ndarray) -> FeatureSpace:
-    """A space that was not learned on the data: EfficientNet-lite0's where installed, else random convolutions."""
+    """A space that was not learned on the data: EfficientNet-lite0 if installed, otherwise random convolutions."""
     if installed():
         return NetworkFeatures(NAME, efficientnet_lite0())
     return NetworkFeatures("random convolutions", untrained(data, train_indices), RANDOM)

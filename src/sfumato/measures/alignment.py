@@ -2,11 +2,12 @@
 
 Frozen features of pictures and frozen sentence vectors of texts go through one linear head each to vectors of unit
 length, trained by the symmetric InfoNCE loss of CLIP (Radford et al. 2021, arXiv:2103.00020, fig. 3; van den Oord et
-al. 2018, arXiv:1807.03748, eq. 4). Pictures of the same text in one batch are no negatives of each other.
+al. 2018, arXiv:1807.03748, eq. 4). Pictures of the same text in one batch do not count as negatives of each other.
 
 The probe cannot read more in drawn pictures than in real ones: its scores on real pictures of texts that it was not
-trained on are the ceiling. Ask the model for those texts, and tell each from as many others in both cases, for the
-share of right answers depends on their number. The probe knows the texts of its own training too well to judge them.
+trained on are the ceiling. So the model is asked for those texts. In both cases each text is told from equally many
+others, because the share of right answers depends on their number. The probe knows its training texts too well to
+judge them.
 """
 
 import hashlib
@@ -112,7 +113,7 @@ def train(features: Tensor, texts: Sequence[str], space: str, encoder: str, seed
 
     Args:
         features: (N, D) of real pictures.
-        texts: (N) what each shows.
+        texts: (N) the text of each picture.
         space: the SHA-256 of the feature space.
         encoder: the name or folder of the sentence encoder.
         seed: decides the first weights, the batches and the dropped features.
@@ -125,7 +126,7 @@ def train(features: Tensor, texts: Sequence[str], space: str, encoder: str, seed
     g = generator(seed, "alignment")
 
     mean, std = features.mean(0), features.std(0)
-    scale = std.clamp(min=0.1 * std.mean().item())  # what hardly varied must not outweigh all else elsewhere
+    scale = std.clamp(min=0.1 * std.mean().item())  # a feature that hardly varied here must not dominate elsewhere
     x = (features - mean) / scale
     picture = (torch.randn(WIDTH, x.shape[1], generator=g) / x.shape[1] ** 0.5).requires_grad_()
     text = (torch.randn(WIDTH, SENTENCE, generator=g) / SENTENCE**0.5).requires_grad_()
@@ -184,14 +185,14 @@ class Alignment:
     """How pictures fit their prompts; intervals are over prompts.
 
     Attributes:
-        cosine: of a picture and its prompt.
-        shuffled: of a picture and the other prompts.
-        gap: the first less the second.
+        cosine: cosine of a picture and its prompt.
+        shuffled: cosine of a picture and the other prompts.
+        gap: `cosine` minus `shuffled`.
         recall_1: how often a picture's own prompt is the nearest of all.
         recall_10: how often it is among the ten nearest.
         chance_1, chance_10: the same by guessing.
-        pictures: how many.
-        prompts: how many were told apart.
+        pictures: number of pictures.
+        prompts: number of prompts that were told apart.
     """
 
     cosine: Interval
@@ -213,12 +214,12 @@ def aligned(
     Args:
         probe: from `train`.
         features: (N, D).
-        prompts: (N) what each picture was drawn from, or shows.
+        prompts: (N) the prompt that each picture was drawn from, or the text that it shows.
         among: further prompts to tell them from.
         report: told how far it is.
 
     Raises:
-        UserError: there is one prompt only.
+        UserError: there is only one prompt.
     """
     asked = sorted({*prompts, *among})
     if len(asked) < 2:
@@ -244,7 +245,7 @@ def aligned(
 
 
 def _means(values: Tensor, own: Tensor) -> Tensor:
-    """The mean of each prompt's pictures (P,): they are alike, and count as one."""
+    """The mean over each prompt's pictures (P,): these are alike, so they count as one."""
     mine = own.unique(return_inverse=True)[1]
     sums = torch.zeros(int(mine.max()) + 1, dtype=torch.float64).index_add(0, mine, values.double())
     return sums / torch.bincount(mine)

@@ -1,21 +1,21 @@
 """Whether the values of an attribute are as frequent in drawn pictures as in the data, and in one model as in another.
 
 The distance is the total variation of the two laws, TV = 1/2 sum_v |a_v - b_v|: the share of pictures that would have
-to change. The distance of two finite samples of one law is above 0, so its mean by chance stands beside it, with a
-p-value: by permutation where both sides are known or read by one probe, else by drawing from the common law (a
-parametric bootstrap). By the triangle inequality the distance errs by at most half the 1-norm of the error of a - b;
-the 95 % quantile of that is the reach of its interval, which is exact at equal laws and elsewhere wider than need be.
+to change. The distance of two finite samples of one law is above 0, so its mean by chance is given with it, and a
+p-value: by permutation if both sides are known or read by one probe, otherwise by drawing from the common law (a
+parametric bootstrap). By the triangle inequality the distance errs by at most half the 1-norm of the error of a - b.
+The 95 % quantile of that is the reach of the interval, which is exact for equal laws and otherwise wider than needed.
 
 Amplification is that of Zhao et al. 2017 (arXiv:1707.09457, sec. 3): with b(t, v) the share of value v in the pictures
 of template t, and V values,
 
     A = 1/T sum over (t, v) with b_data(t, v) > 1/V of b_drawn(t, v) - b_data(t, v),
 
-which is above 0 where the drawn pictures exaggerate what prevails in the data. Its interval takes the data as they are:
-a share that prevails in few pictures by chance falls back in the drawn ones, which makes A smaller.
+which is above 0 if the drawn pictures exaggerate the most frequent values of the data. Its interval takes the data as
+they are: a value that is frequent by chance in few pictures is less frequent in the drawn ones, which makes A smaller.
 
 Shares that a probe has read are corrected for its errors (`sfumato.measures.probes`). The uncertainty of the shares and
-of the probe's errors comes from draws of Dirichlet laws with Jeffreys' prior, counts + 1/2; the uncertainty of A comes
+of the probe's errors comes from draws of Dirichlet laws with Jeffreys' prior, counts + 1/2. The uncertainty of A comes
 from samples of each template's law.
 """
 
@@ -32,8 +32,8 @@ from sfumato.measures.probes import ILL_CONDITIONED, Attribute, condition, corre
 from sfumato.report import Report
 
 DRAWS = 1000
-LEVEL = 0.05  # of p-values
-THRESHOLD = 0.1  # of total variation
+LEVEL = 0.05  # level of p-values for an alarm
+THRESHOLD = 0.1  # total variation above which there is an alarm
 AT_ONCE = 4_000_000  # numbers of a permutation test in memory
 NO_CONTENT = {"a", "an", "the", "of", "in", "on", "at", "with", "and", "who", "is"}
 
@@ -44,7 +44,7 @@ class Counts:
 
     Attributes:
         table: (T, V) int64; every row has a picture.
-        confusion: (V, V) of the probe that read them, None where they are known.
+        confusion: (V, V) of the probe that read them, None if the values are known.
     """
 
     table: Tensor
@@ -73,9 +73,9 @@ class Comparison:
     Attributes:
         values: (V) names.
         before, after: (V) shares.
-        pictures: how many on each side.
+        pictures: number of pictures on each side.
         distance: total variation.
-        by_chance: its mean, were the laws the same.
+        by_chance: its mean if the laws were the same.
         p_value: how often chance alone reaches it.
         amplification: Zhao's A.
         condition: the worse of the probes' condition numbers, None without a probe.
@@ -119,16 +119,16 @@ def compare(
 
     Args:
         values: (V) names.
-        before: what the other side is measured against.
-        after: with the same templates; of the same probe, where it has the same tensor as `confusion`.
+        before: the side that the other is compared with.
+        after: the other side, with the same templates; one tensor as `confusion` in both means the same probe.
         seed: decides the draws.
-        threshold: the total variation from which on there is an alarm.
-        level: of the p-value, for an alarm.
+        threshold: the total variation above which there is an alarm.
+        level: the largest p-value for an alarm.
     """
     g = generator(seed, "bias")
     sides = (before, after)
 
-    # draws of what may have been, about their centre; one probe errs the same on both sides
+    # draws of possible shares, about their centre; the same probe errs in the same way on both sides
     errors = [None if side.confusion is None else side.confusion + 0.5 for side in sides]
     probes = [None if error is None else dirichlet(error, g) for error in errors]
     if before.confusion is after.confusion:
@@ -159,7 +159,7 @@ def compare(
 
 
 def truth(said: Tensor, confusion: Tensor | None) -> Tensor:
-    """Shares said (..., V) as true shares, by a probe of this confusion (..., V, V) or by words, None."""
+    """True shares from the shares (..., V) read by a probe of this confusion (..., V, V), or from words (None)."""
     return said if confusion is None else correct(said, confusion)
 
 
@@ -176,7 +176,7 @@ def amplification(before: Tensor, after: Tensor) -> Tensor:
 def _amplified(
     before: Counts, after: Counts, error: Tensor | None, probe: Tensor | None, g: torch.Generator
 ) -> Interval:
-    """Zhao's A with the interval of what might have been drawn: the data are what they are."""
+    """Zhao's A with an interval over other drawn pictures; the data are taken as fixed."""
     wide = None if probe is None else probe[:, None]
     real, law = truth(before.said, before.confusion), rates(after.table + 0.5)
     centre = amplification(real, truth(law, error))
@@ -185,7 +185,7 @@ def _amplified(
 
 
 def by_chance(before: Counts, after: Counts, g: torch.Generator) -> Tensor:
-    """Distances (DRAWS,) of two sides of one law, each as large and read as it is."""
+    """Distances (DRAWS,) of two sides of one law, with the same sizes and the same reading as the real sides."""
     sides = (before, after)
     if before.confusion is after.confusion:
         pairs = [permuted(a, b, g) for a, b in zip(before.table, after.table, strict=True)]
@@ -239,7 +239,7 @@ def multinomial(law: Tensor, size: Tensor, g: torch.Generator) -> Tensor:
 
 def permuted(a: Tensor, b: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
     """Counts (DRAWS, V) of both sides, when the pictures of a (V,) and b (V,) change sides at random."""
-    if a.sum() > b.sum():  # it is quicker to choose the fewer
+    if a.sum() > b.sum():  # choosing the smaller side is quicker
         other, one = permuted(b, a, g)
         return one, other
     labels = torch.repeat_interleave(torch.arange(len(a)), a + b)
@@ -262,8 +262,8 @@ class Monitor:
     Attributes:
         templates: template -> its comparison. The level of p-values is shared among them (Bonferroni), or many
             templates would give alarms by chance.
-        overall: each template weighing the same; None where there is nothing to compare.
-        without_data: templates that no picture of the data is about; they are compared nowhere.
+        overall: all templates with equal weight; None if there is nothing to compare.
+        without_data: templates that no picture of the data is about; they are left out.
     """
 
     templates: dict[str, Comparison]
@@ -284,14 +284,14 @@ def monitor(
     """Compare drawn pictures with the pictures of the data that are about the same things.
 
     Args:
-        attribute: read from the captions of the data.
-        captions: of each picture of the data.
-        prompts: (N) what each was drawn from: a few templates, many times each, that leave the attribute open.
-        said: (N) the value that each drawn picture shows, by a probe; -1 has no part.
-        confusion: of that probe, None where the values are known.
+        attribute: the attribute, read from the captions of the data.
+        captions: the captions of each picture of the data.
+        prompts: (N) the prompt of each drawn picture: a few templates, many times each, that leave the attribute open.
+        said: (N) the value that each drawn picture shows, by a probe; -1 is left out.
+        confusion: of that probe, None if the values are known.
         seed: decides the draws.
-        report: told how far it is.
-        threshold: the total variation from which on there is an alarm.
+        report: gets the progress.
+        threshold: the total variation above which there is an alarm.
     """
     labels, size = attribute.labels(captions), len(attribute.values)
     bags = [set(_words(" ".join(texts))) for texts in captions]
@@ -325,16 +325,16 @@ def drift(
 ) -> Comparison:
     """Compare what two models draw from the same prompts and seeds.
 
-    Pictures of one seed are alike, so that chance adds less than the test allows for: it is slow to an alarm.
+    Pictures of one seed are alike, so chance adds less than the test allows for: an alarm is rarer than it could be.
 
     Args:
         values: (V) names.
-        prompts: (N) what each picture was drawn from.
-        before: (N) the value that each picture of the one model shows; -1 has no part.
-        after: (N) the same of the other.
-        confusion: of the probe that read both, None where the values are known.
+        prompts: (N) the prompt of each picture.
+        before: (N) the value that each picture of the first model shows; -1 is left out.
+        after: (N) the same for the other model.
+        confusion: of the probe that read both, None if the values are known.
         seed: decides the draws.
-        threshold: the total variation from which on there is an alarm.
+        threshold: the total variation above which there is an alarm.
     """
     sides = [by_template(prompts, said, len(values)) for said in (before, after)]
     kept = [template for template in sides[0] if all(side[template].sum() > 0 for side in sides)]
@@ -351,12 +351,13 @@ def by_template(prompts: Sequence[str], said: Tensor, size: int) -> dict[str, Te
 
 
 def about(template: str, attribute: Attribute, bags: Sequence[set[str]], labels: Tensor) -> Tensor:
-    """Which pictures (N,) have all content words of a template, those of the attribute left out; where it has no
-    others, as in "a person", the pictures that show any value.
+    """Which pictures (N,) have all content words of a template except those of the attribute.
+
+    If there are no others, as in "a person", these are the pictures that show any value.
 
     Args:
         template: a prompt.
-        attribute: what is compared.
+        attribute: the attribute that is compared.
         bags: (N) the words of each picture's captions.
         labels: (N) the values that the captions name.
     """
@@ -367,7 +368,7 @@ def about(template: str, attribute: Attribute, bags: Sequence[set[str]], labels:
 
 
 def tally(labels: Tensor, size: int) -> Tensor:
-    """(size,) how many pictures have each value; those of -1 are left out."""
+    """(size,) how many pictures have each value; -1 is left out."""
     return torch.bincount(labels[labels >= 0], minlength=size)
 
 

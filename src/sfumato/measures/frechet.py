@@ -1,24 +1,24 @@
-"""The Fréchet distance of two sets of features, taken for Gaussians, and what it would be for endlessly many pictures.
+"""The Fréchet distance of two sets of features, taken as Gaussians, and its value for infinitely many pictures.
 
 The squared 2-Wasserstein distance of two Gaussians (Heusel et al. 2017, arXiv:1706.08500, eq. 6) is
 
     FD = |m_1 - m_2|^2 + tr C_1 + tr C_2 - 2 tr (C_1 C_2)^(1/2).
 
 With centred features X and Y whose X^T X and Y^T Y are the covariances, the last trace is the sum of the singular
-values of X Y^T: no root of a matrix and no squared condition, also where N < D. The R of X = Q R stands for X where
-N > D, since Q turns nothing of the singular values.
+values of X Y^T: no root of a matrix and no squared condition, also if N < D. If N > D, the R of X = Q R replaces X,
+because Q does not change the singular values.
 
 FD of finite sets is biased upwards. The bias is linear in 1/N, and FD_infinity is the intercept of that line (Chong &
 Forsyth 2020, arXiv:1911.07023). Two things decide whether the line is straight (measured on Gaussians with
 eigenvalues 1/i of their covariance, D = 256):
 
 - every subset needs more than D pictures: with 400 pictures of FD 0.260 and subsets of 200, 133 and 100 the intercept
-  was 0.55, with subsets of 267 and 300 it was 0.257. Hence the sizes here stay above D;
-- both subsets have one size: 520 against 2,000, each cut to the same share, gave 0.214. Hence the larger set gives as
-  many random pictures as the smaller has.
+  was 0.55, with subsets of 267 and 300 it was 0.257. So the sizes here stay above D;
+- both subsets have one size: 520 against 2,000, each cut to the same share, gave 0.214. So as many random pictures are
+  taken from the larger set as the smaller has.
 
-At each size the subsets leave out one group of a random cut in turn, so that every picture is in equally many of them
-and what single pictures add cancels in the mean.
+At each size the subsets leave out one group of a random cut in turn, so every picture is in equally many subsets, and
+the contributions of single pictures cancel in the mean.
 """
 
 import math
@@ -31,9 +31,9 @@ from sfumato.keyed import generator
 from sfumato.measures.interval import Interval, Progress, ignored, interval, jackknife, without_groups
 from sfumato.measures.permutation import Against, Of
 
-CUTS = 20  # into halves, for the interval
-LINES = 8  # of which FD_infinity is the mean intercept
-MOST_GROUPS = 8  # beyond, the subsets are too like the whole to tell a slope
+CUTS = 20  # random cuts into halves, for the interval
+LINES = 8  # lines whose mean intercept is FD_infinity
+MOST_GROUPS = 8  # with more groups the subsets are too like the whole to give a slope
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ class Frechet:
     """The Fréchet distance of two sets.
 
     Attributes:
-        distance: of so many pictures; its interval is for the mean over other pictures, as many, and not for the
-            distance of the laws, above which it lies.
-        infinite: FD_infinity, an estimate of the distance of the laws that may be below 0; None where a set has not
+        distance: FD of so many pictures. Its interval is for the mean over other sets of this size, not for the
+            distance of the laws, which is smaller.
+        infinite: FD_infinity, an estimate of the distance of the laws that may be below 0; None if a set does not have
             clearly more pictures than there are features (8 for 7).
-        fit_error: the standard error of the intercept, for want of more subsets; the interval holds it.
+        fit_error: the standard error of the intercept from the limited number of subsets; the interval includes it.
     """
 
     distance: Interval
@@ -66,15 +66,16 @@ def frechet(real: Tensor, drawn: Tensor, seed: int, progress: Progress = ignored
     """FD and FD_infinity with intervals.
 
     The intervals come from random halves. Measured on features with eigenvalues 1/i of their covariance (D of 16 to
-    128, N of 100 to 500, Gaussian and heavy-tailed, 60 to 300 trials each), they held the mean FD of so many pictures
-    in 93 to 97 % for N > 5 D, and FD_infinity's the distance of the laws in 92 to 98 %. They are a quarter to a half
-    too wide, and held both in 99 to 100 %, where N is near D or below, or where the two laws are one.
+    128, N of 100 to 500, Gaussian and heavy-tailed, 60 to 300 trials each), they contained the mean FD of so many
+    pictures in 93 to 97 % for N > 5 D, and the interval of FD_infinity contained the distance of the laws in 92 to
+    98 %. If N is near D or below, or if the two laws are one, they are a quarter to a half too wide, and contained both
+    in 99 to 100 %.
 
     Args:
         real: (N, D).
         drawn: (M, D).
         seed: decides the random subsets.
-        progress: told of every distance for the interval, then of every line.
+        progress: called after every distance for the interval, then after every line.
 
     Raises:
         UserError: fewer than 4 pictures in a set.
@@ -131,11 +132,11 @@ def of_parts(pool: Tensor, reference: Tensor) -> Against:
 
 
 def _intercept(sets: list[Tensor], at_size: Tensor, groups: int, source: torch.Generator) -> Tensor:
-    """Where the line over 1/n through FD of all n and the mean FD of n (G - 1) / G pictures meets 1/n = 0."""
+    """The value at 1/n = 0 of the line over 1/n through FD of all n and the mean FD of n (G - 1) / G pictures."""
     smaller = torch.stack([distance(*parts) for parts in without_groups(sets, groups, source)]).mean()
     return at_size - (groups - 1) * (smaller - at_size)
 
 
 def _triangle(x: Tensor) -> Tensor:
-    """R of x = Q R where that is the smaller, else x."""
+    """R of x = Q R if that is smaller, otherwise x."""
     return torch.linalg.qr(x, mode="r").R if x.shape[0] > x.shape[1] else x

@@ -1,16 +1,16 @@
-"""Numbers with intervals of 95 %: every measured mean is told with one.
+"""Numbers with intervals of 95 %: every measured mean has one.
 
-The mean of independent pictures has Student's interval. A number of a whole set (a distance of two sets, the neighbours
-in a set, its eigenvalues) has one by the delete-a-group jackknife (Shao & Wu 1989; Kott 2001): cut every set into G
-random groups, measure without each group in turn, and take of the G values theta_g
+The mean of independent pictures has Student's interval. The interval of a number of a whole set (a distance of two
+sets, the neighbours in a set, its eigenvalues) comes from the delete-a-group jackknife (Shao & Wu 1989; Kott 2001): cut
+every set into G random groups, measure without each group in turn, and take from the G values theta_g
 
     variance = (G - 1) / G  sum_g (theta_g - their mean)^2,
 
 averaged over several random cuts. The bootstrap is wrong for such numbers: a resample holds pictures twice, which
-brings sets apart, neighbours near and diversity down. Its interval of 95 % held the mean over other sets of the same
-size in 0 to 55 % for a Fréchet distance, 0 to 63 % for precision and its like and 0 to 74 % for a Vendi score; the
-jackknife's held it in 93 to 97, 88 to 100 and 92 to 94 % (the module of each says where). Differences of such numbers
-have a test of their own (`sfumato.measures.permutation`).
+increases distances of sets, and decreases distances of neighbours and diversity. Its interval of 95 % contained the
+mean over other sets of the same size in 0 to 55 % for a Fréchet distance, 0 to 63 % for precision and the like and 0
+to 74 % for a Vendi score; the jackknife's interval contained it in 93 to 97, 88 to 100 and 92 to 94 % (each module
+says under which conditions). Differences of such numbers have their own test (`sfumato.measures.permutation`).
 """
 
 import math
@@ -28,12 +28,12 @@ Progress = Callable[[int, int], None]  # (parts done, parts in all)
 
 
 def ignored(done: int, total: int) -> None:
-    """The progress of which nobody is told."""
+    """A progress that is ignored."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its interval of 95 %, whose ends are None where one number is all there is."""
+    """A mean with its interval of 95 %; the ends are None if there is only one number."""
 
     mean: float
     low: float | None
@@ -51,13 +51,13 @@ class Interval:
 
 
 def digits(value: float) -> str:
-    """Three digits, as the pages have them: 12,345 or 4.25 or 0.0123 or 1.2e-05."""
+    """Three digits, as on the pages: 12,345 or 4.25 or 0.0123 or 1.2e-05."""
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The interval of a difference, and the two-sided p-value (None for want of numbers) of there being none."""
+    """The interval of a difference, and the two-sided p-value of no difference (None if there are too few numbers)."""
 
     interval: Interval
     p: float | None
@@ -82,7 +82,7 @@ def of_mean(values: Tensor) -> Interval:
 
 
 def of_share(count: float, n: float) -> Interval:
-    """A share with Wilson's interval (Wilson 1927), which is right for shares near 0 and 1, too."""
+    """A share with Wilson's interval (Wilson 1927), which is also right for shares near 0 and 1."""
     z2 = 1.959964**2
     p = count / n
     middle, reach = (p + z2 / (2 * n)) / (1 + z2 / n), (z2 * (p * (1 - p) / n + z2 / (4 * n**2))) ** 0.5 / (1 + z2 / n)
@@ -90,13 +90,13 @@ def of_share(count: float, n: float) -> Interval:
 
 
 def difference(a: Tensor, b: Tensor, paired: bool) -> Difference:
-    """The mean of `a` less the mean of `b`.
+    """The mean of `a` minus the mean of `b`.
 
     Args:
         a: independent values (N,).
-        b: independent values (M,), as many as in `a` where they are paired.
-        paired: whether a[i] and b[i] belong together (drawn from one seed and prompt), which most often makes the
-            interval narrower; otherwise it is Welch's, for which the two may differ in size and variance.
+        b: independent values (M,), as many as in `a` if they are paired.
+        paired: whether a[i] and b[i] belong together (drawn from one seed and prompt), which usually makes the interval
+            narrower; otherwise it is Welch's, for which the two may differ in size and variance.
 
     Raises:
         ValueError: pairs of unequal numbers.
@@ -114,12 +114,12 @@ def difference(a: Tensor, b: Tensor, paired: bool) -> Difference:
 
 
 def _squared_error(values: Tensor) -> float:
-    """The squared standard error of the mean of (N,), 0 where one value does not tell."""
+    """The squared standard error of the mean of (N,); 0 for a single value."""
     return values.double().var().item() / len(values) if len(values) > 1 else 0.0
 
 
 def tested(mean: float, error: float, freedom: float) -> Difference:
-    """Student's interval of a difference, and the p-value that agrees with it: below 0.05 where 0 is outside."""
+    """Student's interval of a difference, and the p-value that agrees with it: below 0.05 if 0 is outside."""
     from scipy.stats import t
 
     if freedom < 1:
@@ -156,15 +156,16 @@ def jackknife(
     """The standard errors of statistic(*sets) by the delete-a-group jackknife.
 
     Args:
-        statistic: asked ``groups * cuts`` times, of sets that lack one group each.
-        sets: independent of each other, each of independent members (N, ...).
+        statistic: called ``groups * cuts`` times, each time for sets without one group.
+        sets: sets that are independent of each other, each of independent members (N, ...).
         seed: decides the random cuts.
-        groups: 2 where time counts (halves); more leave sets that are more like the whole.
-        cuts: ``cuts * (groups - 1)`` degrees of freedom; 20 make the interval 4 % wider than endlessly many.
-        progress: told of every value.
+        groups: 2 (halves) is fastest; with more, the remaining sets are more like the whole.
+        cuts: number of random cuts, for ``cuts * (groups - 1)`` degrees of freedom; 20 make the interval 4 % wider than
+            infinitely many.
+        progress: called after every value.
 
     Raises:
-        UserError: fewer members than two a group.
+        UserError: there are fewer than two members for each group.
     """
     least = min(map(len, sets))
     if least < 2 * groups:

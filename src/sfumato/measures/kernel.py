@@ -1,7 +1,7 @@
 """Maximum mean discrepancy of two sets of features: KID and CMMD.
 
-The squared MMD of a kernel k, without bias (Gretton et al. 2012, eq. 3), is 0 on average where both sets follow one
-law, for any number of pictures:
+The squared MMD of a kernel k, without bias (Gretton et al. 2012, eq. 3), is 0 on average if both sets follow one law,
+for any number of pictures:
 
     MMD^2 = mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{i, j} k(x_i, y_j).
 
@@ -9,15 +9,15 @@ KID (Binkowski et al. 2018, arXiv:1801.01401) has k(x, y) = (x . y / D + 1)^3. C
 arXiv:2401.09603) has a Gaussian kernel of width 10 on features of length 1; it was published for CLIP's features and
 with the diagonals. Both are commonly multiplied by 1,000.
 
-KID is published as a mean over random subsets; their spread, which is often printed beside it, is not the error of the
-mean. Here MMD^2 is taken over all pictures, which varies least, and its error is that of the two-sample U-statistic,
-whose delete-one jackknife has a closed form: with h_i = mean_{j != i} k(x_i, x_j) - mean_j k(x_i, y_j), and likewise
-for y,
+KID is published as a mean over random subsets; their spread, which is often printed with it, is not the error of the
+mean. Here MMD^2 is computed over all pictures, which varies least. Its error is the error of the two-sample
+U-statistic, whose delete-one jackknife has a closed form: with h_i = mean_{j != i} k(x_i, x_j) - mean_j k(x_i, y_j),
+and likewise for y,
 
     MMD^2 = mean h_x + mean h_y,    error^2 = 4 var(h_x) / N + 4 var(h_y) / M.
 
-In 400 trials each (D = 32, N = M = 300) the interval held the truth in 96 % where the laws differ, and in 98 % where
-they are one: there it is a third wider than it need be.
+In 400 trials each (D = 32, N = M = 300) the interval contained the truth in 96 % for different laws, and in 98 % for
+one law, where it is a third wider than necessary.
 """
 
 from collections.abc import Callable
@@ -30,8 +30,8 @@ from sfumato.measures.interval import Interval, Progress, ignored, interval
 from sfumato.measures.permutation import KEPT, Against, Of, directly
 
 Kernel = Callable[[Tensor, Tensor], Tensor]  # (n, D), (m, D) -> (n, m)
-ROWS = 1000  # of the kernel's matrix at once
-WIDTH = 10.0  # of CMMD's kernel
+ROWS = 1000  # rows of the kernel's matrix at once
+WIDTH = 10.0  # width of CMMD's kernel
 
 
 def cubic(x: Tensor, y: Tensor) -> Tensor:
@@ -63,15 +63,17 @@ def cmmd(real: Tensor, drawn: Tensor, progress: Progress = ignored) -> Interval:
 
 
 def measured(real: Tensor, drawn: Tensor, kernel: Kernel, progress: Progress = ignored) -> Interval:
-    """The squared MMD with its interval; `progress` is told of each of the three matrices."""
+    """The squared MMD with its interval; `progress` is called after each of the three matrices."""
     shares = _shares(real.double(), drawn.double(), kernel, progress)
     variance = sum(4 * h.var().item() / len(h) for h in shares)
     return interval(sum(h.mean().item() for h in shares), variance**0.5, min(map(len, shares)) - 1)
 
 
 def of_parts(pool: Tensor, reference: Tensor) -> Against:
-    """KID x 1000 of parts of a pool (N, D) to parts of a reference (M, D), less what only the reference adds, which
-    cancels in a difference; every kernel is computed once, up to `permutation.KEPT` pictures."""
+    """KID x 1000 of parts of a pool (N, D) to parts of a reference (M, D), without the term of the reference alone.
+
+    That term cancels in a difference. Every kernel is computed once, up to `permutation.KEPT` pictures.
+    """
     if len(pool) > KEPT:
         return directly(lambda drawn, real: 1000 * mmd(real, drawn, cubic))(pool, reference)
     x, y = pool.double(), reference.double()

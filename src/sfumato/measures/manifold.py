@@ -7,13 +7,13 @@ The ball of a picture reaches to its k-th nearest neighbour in its own set. Of N
     density     mean number of real balls that a drawn one is in, / k   (Naeem et al. 2020, arXiv:2002.09797)
     coverage    share of real ones with any drawn one in their ball
 
-All depend on N, M and k: compare only where these are the same. For two sets of one law density is 1 on average (it may
-be above 1) and coverage 1 - (N - 1) ... (N - k) / ((N + M - 1) ... (N + M - k)), 0.97 for N = M and k = 5.
+All depend on N, M and k: compare them only for the same values. For two sets of one law density is 1 on average (it may
+be above 1) and coverage is 1 - (N - 1) ... (N - k) / ((N + M - 1) ... (N + M - k)), 0.97 for N = M and k = 5.
 
-The intervals are for other pictures, as many, on both sides: the balls move with the pictures that they are around.
-They come from random halves. In 60 to 100 trials (D of 16 and 64, N = 300, M of 300 and 600) they held the mean in 88
-to 100 %; the bootstrap held it in 0 to 63 %, and counting the pictures of one side as if the balls were fixed in 72 to
-93 %.
+The intervals are for other sets of the same size on both sides, because the balls move with their pictures. They come
+from random halves. In 60 to 100 trials (D of 16 and 64, N = 300, M of 300 and 600) they contained the mean in 88 to
+100 %; the bootstrap contained it in 0 to 63 %, and counting the pictures of one side as if the balls were fixed in 72
+to 93 %.
 """
 
 from dataclasses import dataclass
@@ -25,8 +25,8 @@ from sfumato.errors import UserError
 from sfumato.measures.interval import Interval, Progress, ignored, interval, jackknife
 from sfumato.measures.permutation import KEPT, Against, Of, directly
 
-ROWS = 1000  # of the matrix of distances at once
-CUTS = 12  # into halves
+ROWS = 1000  # rows of the matrix of distances at once
+CUTS = 12  # random cuts into halves
 
 
 @dataclass(frozen=True)
@@ -92,11 +92,11 @@ def manifold(real: Tensor, drawn: Tensor, seed: int, k: int = 5, progress: Progr
         real: (N, D).
         drawn: (M, D).
         seed: decides the random cuts of the jackknife.
-        k: of the neighbour that a ball reaches to.
-        progress: told of every measurement.
+        k: a ball reaches to the k-th neighbour.
+        progress: called after every measurement.
 
     Raises:
-        UserError: a set too small for its halves to have k neighbours.
+        UserError: a set is too small for its halves to have k neighbours.
     """
     least = min(len(real), len(drawn))
     if least < 2 * (k + 1):
@@ -116,8 +116,8 @@ def manifold(real: Tensor, drawn: Tensor, seed: int, k: int = 5, progress: Progr
 
 
 def _share(mean: float, error: float, freedom: int, n: int) -> Interval:
-    """The interval of a share of n pictures; its error is at least that of counting (Agresti & Coull 1998), so that
-    none of n is not told as surely none."""
+    """The interval of a share of n pictures; its error is at least the error of counting (Agresti & Coull 1998), so a
+    share of none of n does not count as certainly none."""
     moved = (mean * n + 2) / (n + 4)
     counting = (moved * (1 - moved) / n) ** 0.5
     return interval(mean, max(error, counting), freedom).within(0, 1)

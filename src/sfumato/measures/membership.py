@@ -1,4 +1,4 @@
-"""Whether the loss of a picture tells that the model was trained on it: a membership test of one query.
+"""Whether the loss of a picture reveals that the model was trained on it: a membership test of one query.
 
 A model that has learned its pictures by heart denoises them better than others of the same law (Carlini et al. 2023,
 arXiv:2301.13188; Matsumoto et al. 2023, arXiv:2302.03262). The test asks it one question for each picture and noise
@@ -6,15 +6,15 @@ level:
 
     loss = || x_0 - E[x_0 | x_t] ||^2  a dimension,    x_t = alpha_t x_0 + sigma_t eps,
 
-with noise keyed by (seed, picture), so that the test can be repeated. It is the weakest attack worth the name: what it
-finds is there, and shadow models (Carlini et al.) or a query more (Kong et al. 2024, arXiv:2305.18355) find more. The
-levels are fixed beforehand: memory shows in the middle, where neither the picture nor the law of all pictures is plain
-to see. Each level also has its own score; their mean is that of the logarithms, each in units of the standard deviation
-of held-out pictures, since losses at high noise would outweigh all others.
+with noise keyed by (seed, picture), so the test can be repeated. It is the weakest attack worth the name: what it finds
+is there, but shadow models (Carlini et al.) or one more query (Kong et al. 2024, arXiv:2305.18355) find more. The
+levels are fixed beforehand. Memory shows at middle levels: with less noise the picture is plain to see, with more only
+the law of all pictures is. Each level has its own score. Their mean is taken over logarithms, each in units of
+the standard deviation of held-out pictures, because losses at high noise would outweigh all others.
 
-The result is the AUC, 0.5 where nothing is remembered, with the interval of DeLong et al. 1988, and the share of
-members that are found when 1 % of the others are taken for members (Carlini et al. 2022, arXiv:2112.03570), with a
-bootstrap interval over both: an average may look harmless where a few pictures are known by heart.
+The result is the AUC, which is 0.5 if nothing is remembered, with the interval of DeLong et al. 1988. Beside it stands
+the share of members that are found if 1 % of the others are taken for members (Carlini et al. 2022, arXiv:2112.03570),
+with a bootstrap interval over both: an average may look harmless although a few pictures are known by heart.
 """
 
 import math
@@ -35,9 +35,9 @@ from sfumato.report import Report
 
 LEVELS = (0.25, 0.5, 1.0)  # sigma / alpha
 FALSE_POSITIVES = 0.01
-FEWEST = 20  # pictures of a kind
+FEWEST = 20  # pictures of each kind
 BATCH = 64
-LEAST = 1e-12  # of a loss, whose logarithm is taken
+LEAST = 1e-12  # smallest loss whose logarithm is taken
 RESAMPLES = 1000
 
 
@@ -47,7 +47,7 @@ class Separation:
 
     Attributes:
         auc: the probability that a member has a higher score than another picture.
-        p_value: of so large an AUC where nothing is remembered.
+        p_value: probability of so large an AUC if nothing is remembered.
         found: share of members with a higher score than all but 1 % of the others.
     """
 
@@ -61,9 +61,9 @@ class Membership:
     """What was found.
 
     Attributes:
-        members, others: how many pictures the model has seen, and has not.
-        together: by the mean over the levels.
-        levels: by each noise level sigma / alpha alone.
+        members, others: number of pictures that the model has seen, and of those that it has not.
+        together: the separation by the mean over the levels.
+        levels: the separation by each noise level sigma / alpha alone.
     """
 
     members: int
@@ -77,13 +77,13 @@ def membership(model: Model, material: Material, n: int, seed: int, report: Repo
 
     Args:
         model: in evaluation mode.
-        material: the data of the model's training, from `pictures.material_for`.
+        material: the model's training data, from `pictures.material_for`.
         n: pictures of each kind.
         seed: decides the choice and the noise.
         report: told how far it is.
 
     Raises:
-        UserError: other data than the training's, or fewer than 20 held-out pictures.
+        UserError: these are not the training data, or there are fewer than 20 held-out pictures.
     """
     if not material.trained_on:
         raise UserError(
@@ -133,7 +133,7 @@ def losses(
         model: in evaluation mode.
         x_0: (B, C, H, W).
         conditions: (B).
-        keys: (B) numbers of the pictures, by which noise is drawn.
+        keys: (B) numbers of the pictures, which key the noise.
         levels: (L).
         seed: decides the noise.
         report: told how far it is.
@@ -164,8 +164,8 @@ def standardized(members: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
 def separation(members: Tensor, others: Tensor, seed: int, *key: int) -> Separation:
     """How well scores tell members (N,) from others (M,), each with a higher score for "member".
 
-    The variance of the AUC is that of DeLong et al. 1988, eq. 5, by ranks (Sun & Xu 2014); where it is 0, since the two
-    do not overlap, the interval is that of the rule of three.
+    The variance of the AUC follows DeLong et al. 1988, eq. 5, by ranks (Sun & Xu 2014). If it is 0, because the two do
+    not overlap, the interval follows the rule of three.
     """
     from scipy.stats import norm, rankdata
 

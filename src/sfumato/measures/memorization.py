@@ -1,9 +1,9 @@
 """Whether drawn pictures are nearer to the training pictures than they should be: with a control, not a bare distance.
 
-A blurred or a typical picture is near to everything, so the distance to the nearest training picture says nothing
-alone. Held-out pictures are the control: a model that has copied nothing cannot know which of the real pictures it was
-trained on, and whatever else is wrong with its pictures, they are as near to the one set as to the other, if both are
-of one size. So the training pictures are subsampled to as many as are held out, several times, and
+A blurred or a typical picture is near to everything, so the distance to the nearest training picture alone says
+nothing. Held-out pictures are the control. A model that has copied nothing cannot know which of the real pictures it
+was trained on: whatever else is wrong with its pictures, they are as near to the one set as to the other, if both sets
+have the same size. So the training pictures are subsampled to the number of held-out ones, several times, and
 
     share   of the drawn pictures that are nearer to training than to held-out pictures: 1/2 without copying
             (Platzer & Reutterer 2021, doi:10.3389/fdata.2021.679939);
@@ -11,8 +11,9 @@ of one size. So the training pictures are subsampled to as many as are held out,
 
 The statistic C_T of Meehan et al. 2020 (arXiv:2004.05675) and the authenticity of Alaa et al. 2022 (arXiv:2102.08921)
 compare with distances between real pictures instead, and so call a blurred picture a copy and a noisy one authentic.
-Both sets are samples, too: the intervals are jackknives over drawn, training and held-out pictures. Features that were
-learned on the training pictures may tell the two sets apart by themselves: use one space that has seen neither.
+Both sets are themselves samples, so the intervals are jackknives over drawn, training and held-out pictures. Features
+that were learned on the training pictures may tell the two sets apart by themselves: use one space that has seen
+neither.
 
 Single copies are searched among all training pictures, by the nearness
 
@@ -21,8 +22,8 @@ Single copies are searched among all training pictures, by the nearness
 the adaptive distance of Carlini et al. 2023 (arXiv:2301.13188), but relative to held-out neighbours: a picture that was
 trained on a hundred times has a hundred near training pictures. The same nearness is measured for held-out pictures,
 and a near-copy is nearer than all but 0.1 % of them. An honest model has that many: among n drawn pictures, the number
-below the j-th smallest of K values follows the beta-binomial law (n, j, K + 1 - j), which gives the p-value. Where
-near-duplicates lie on both sides of the split, the threshold is small: scan for them first.
+below the j-th smallest of K values follows the beta-binomial law (n, j, K + 1 - j), which gives the p-value. If
+near-duplicates lie on both sides of the split, the threshold is too small: scan for them first.
 """
 
 import math
@@ -39,21 +40,21 @@ from sfumato.keyed import generator
 from sfumato.measures.interval import Interval, Progress, interval, jackknife
 from sfumato.measures.neighbours import Neighbours, nearest
 
-SUBSAMPLES = 10  # of the training pictures
+SUBSAMPLES = 10  # number of subsamples of the training pictures
 DEPTH = 10  # neighbours that are kept: the jackknife leaves out a quarter of the pictures at a time
 CONTROL = 10  # held-out neighbours whose mean distance is the unit of nearness
-QUANTILE = 0.001  # of held-out pictures that are called near-copies
-FEWEST = 50  # pictures of a set
+QUANTILE = 0.001  # share of held-out pictures that count as near-copies
+FEWEST = 50  # pictures of each set
 
 
 @dataclass(frozen=True, eq=False)
 class Nearest:
-    """What lies nearest to each drawn picture.
+    """The pictures nearest to each drawn picture.
 
     Attributes:
         training, held_out: (N) indices of the nearest picture among all of them.
         to_training, to_held_out: (N) their distances.
-        nearness: (N) the distance to training relative to that of held-out neighbours.
+        nearness: (N) the distance to training relative to the distance of held-out neighbours.
     """
 
     training: Tensor
@@ -68,14 +69,14 @@ class Memorization:
     """What was found in one feature space.
 
     Attributes:
-        share: of drawn pictures nearer to training than to held-out ones; 0.5 without copying.
-        p_value: of so large a share without copying.
-        ratio: of the median distances to training and to held-out pictures; 1 without copying.
+        share: share of drawn pictures nearer to training than to held-out ones; 0.5 without copying.
+        p_value: probability of so large a share without copying.
+        ratio: ratio of the median distances to training and to held-out pictures; 1 without copying.
         near_copies: share of drawn pictures that are near-copies.
-        expected: the share of them without copying.
-        near_copies_p_value: of so many without copying.
-        threshold: of nearness.
-        nearest: picture by picture.
+        expected: the share of near-copies without copying.
+        near_copies_p_value: probability of so many near-copies without copying.
+        threshold: the nearness below which a picture is a near-copy.
+        nearest: the nearest pictures of each picture.
     """
 
     share: Interval
@@ -128,19 +129,19 @@ def memorization(
 
 
 def nearness(features: Tensor, training: Tensor, held_out: Tensor, itself: bool = False) -> Nearest:
-    """What lies nearest to each of the features (N, D), among all training and all held-out pictures.
+    """The pictures nearest to each of the features (N, D), among all training and all held-out pictures.
 
     Args:
         features: (N, D).
         training: (M, D).
         held_out: (K, D).
-        itself: whether `features` are the held-out pictures, each of which is then left out for itself.
+        itself: whether `features` are the held-out pictures; then no picture counts as its own neighbour.
     """
     to_training, to_held_out = nearest(features, training), nearest(features, held_out, CONTROL + itself)
     distances, indices = to_held_out.distances, to_held_out.indices
     if itself:
         others = indices != torch.arange(len(features))[:, None]
-        others[others.all(1), -1] = False  # one that has so many equals that it is not among its neighbours
+        others[others.all(1), -1] = False  # a picture with so many equals that it is not among its own neighbours
         distances, indices = (each[others].view(-1, CONTROL) for each in (distances, indices))
     return Nearest(
         training=to_training.indices[:, 0],
@@ -204,7 +205,7 @@ def comparison(
 
 
 def _first(found: Neighbours, left: Tensor, size: int) -> Tensor:
-    """The distance (N,) to the nearest of those references that are left, of `size` in all."""
+    """The distance (N,) to the nearest of the references that are left, out of `size`."""
     there = torch.zeros(size, dtype=torch.bool).index_fill(0, left, True)[found.indices]
     there[:, -1] = True  # where none is left, the last stands for those beyond
     return found.distances.gather(1, there.int().argmax(1, keepdim=True))[:, 0]
@@ -213,14 +214,14 @@ def _first(found: Neighbours, left: Tensor, size: int) -> Tensor:
 def sheet(
     drawn: np.ndarray, training: np.ndarray, held_out: np.ndarray, found: Nearest, count: int = 16
 ) -> Image.Image:
-    """The drawn pictures of the smallest nearness, each beside the nearest training and the nearest held-out picture.
+    """The drawn pictures with the smallest nearness, each beside its nearest training and nearest held-out picture.
 
     Args:
         drawn: uint8 (N, H, W, C).
         training: (M, H, W, C).
         held_out: (K, H, W, C).
-        found: what lies nearest.
-        count: how many.
+        found: the nearest pictures.
+        count: number of rows.
     """
     tiles, labels = [], []
     for i in found.nearness.argsort(stable=True)[:count].tolist():

@@ -59,7 +59,7 @@ def nearest(features: Tensor, references: Tensor, k: int = 1) -> Neighbours:
     for part in features.split(PART):
         _, indices = index.search((part - centre).contiguous().numpy(), k)  # pyright: ignore[reportCallIssue]
         indices = torch.from_numpy(indices)
-        # again, from the differences: so that the distance of equal ones is 0
+        # computed again, from the differences, so that equal features have the distance 0
         distances = (part.double()[:, None] - references[indices].double()).norm(dim=2)
         order = distances.argsort(dim=1, stable=True)
         found.append((distances.gather(1, order), indices.gather(1, order)))

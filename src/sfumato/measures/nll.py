@@ -1,12 +1,12 @@
-"""The negative log likelihood of pictures under a model, three times over, in bits per dimension.
+"""The negative log likelihood of pictures under a model, by three methods, in bits per dimension.
 
-Two numbers are upper bounds for the 8-bit pictures themselves: that of a chain of T steps and that of infinitely many.
-The third is the value of the probability-flow ODE for pictures that are dequantised by uniform noise over each value's
-bin; by Jensen's inequality it is an upper bound, too, on the bits of the 8-bit picture under the ODE's density (Theis
-et al. 2016, arXiv:1511.01844, eq. 6). The mathematics is in `sfumato.diffusion.bound` and
+Two numbers are upper bounds for the 8-bit pictures themselves: the bound of a chain of T steps and the bound of
+infinitely many. The third is the value of the probability-flow ODE for pictures that are dequantised by uniform noise
+over each value's bin. By Jensen's inequality it is also an upper bound on the bits of the 8-bit picture under the ODE's
+density (Theis et al. 2016, arXiv:1511.01844, eq. 6). The mathematics is in `sfumato.diffusion.bound` and
 `sfumato.diffusion.likelihood`.
 
-All draws are keyed by (seed, picture, place), so that the numbers are the same for any size of batch.
+All draws are keyed by (seed, picture, place), so the numbers are the same for any batch size.
 """
 
 import math
@@ -30,8 +30,8 @@ from sfumato.model import Model
 from sfumato.report import Report
 
 BATCH = 16  # pictures at once
-DRAWS = 100  # of time and noise a picture, for the continuous bound
-MILLE = 1000  # parts in which the way of the ODE is told
+DRAWS = 100  # draws of time and noise for each picture, for the continuous bound
+MILLE = 1000  # parts of the ODE's path in which progress is counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +45,10 @@ class NLL:
 
 @dataclass(frozen=True, eq=False)
 class InDouble(Wrapped[Gaussian]):
-    """A denoiser whose states and answers are float64 on the CPU, while the network computes where and as it always
-    does: coefficients that nearly cancel do so without loss."""
+    """A denoiser with float64 states and answers on the CPU, while the network computes as always.
+
+    Coefficients that nearly cancel then lose no digits.
+    """
 
     denoiser: Denoiser
 
@@ -59,7 +61,7 @@ class InDouble(Wrapped[Gaussian]):
 
 
 def chain(schedule: Schedule, steps: int) -> Tensor:
-    """The times of the chain (steps + 1,): evenly spaced where the schedule is one of betas, else even in log-SNR."""
+    """The times of the chain (steps + 1,): evenly spaced for a schedule of betas, otherwise even in log-SNR."""
     inner = schedule.schedule if isinstance(schedule, Shifted) else schedule
     return (grids.uniform if isinstance(inner, Discrete) else grids.log_snr)(schedule, steps)
 
@@ -72,9 +74,9 @@ def nll(model: Model, pictures: Pictures, steps: int, probes: int, seed: int, re
         model: in evaluation mode.
         pictures: from `pictures_for`.
         steps: T of the discrete bound.
-        probes: random sign vectors a picture for the divergence of the ODE.
+        probes: random sign vectors for each picture for the divergence of the ODE.
         seed: decides all draws.
-        report: told how far each of the three is.
+        report: gets the progress of each of the three.
     """
     denoiser = InDouble(model.denoiser)
     variance = learned if model.denoiser.learned_variance else large
@@ -166,7 +168,7 @@ def dequantised(x_0: Tensor, seed: int, keys: Sequence[int]) -> Tensor:
 
 
 def joined(parts: Sequence[NLL]) -> NLL:
-    """One result of those of the batches; the density of dequantised values becomes bits of 8-bit ones."""
+    """Join the results of the batches; the density of dequantised values becomes bits of 8-bit values."""
     bounds, entropies = [part.bound for part in parts], [part.bound.entropies for part in parts]
     first = entropies[0]
     bound = Bound(

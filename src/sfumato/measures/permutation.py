@@ -1,22 +1,22 @@
-"""The difference of a number of two whole sets, both held against the same reference, with a p-value and an interval.
+"""The difference of a number of two whole sets, both compared with the same reference, with p-value and interval.
 
 A Fréchet distance or a KID of two models is not a mean over pictures. Its variance has two parts:
 
-- **What chance makes of one law.** If both models draw from one law, nothing changes when the pictures of a pair (one
-  seed and prompt, drawn by both) change sides; without pairs, when all pictures are dealt anew. s^2 is the mean square
-  of the difference over many such exchanges; the reference stays as it is. This part is exact for two models of one
-  law, also where the number is curved: few pictures, many features, models near the reference.
-- **What only different laws have.** Two laws at one distance from the reference are moved apart by the reference that
-  happens to be at hand, and exchanges cannot see that. The delete-a-group jackknife of pairs and reference does, but it
-  counts the curved part twice. So it is taken of the exchanged sets too (mean m, standard deviation d), and only what
-  the jackknife v of the sets themselves has beyond that is added:
+- **Chance with one law.** If both models draw from one law, nothing changes when the pictures of a pair (one seed and
+  prompt, drawn by both) change sides, or, without pairs, when all pictures are dealt anew. s^2 is the mean square of
+  the difference over many such exchanges; the reference stays as it is. This part is exact for two models of one law,
+  also where the number is curved: few pictures, many features, models near the reference.
+- **The additional part of different laws.** Two laws at one distance from the reference are moved apart by the actual
+  sample of the reference, and exchanges cannot see that. The delete-a-group jackknife of pairs and reference sees it,
+  but counts the curved part twice. So the jackknife is also taken of the exchanged sets (mean m, standard deviation d),
+  and only the excess of the jackknife v of the sets themselves is added:
 
       variance = s^2 + max(0, v - m - d / 2).
 
-  Without d / 2 the noise of v alone makes the variance too large; with d, the laws at one distance are told apart.
+  Without d / 2 the noise of v alone makes the variance too large; with d, laws at one distance are called different.
 
-The p-value and the interval are both Student's of this variance, so that they never contradict each other: p < 0.05
-where the interval of 95 % leaves out 0. `docs/compare.md` has the measured rates.
+The p-value and the interval both follow from Student's law with this variance, so they never contradict each other:
+p < 0.05 if the interval of 95 % excludes 0. `docs/compare.md` has the measured rates.
 """
 
 import math
@@ -30,17 +30,17 @@ from sfumato.keyed import generator
 from sfumato.measures.interval import Difference, Progress, ignored, same_number, tested
 
 EXCHANGES = 200
-JACKKNIFED = 8  # of the exchanges
-KEPT = 4000  # pictures of a pool at most for which a statistic keeps all pairs (128 MB)
-GROUPS, CUTS = 4, 7  # of the jackknife
+JACKKNIFED = 8  # exchanges that are jackknifed
+KEPT = 4000  # largest pool for which a statistic keeps all pairs of pictures (128 MB)
+GROUPS, CUTS = 4, 7  # groups and cuts of the jackknife
 
 Of = Callable[[Tensor], Tensor]  # indices (n,) into the pool -> values (V,)
 Against = Callable[[Tensor], Of]  # indices (m,) into the reference -> the statistic against these
-Statistic = Callable[[Tensor, Tensor], Against]  # pool (N, ...), reference (M, ...) -> what asks of parts of them
+Statistic = Callable[[Tensor, Tensor], Against]  # pool (N, ...), reference (M, ...) -> the function of their parts
 
 
 def directly(statistic: Callable[[Tensor, Tensor], Tensor]) -> Statistic:
-    """A statistic of (set, reference) -> any shape that is computed from nothing for every part."""
+    """A statistic of (set, reference) -> any shape that is computed anew for every part."""
 
     def prepare(pool: Tensor, reference: Tensor) -> Against:
         return lambda j: lambda i: statistic(pool[i], reference[j]).flatten()
@@ -72,16 +72,16 @@ def difference_of(
     seed: int,
     progress: Progress = ignored,
 ) -> list[Difference]:
-    """The statistic of `a` less that of `b`, one difference a value.
+    """The statistic of `a` minus the statistic of `b`, one difference for each value.
 
     Args:
-        statistic: one that depends on the number of pictures is only comparable where `a` and `b` have as many.
+        statistic: if it depends on the number of pictures, `a` and `b` must have as many.
         a: (N, ...).
-        b: (M, ...), as many as in `a` where they are paired.
-        reference: what both are held against.
+        b: (M, ...), as many as in `a` if they are paired.
+        reference: the set that both are compared with.
         paired: whether a[i] and b[i] belong together; they are then exchanged and left out together.
         seed: decides the exchanges and the jackknife.
-        progress: told of every exchange.
+        progress: called after every exchange.
 
     Raises:
         ValueError: pairs of unequal numbers.

@@ -1,13 +1,13 @@
 """Which value of an attribute a picture shows: read from its words, or from the picture by a linear probe.
 
-An attribute has values, such as woman, man and person; a picture that shows none of them has the value "none". Where
-there are words, the value is read from a caption or prompt. Else a probe reads it: multinomial logistic regression on
-frozen features, trained on real pictures whose words say the value (Alain & Bengio 2016, arXiv:1610.01644).
+An attribute has values, such as woman, man and person; a picture that shows none of them has the value "none". If there
+are words, the value is read from a caption or prompt. Otherwise a probe reads it: multinomial logistic regression on
+frozen features, trained on real pictures whose words name the value (Alain & Bengio 2016, arXiv:1610.01644).
 
-A probe errs, and its answers are a mixture: with p the true shares and C[i, j] the probability that it says j of a
-picture of value i, it says q = p C. Hence p = q C^-1 (for two values Rogan & Gladen 1978,
-doi:10.1093/oxfordjournals.aje.a112510; for more Lipton et al. 2018, arXiv:1802.03916), if it errs on drawn pictures as
-it does on real ones.
+A probe errs, so its answers are a mixture: with p the true shares and C[i, j] the probability that it answers j for a
+picture of value i, its answers have the shares q = p C. So p = q C^-1 (for two values Rogan & Gladen 1978,
+doi:10.1093/oxfordjournals.aje.a112510; for more Lipton et al. 2018, arXiv:1802.03916), if the probe errs on drawn
+pictures as it does on real ones.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ NONE = "none"
 LEAST = 5  # pictures of each value to train a probe on, and to measure it on
 L2 = 0.1
 ITERATIONS = 200
-ILL_CONDITIONED = 10.0  # from here on, a hundredth in what a probe says can be a tenth in the truth
+ILL_CONDITIONED = 10.0  # above this, an error of 0.01 in a probe's answers can be 0.1 in the true shares
 
 
 # --- words -----------------------------------------------------------------------------------------------------------
@@ -56,9 +56,9 @@ class Attribute:
         return (*self.words, NONE)
 
     def read(self, texts: Sequence[str]) -> int:
-        """The number of the value that the first text to name any names; -1 where that names several.
+        """The number of the value in the first text that names any; -1 if that text names several.
 
-        Captions are read from the shortest on, since the long ones hold loose tags.
+        The shortest caption is read first, because the long ones hold loose tags.
         """
         for text in texts:
             named = [i for i, words in enumerate(self.words.values()) if _pattern(tuple(words)).search(text)]
@@ -71,7 +71,7 @@ class Attribute:
         return torch.tensor([self.read(texts) for texts in captions], dtype=torch.int64)
 
     def without(self, text: str) -> str:
-        """The text less the words of this attribute."""
+        """The text without the words of this attribute."""
         return _pattern(tuple(word for words in self.words.values() for word in words)).sub(" ", text)
 
 
@@ -132,7 +132,7 @@ def read_attributes(text: str, where: str) -> tuple[Attribute, ...]:
         where: its name, for messages.
 
     Raises:
-        ConfigError: the text is no such YAML.
+        ConfigError: the text is not such YAML.
     """
     content = settings_yaml.load(text, where)
     fix = "write `attribute: {value: [word, word]}`"
@@ -161,8 +161,8 @@ def _attribute(name: str, values: Any, where: str, fix: str) -> Attribute:
 class ColourHistogram:
     """A feature space (N, 512): square roots of the shares of 8 x 8 x 8 colours.
 
-    Of emoji in a style that it has seen, a probe on it tells tones of skin better than one on learned features. It
-    knows the palettes: of a new style it says little, so train and measure it on the style that it is to read.
+    For emoji in a style that it has seen, a probe on these features reads skin tones better than one on learned
+    features. It knows the palettes, so it says little about a new style: train and measure it on the style to be read.
     """
 
     name = "colour histogram, 8 x 8 x 8"
@@ -180,14 +180,14 @@ class ColourHistogram:
 
 
 def colours(pictures: np.ndarray, report: Report) -> Tensor:
-    """The number in `emoji.COLOURS` of the basic colour that most of a picture has, near-white left out as ground.
+    """The number in `emoji.COLOURS` of the most frequent basic colour of a picture; near-white counts as background.
 
     Args:
         pictures: uint8 (N, H, W, C).
         report: told how far it is.
 
     Returns:
-        (N,) int64; len(COLOURS), which is "none", where hardly anything is there.
+        (N,) int64; len(COLOURS), which is "none", if there is hardly anything in the picture.
     """
     found = []
     for picture in pictures:
@@ -211,7 +211,7 @@ class Probe:
         weight: (V, D + 1), the bias last, of standardised features.
         mean: (D,) of the training pictures.
         scale: (D,).
-        confusion: (V, V) how many held-out pictures of value i it says j of.
+        confusion: (V, V) for how many held-out pictures of value i it answers j.
     """
 
     values: tuple[str, ...]
@@ -226,13 +226,13 @@ class Probe:
 
     @property
     def accuracy(self) -> tuple[Interval, ...]:
-        """For each value, the share of its held-out pictures that are read rightly."""
+        """For each value, the share of its held-out pictures that are read correctly."""
         right, of = self.confusion.diagonal().tolist(), self.confusion.sum(1).tolist()
         return tuple(of_share(r, n) for r, n in zip(right, of, strict=True))
 
     @property
     def condition(self) -> float:
-        """How much an error in what it says can grow in the corrected shares."""
+        """How much an error in its answers can grow in the corrected shares."""
         return condition(self.confusion)
 
 
@@ -242,7 +242,7 @@ def train_probe(values: Sequence[str], features: Tensor, labels: Tensor, held_ou
     Args:
         values: (V) names.
         features: (N, D) of real pictures.
-        labels: (N,) numbers of values; pictures of -1 have no part.
+        labels: (N,) numbers of values; pictures of -1 are left out.
         held_out: (N,) bool, the pictures that it is measured on; see `apart`.
         report: told how far it is.
 
@@ -262,7 +262,7 @@ def train_probe(values: Sequence[str], features: Tensor, labels: Tensor, held_ou
 
     x, y = features[training].double(), labels[training]
     mean, std = x.mean(0), x.std(0)
-    scale = std.clamp(min=0.1 * std.mean().item() or 1.0)  # what hardly varied must not outweigh all else elsewhere
+    scale = std.clamp(min=0.1 * std.mean().item() or 1.0)  # a feature that hardly varied must not dominate
     x = (x - mean) / scale
     balance = (1 / torch.bincount(y, minlength=len(values)).double())[y] / len(values)
 
@@ -301,14 +301,16 @@ def apart(groups: Sequence[str], part: float) -> Tensor:
 
 
 def confusion(labels: Tensor, said: Tensor, values: int) -> Tensor:
-    """(values, values): how many pictures of value i are said to have j. Labels may come from prompts, too: that tells
-    whether a probe reads drawn pictures as it reads real ones."""
+    """(values, values): how many pictures of value i are read as j.
+
+    Labels may also come from prompts, to see whether a probe reads drawn pictures as it reads real ones.
+    """
     known = labels >= 0
     return torch.bincount(labels[known] * values + said[known], minlength=values**2).view(values, values)
 
 
 def condition(confusion: Tensor) -> float:
-    """The 2-norm condition number of C; `ILL_CONDITIONED` says from where on correction is not to be trusted."""
+    """The 2-norm condition number of C; above `ILL_CONDITIONED`, do not trust the correction."""
     return float(torch.linalg.cond(rates(confusion)))
 
 
@@ -318,8 +320,10 @@ def rates(confusion: Tensor) -> Tensor:
 
 
 def correct(said: Tensor, confusion: Tensor) -> Tensor:
-    """The true shares (..., V) behind the shares said (..., V) by a probe of that confusion (..., V, V): q C^-1, which
-    is unbiased, but by noise may lie outside of the simplex."""
+    """The true shares (..., V) from the shares (..., V) that a probe of this confusion (..., V, V) reads: q C^-1.
+
+    It is unbiased, but noise may move it outside of the simplex.
+    """
     return (said.double()[..., None, :] @ torch.linalg.pinv(rates(confusion)))[..., 0, :]
 
 

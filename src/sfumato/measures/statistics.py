@@ -8,8 +8,8 @@ One number a picture, over its grey values Y = 0.299 R + 0.587 G + 0.114 B of 0 
     colourfulness   |std(rg, yb)| + 0.3 |mean(rg, yb)| with rg = R - G and yb = (R + G) / 2 - B, of colour pictures only
                     (Hasler & Süsstrunk 2003)
 
-The means may agree where the distributions do not, so the Wasserstein-1 distance of the two, in the unit of the number,
-stands beside them. It is biased upwards: it is above 0 for two sets of one law, too.
+The means may agree although the distributions do not, so the Wasserstein-1 distance of the two, in the unit of the
+number, is given as well. It is biased upwards: it is above 0 even for two sets of one law.
 """
 
 from dataclasses import dataclass
@@ -30,8 +30,8 @@ class Compared:
     Attributes:
         real: its mean over real pictures.
         drawn: its mean over drawn ones.
-        difference: drawn less real, Welch's interval and p-value.
-        distance: the Wasserstein-1 distance of the distributions, with an interval for other pictures, as many.
+        difference: drawn minus real, with Welch's interval and p-value.
+        distance: the Wasserstein-1 distance of the distributions, with an interval for other sets of the same size.
     """
 
     real: Interval

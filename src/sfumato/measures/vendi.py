@@ -1,12 +1,12 @@
-"""The Vendi score: how many pictures that are all unlike each other would be as diverse as these.
+"""The Vendi score: the number of completely different pictures that would be as diverse as these.
 
 It is the exponential of the entropy of the eigenvalues of K / N, for the matrix K of similarities of N pictures
-(Friedman & Dieng 2023, arXiv:2210.02410, eq. 1): 1 for N like ones, N for N wholly unlike. With cosines for
-similarities, K = X X^T of rows of length 1, and X^T X / N of shape (D, D) has the same eigenvalues above 0: the score
-is at most D.
+(Friedman & Dieng 2023, arXiv:2210.02410, eq. 1): 1 for N equal pictures, N for N completely different ones. With
+cosines as similarities, K = X X^T of rows of length 1, and X^T X / N of shape (D, D) has the same eigenvalues above 0:
+the score is at most D.
 
-The score grows with N: compare only where N is the same. Its interval is the jackknife's of the logarithm. In a
-bootstrap, copies lower the score: its interval held the mean in 74 % (N = 300, D = 16) and 0 % (N = 200, D = 256), and
+The score grows with N: compare it only for the same N. Its interval is the jackknife's of the logarithm. In a
+bootstrap, copies lower the score: its interval contained the mean in 74 % (N = 300, D = 16) and 0 % (N = 200, D = 256),
 the jackknife's in 94 and 92 %.
 """
 
@@ -28,17 +28,17 @@ def log_score(features: Tensor) -> Tensor:
 
 
 def of_parts(pool: Tensor, reference: Tensor) -> Against:
-    """The Vendi score of parts of a pool (N, D); there is nothing that it is held against."""
+    """The Vendi score of parts of a pool (N, D); it needs no reference."""
     return lambda j: lambda i: log_score(pool[i]).exp()[None]
 
 
 def vendi(features: Tensor, seed: int, progress: Progress = ignored) -> Interval:
-    """The Vendi score of features (N, D), with an interval for other pictures, as many.
+    """The Vendi score of features (N, D), with an interval for other sets of the same size.
 
     Args:
-        features: none of them zero.
+        features: features, none of them zero.
         seed: decides the random cuts of the jackknife.
-        progress: told of every measurement.
+        progress: called after every measurement.
 
     Raises:
         UserError: fewer than 16 pictures.
