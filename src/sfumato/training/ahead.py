@@ -1,4 +1,4 @@
-"""The next batch is made while a step is computed: for cards beside which the processor is idle.
+"""The next batch is made while a step is computed: useful with a graphics card, whose processor would be idle.
 
 On a CPU there is nothing to gain, because the step itself uses every core (a batch was measured at 0.2 to 0.3 % of a
 step of the recipes). Batches are functions of their number, so the order in which they are made changes nothing.
@@ -12,10 +12,11 @@ Item = TypeVar("Item")
 
 
 class Ahead(Generic[Item]):
-    """``make(number)``, of which number + 1 is begun when number is given: one thread, one item in store.
+    """Calls ``make(number)`` ahead: returning one item starts the next, number + 1, in one thread with one item in
+    store.
 
     Args:
-        make: called in that thread alone, so it needs no locks; what it raises is raised where its item is asked for.
+        make: called only in that thread, so it needs no locks; its errors are raised when its item is requested.
     """
 
     def __init__(self, make: Callable[[int], Item]) -> None:

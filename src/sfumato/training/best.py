@@ -1,10 +1,10 @@
 """The best step of a run: at intervals a judge scores what the model draws, and the best step's weights are kept.
 
-Scores and weights are state of the run like the optimizer's: a checkpoint holds them (``best.safetensors``), hashed and
-written with all else. So they always belong to the losses and the step beside them, and a run that was killed between
-two checkpoints knows no score of a step that it has yet to repeat.
+Scores and weights are part of the run's state, like the optimizer: a checkpoint holds them (``best.safetensors``),
+hashed and written with everything else. So they always belong to the losses and the step in the same checkpoint, and a
+run that was killed between two checkpoints has no score of a step that it has yet to repeat.
 
-What judges is ``sfumato.training.judge``.
+``sfumato.training.judge`` is the judge.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,8 +25,8 @@ class Score:
     Attributes:
         name: what was measured, e.g. "KID x 1000".
         value: of the drawn pictures.
-        low, high: its interval of 95 %, None where one number is all there is.
-        control: the same of held-out real pictures, which a perfect model would reach; None where they are too few.
+        low, high: its interval of 95 %, None if there is only one number.
+        control: the same for held-out real pictures, which a perfect model would reach; None if there are too few.
     """
 
     name: str
@@ -46,8 +46,8 @@ class Score:
         return {name: value for name, value in named.items() if value is not None}
 
 
-# Called with the averaged weights in their place; the folder keeps what is made once a run. It must give the same score
-# for the same weights, and tell the report often: that is where Ctrl-C ends it.
+# Called with the averaged weights in the model; the folder keeps what is made once in a run. It must give the same
+# score for the same weights, and report often, because Ctrl-C ends it in a report.
 Judge = Callable[[Trainer, Path, Report], Score]
 
 
@@ -65,7 +65,7 @@ class Best:
 
     @classmethod
     def restored(cls, state: Mapping[str, Any], parts: Mapping[str, dict[str, Tensor]]) -> "Best":
-        """Takes back what ``state`` and ``parts`` gave."""
+        """Restore the results of ``state`` and ``parts``."""
         return cls([(step, Score(**score)) for step, score in state.get("scores", ())], parts.get("best", {}))
 
     def state(self) -> dict[str, Any]:
@@ -76,18 +76,18 @@ class Best:
 
     @property
     def lowest(self) -> tuple[int, Score]:
-        """Step and score of the weights; of equal scores the first."""
+        """Step and score of the kept weights; among equal scores the first."""
         return min(self.scores, key=lambda row: row[1].value)
 
     def due(self, trainer: Trainer) -> bool:
-        """Whether the trainer's step is to be scored: a multiple of ``evaluate_every`` or the last, not done yet."""
+        """Whether to score the trainer's step: a multiple of ``evaluate_every`` or the last, not scored yet."""
         step, training = trainer.step, trainer.config.training
         if not training.evaluate_every or not step or step in dict(self.scores):
             return False
         return step % training.evaluate_every == 0 or step == training.steps
 
     def add(self, trainer: Trainer, judge: Judge, folder: Path, report: Report) -> Score:
-        """Scores the trainer's step, and keeps its averaged weights where no score was lower."""
+        """Score the trainer's step, and keep its averaged weights if no score was lower."""
         track = trainer.config.sampling.ema
         trainer.model.eval()
         with trainer.ema.swapped(track):
@@ -98,7 +98,7 @@ class Best:
         return score
 
     def record(self) -> dict[str, Any]:
-        """For the model's record; empty where nothing was scored."""
+        """The entry for the model's record; empty if nothing was scored."""
         if not self.scores:
             return {}
         step, score = self.lowest

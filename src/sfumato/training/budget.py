@@ -1,11 +1,12 @@
 """A run that fits into a time: its pictures' size, its network, its batch and its length, measured on this machine.
 
-The choice is a ladder of (side in pixels, channels of the U-Net, pictures a step); a rung is two to four times the work
-of the one before. Steps of a rung are timed from the lowest on, on made-up pictures, and the highest rung whose network
-still sees ``ENOUGH`` pictures in the time is taken. Settings that a person has given stay.
+The choice is a ladder of (side in pixels, channels of the U-Net, pictures in a step); each rung is two to four times
+the work of the one before. Steps of the rungs are timed from the lowest on, with made-up pictures, and the highest rung
+whose network still sees ``ENOUGH`` pictures in the time is taken. Settings that the user has given stay.
 
-Then a few steps of the run itself are timed. Its length is what is left of the time after everything else that a run
-does: reading, sample sheets, validation, checkpoints. All of it is written to config.yaml, and a resumed run keeps it.
+Then a few steps of the run itself are timed. The run has as many steps as fit into the time that is left by everything
+else: reading, sample sheets, validation, checkpoints. All choices are written to config.yaml, and a resumed run keeps
+them.
 """
 
 import math

@@ -19,8 +19,8 @@ def licences(data: Dataset) -> list[tuple[str, str, int]]:
 
 
 def read_losses(path: Path) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
-    """(step, training loss) and (step, validation loss) of a run's loss.jsonl; a damaged line is left out, for no
-    single one matters to a curve."""
+    """(step, training loss) and (step, validation loss) of a run's loss.jsonl; damaged lines are left out, because no
+    single line matters to a curve."""
     rows = [row for line in path.read_bytes().splitlines() if (row := row_of(line)) is not None]
     training, validation = (
         [(row["step"], float(row[name])) for row in rows if isinstance(row.get(name), int | float)]
@@ -30,7 +30,7 @@ def read_losses(path: Path) -> tuple[list[tuple[int, float]], list[tuple[int, fl
 
 
 def row_of(line: bytes) -> dict[str, Any] | None:
-    """One line of the log; None where it is damaged."""
+    """One line of the log; None if it is damaged."""
     try:
         row = parse_json(line)
     except ValueError:
@@ -62,7 +62,7 @@ def model_card(config: Config, data: Dataset, record: dict) -> str:
 
     Args:
         config: resolved settings.
-        data: what it was trained on.
+        data: the training data.
         record: the model's record (seed, steps, hours, losses, environment, hashes; the best step, if chosen).
     """
     environment, held_out_loss = record["environment"], record["validation_loss"]

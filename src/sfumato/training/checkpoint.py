@@ -1,8 +1,8 @@
 """Checkpoints that survive a kill at any instruction, and know when they are damaged.
 
 A checkpoint is a folder ``checkpoint-<step>`` of safetensors files and one ``state.json`` that holds the SHA-256 of
-each, and of itself. It is written aside, flushed to the disk and renamed, so a folder with that name is complete;
-``latest`` moves after that, and old folders go last, renamed before they are taken apart. Reading verifies every hash
+each, and of itself. It is written under another name, flushed to the disk and renamed, so a folder with that name is
+complete. Then ``latest`` moves, and last of all the old folders are renamed and deleted. Reading verifies every hash
 (safetensors itself has no checksum) and falls back to the newest checkpoint that is whole.
 """
 
@@ -37,18 +37,18 @@ def checkpoints(run: Path) -> list[Path]:
 
 
 def step_of(folder: Path) -> int:
-    """The step of a checkpoint, by its folder's name."""
+    """The step of a checkpoint, from its folder's name."""
     return int(folder.name.removeprefix("checkpoint-"))
 
 
 def save_checkpoint(run: Path, step: int, parts: dict[str, dict[str, Tensor]], state: dict, keep: int) -> Path:
-    """Writes ``checkpoint-<step>``, then moves ``latest``, then removes all but the newest ``keep``.
+    """Write ``checkpoint-<step>``, then move ``latest``, then remove all but the newest ``keep``.
 
     Args:
         run: the run folder.
         step: optimizer steps done.
         parts: file stem -> tensors by name.
-        state: what else must come back, as JSON.
+        state: everything else that must be restored, as JSON.
         keep: checkpoints to keep, at least 1.
 
     Raises:
@@ -151,7 +151,7 @@ def newest_whole(run: Path, report: Callable[[str], None]) -> tuple[dict, dict[s
 
 
 class RunLock:
-    """One process a run folder. The lock is the kernel's, so it ends with its process, however that ends."""
+    """One process for each run folder. The kernel holds the lock, so it ends with its process, however that ends."""
 
     def __init__(self, run: Path) -> None:
         self.file = (run / "lock").open("a+")

@@ -1,9 +1,9 @@
 """What a run folder is: one run, on one set of pictures, with settings of which only some may change.
 
-A command is held against the folder before anything in it is touched. What the command leaves open ("auto"), the run
-has found out already. What it says otherwise is refused by name, except for the settings in ``FREE``: they change
-nothing in the weights, or they are meant to change. Pictures are known by their manifest's hash and not by their path,
-so a folder may move and be written as `flat`, `./flat/` or `/data/flat`.
+A command is compared with the folder before anything in it is touched. Settings that the command leaves open ("auto")
+are taken from the run. Settings that differ are refused by name, except those in ``FREE``: they do not change the
+weights, or they are meant to change. Pictures are known by their manifest's hash and not by their path, so a folder may
+move and be written as `flat`, `./flat/` or `/data/flat`.
 """
 
 import itertools
@@ -47,7 +47,7 @@ FREE = {
 
 
 def settled(config: Config, out: Path) -> Config:
-    """``config`` with its open settings as the run in ``out`` has them; as it is where there is no run yet.
+    """``config`` with its open settings taken from the run in ``out``; unchanged if there is no run yet.
 
     Raises:
         UserError: the folder holds a run with other settings; they are named, and nothing was touched.
@@ -65,7 +65,7 @@ def settled(config: Config, out: Path) -> Config:
     changed = {name: words for name, words in differences(kept, config).items() if name not in FREE}
     if "start.model" in changed and kept.start.model and same_model(config.start.model, out / KEPT):
         config = adjusted(config, f"start.model={json.dumps(kept.start.model, ensure_ascii=False)}")
-        del changed["start.model"]  # it was only written in another way
+        del changed["start.model"]  # the same model, only written in another way
     if changed:
         told = list(changed.values())
         raise UserError(
@@ -91,7 +91,7 @@ def adopted(config: Config, kept: Config) -> Config:
 
 
 def stretched(config: Config, asked: Config, kept: Config) -> Config:
-    """``config`` with the time of the run where none is asked for; another time lengthens the run in proportion."""
+    """``config`` with the time of the run if none is given; another time lengthens the run in proportion."""
     before, now = kept.training.time, asked.training.time
     if not now:
         return adjusted(config, f"training.time={before}")
@@ -101,7 +101,7 @@ def stretched(config: Config, asked: Config, kept: Config) -> Config:
 
 
 def differences(kept: Config, config: Config) -> dict[str, str]:
-    """In which settings a command differs from a run, each with the words, e.g. "optimizer.lr was 0.001, now 0.002".
+    """The settings in which a command differs from a run, each in words, e.g. "optimizer.lr was 0.001, now 0.002".
 
     ``about`` and ``release`` have no influence on a run.
     """
@@ -124,7 +124,7 @@ def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def same_model(name: str, folder: Path) -> bool:
-    """Whether the model of this name, "" for none, has the weights of that in ``folder``."""
+    """Whether the model of this name ("" for none) has the same weights as the one in ``folder``."""
     if not name:
         return False
     one, other = (
@@ -135,13 +135,13 @@ def same_model(name: str, folder: Path) -> bool:
 
 
 def same_pictures(out: Path) -> Callable[[str], None]:
-    """A check of a manifest's hash, to be made before prepared pictures take the place of those in ``out``.
+    """A check of a manifest's hash, to be made before newly prepared pictures replace those in ``out``.
 
     Raises:
         UserError: (the check) the run in ``out`` was started on other pictures.
     """
     facts = json.loads((out / FACTS).read_text()) if (out / SETTINGS).exists() else {}
-    # A run that drops near-duplicates has two manifests; one of before version 0.1.0 names only the last.
+    # A run that drops near-duplicates has two manifests; a run from before version 0.1.0 names only the last.
     expected = facts.get("prepared_sha256")
 
     def check(manifest_hash: str) -> None:
@@ -155,7 +155,7 @@ def same_pictures(out: Path) -> Callable[[str], None]:
 
 
 def claim(out: Path, config: Config, data: Dataset, model: Model) -> None:
-    """Writes what the run is into its folder.
+    """Write the description of the run into its folder.
 
     Args:
         out: the run folder; ``settled`` has agreed to the settings.
@@ -186,7 +186,7 @@ def claim(out: Path, config: Config, data: Dataset, model: Model) -> None:
 
 
 def other_threads(out: Path) -> str:
-    """What to say where this process has another number of threads than the run began with; else nothing."""
+    """What to say if this process has another number of threads than the run began with; otherwise nothing."""
     before, now = json.loads((out / MACHINE).read_text())["threads"], torch.get_num_threads()
     if before == now:
         return ""
@@ -199,11 +199,11 @@ def other_threads(out: Path) -> str:
 def run_folder(runs: Path, name: str, path: str) -> Path:
     """``runs/name``, or the first of ``runs/name-2``, ``runs/name-3``, ... that holds no run on other pictures.
 
-    So two folders of pictures with one name never meet in a run folder, and the same command finds its run again.
+    So two folders of pictures with the same name never share a run folder, and the same command finds its run again.
 
     Args:
-        runs: where runs lie.
-        name: of the recipe, or of the folder of pictures.
+        runs: the folder of all runs.
+        name: name of the recipe, or of the folder of pictures.
         path: ``data.path`` of the run.
     """
     for number in itertools.count(1):
@@ -215,7 +215,7 @@ def run_folder(runs: Path, name: str, path: str) -> Path:
 
 
 def place(path: str) -> str:
-    """One spelling of every path to the same pictures."""
+    """The same spelling for every path to the same pictures."""
     try:
         return str(locate(path).resolve())
     except UserError:

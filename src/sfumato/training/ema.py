@@ -37,7 +37,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Moves every track towards the live weights, after optimizer step number ``step`` >= 1."""
+        """Move every track towards the live weights, after optimizer step number ``step`` >= 1."""
         live = [v.detach() for v in self.parameters.values()]
         for sigma_rel, track in zip(self.widths, self.tracks, strict=True):
             fraction = 1 - decay(sigma_rel, step)
@@ -45,7 +45,7 @@ class EMA:
 
     @contextmanager
     def swapped(self, track: int) -> Iterator[None]:
-        """A context in which the live weights are those of ``track``."""
+        """A context in which the model has the weights of ``track``."""
         self._exchange(track)
         try:
             yield

@@ -1,4 +1,4 @@
-"""The machine that a run works on: its device, and what is written down of it."""
+"""The machine that a run works on: its device, and the description that the run keeps of it."""
 
 import platform
 import shutil
@@ -19,7 +19,7 @@ def device() -> torch.device:
 
 
 def environment() -> dict:
-    """What the run ran on: enough to explain a difference, nothing that names a person or a place."""
+    """The machine of a run: enough to explain a difference, nothing that names a person or a place."""
     return {
         "sfumato": version("sfumato"),
         "commit": commit(),
@@ -33,8 +33,10 @@ def environment() -> dict:
 
 
 def commit() -> str | None:
-    """The commit of a source checkout, and whether the code was changed since; None for an installed package, or where
-    there is no git."""
+    """The commit of a source checkout, and whether the code was changed since.
+
+    None for an installed package, or if there is no git.
+    """
     here = Path(__file__)
     if shutil.which("git") is None:
         return None

@@ -26,7 +26,7 @@ from sfumato.training.room import free_bytes
 from sfumato.training.samples import sheet_conditions
 from sfumato.training.start import Donor
 
-TRIAL = 256  # pictures that are prepared for them
+TRIAL = 256  # pictures that are prepared for the measured steps
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Estimate:
 
 
 def dry_run(config: Config, report: Report, out: Path | None = None) -> Estimate:
-    """Reads all the data, trains a few steps on some of it in a temporary folder, and adds up.
+    """Read all the data, train a few steps on some of it in a temporary folder, and add up the cost.
 
     Args:
         config: settings; "auto" entries are resolved against the data and the machine.
@@ -71,7 +71,7 @@ def dry_run(config: Config, report: Report, out: Path | None = None) -> Estimate
         out: the run folder that training would use; nothing is written to it.
 
     Raises:
-        UserError: training would refuse the settings, the pictures or the folder; in the same words.
+        UserError: training would refuse the settings, the pictures or the folder, in the same words.
     """
     begin = time.perf_counter()
     machine_settings(config)
@@ -134,7 +134,7 @@ def drawing_seconds(trainer: Trainer) -> float:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: of the graphics card where there is one, else of this process."""
+    """Peak memory in bytes, of the graphics card if there is one, otherwise of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

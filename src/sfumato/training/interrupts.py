@@ -1,5 +1,5 @@
-"""Ctrl-C, SIGTERM and a closed terminal, made polite: the step at hand is finished, all is saved, and the way back is
-told."""
+"""Polite stops by Ctrl-C, SIGTERM and a closed terminal: the current step is finished, everything is saved, and the
+message says how to go on."""
 
 import signal
 import sys
@@ -19,15 +19,15 @@ POLITE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stop:
-    """Ctrl-C, SIGTERM and a closed terminal (SIGHUP) end the run after the step at hand; a second Ctrl-C or SIGTERM
+    """Ctrl-C, SIGTERM and a closed terminal (SIGHUP) end the run after the current step; a second Ctrl-C or SIGTERM
     ends the process at once.
 
-    A signal that the process was started to ignore, as by `nohup`, stays ignored. A second SIGHUP is no haste: a
-    terminal that closes often sends two.
+    A signal that the process was started to ignore, as by `nohup`, stays ignored. A second SIGHUP does not hurry the
+    end, because a closing terminal often sends two.
 
     Args:
         out: the run folder.
-        command: what resumes the run.
+        command: the command that resumes the run.
     """
 
     def __init__(self, out: Path, command: str) -> None:
@@ -55,7 +55,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class Interruptible:
-    """A report that ends what can be done again when ``stop`` says so: the preparation, or an evaluation."""
+    """A report that, when ``stop`` says so, ends work that can be repeated: the preparation, or an evaluation."""
 
     report: Report
     stop: Stop

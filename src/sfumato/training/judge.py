@@ -1,16 +1,16 @@
 """Judging a run while it trains, for ``training.evaluate_every``: KID of what the averaged weights draw.
 
-KID has no bias for few pictures, where a Fréchet distance has a large one. Its features are those that Sfumato learns
-on the training pictures (``learned_features``), once a run; `sfumato evaluate` has the same. Drawn pictures are
-compared with training pictures, and so are held-out ones, for the number beside it.
+KID has no bias for few pictures, where a Fréchet distance has a large one. Sfumato learns its features on the training
+pictures (``learned_features``), once in a run; `sfumato evaluate` uses the same. Drawn pictures are compared with
+training pictures; the control value compares held-out pictures with them.
 
-The drawn ones are asked for what other training pictures show than those they are compared with, where there are
-enough: sets that agree in their conditions more than chance would have it are nearer than their laws are. In small data
-they do agree, and a score may lie below that of held-out pictures, even below 0; the order of scores is as good.
+If there are enough pictures, the prompts of the drawn ones come from other training pictures than those they are
+compared with: sets whose conditions agree more than by chance are nearer than their laws are. In small data they do
+agree, so a score may lie below the score of held-out pictures, even below 0; the order of the scores is still right.
 
 Seeds, conditions and real pictures are always the same. So the scores of a run share most of their chance, and their
-order is surer than their intervals, which are of new pictures, would have it. But the lowest of many scores is also
-the luckiest: what a finished model is worth is for `sfumato evaluate` to say, with other seeds.
+order is more certain than their intervals suggest, which are for new pictures. But the lowest of many scores is also
+the luckiest: use `sfumato evaluate`, with other seeds, to say what a finished model is worth.
 """
 
 from pathlib import Path
@@ -26,21 +26,21 @@ from sfumato.report import Report
 from sfumato.training.best import Score
 from sfumato.training.loop import Trainer
 
-REFERENCE = 2000  # training pictures at most; their features are computed once a run
+REFERENCE = 2000  # training pictures at most; their features are computed once in a run
 FEWEST = 16  # held-out pictures for a control value
-SEED = 0  # of the choice of real pictures; picture i is drawn with seed i
+SEED = 0  # seed of the choice of real pictures; picture i is drawn with seed i
 
 
 def judge(trainer: Trainer, folder: Path, report: Report) -> Score:
     """The score of the weights that are in the model.
 
     Args:
-        trainer: its model in evaluation mode.
-        folder: keeps learned features, and those of the real pictures.
-        report: told how far it is.
+        trainer: the trainer, with its model in evaluation mode.
+        folder: keeps the learned features, and the features of the real pictures.
+        report: gets the progress.
 
     Raises:
-        UserError: what the folder keeps is damaged, or it cannot be written.
+        UserError: the contents of the folder are damaged, or it cannot be written.
     """
     data, (reference, asked, control) = trainer.data, real_pictures(trainer)
     space = LearnedFeatures(learned(data, np.asarray(trainer.train_indices), folder, report))
@@ -56,8 +56,8 @@ def judge(trainer: Trainer, folder: Path, report: Report) -> Score:
 
 
 def real_pictures(trainer: Trainer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Indices of the reference, of the pictures whose conditions are asked for (again where they are too few for one
-    each), and of the control: training pictures the first two, held-out ones the last."""
+    """Indices of the reference, of the pictures that give the prompts (repeated if there are too few), and of the
+    control: the first two are training pictures, the last are held-out ones."""
     n = trainer.config.training.evaluate_pictures
     own, held_out = (np.asarray(i, dtype=np.int64) for i in (trainer.train_indices, trainer.validation_indices))
     order = chosen(own, REFERENCE + n, SEED)

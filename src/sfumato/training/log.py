@@ -18,10 +18,10 @@ class Log:
 
     Args:
         run: the run folder.
-        length: bytes of ``loss.jsonl`` that the checkpoint knows of; what was written after it is cut off, because
-            the steps after the checkpoint are done again.
+        length: bytes of ``loss.jsonl`` that the checkpoint knows; everything after them is cut off, because the steps
+            after the checkpoint are repeated.
         step: the checkpoint's step.
-        say: told when lines are missing that the checkpoint knows of; no weight depends on them.
+        say: called if lines are missing that the checkpoint knows; no weight depends on them.
     """
 
     def __init__(self, run: Path, length: int, step: int, say: Callable[[str], None] = lambda text: None) -> None:

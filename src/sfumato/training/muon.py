@@ -1,20 +1,20 @@
 """Muon (Jordan et al. 2024): momentum made orthogonal, the step scaled to AdamW's size (Liu et al. 2025).
 
-The orthogonal factor of a matrix G is approached by five iterations X <- (a I + b A + c A^2) X with A = X X^T, from
-X = G / |G|. All of them are polynomials in the A of the beginning, so they can be carried out on it alone,
+Five iterations X <- (a I + b A + c A^2) X with A = X X^T, from X = G / |G|, approach the orthogonal factor of a matrix
+G. All of them are polynomials in the initial A, so they can be carried out on A alone,
 
     P <- Q P,    A <- Q A Q,    Q = a I + b A + c A^2,
 
-and X is multiplied once, at the end. For a matrix (m, n) these are 17 m^3 + 2 m^2 n multiplications in place of
-5 m^3 + 10 m^2 n, fewer from n = 1.5 m on; the matrix of a 3x3 convolution has n = 9 m. All of A, P and Q are symmetric,
-and of their products only one side of the diagonal is multiplied, in blocks.
+and X is multiplied once, at the end. For a matrix (m, n) these are 17 m^3 + 2 m^2 n multiplications instead of
+5 m^3 + 10 m^2 n, fewer from n = 1.5 m on; the matrix of a 3x3 convolution has n = 9 m. A, P and Q are symmetric, so
+only one side of the diagonal of their products is computed, in blocks.
 
-On the CPU all of it is float32, the last product too: P grows to 3.4^5 = 480 along small singular values, and entries
-of that size must cancel along the large ones, for which the 8 bits of bfloat16 are too coarse (the first singular
-vector of a matrix with singular values 1 / i^2 would be off by 80 %). The answer is right to about 1 % along every
-singular vector. Matrices that are nearly square take the iterations on X, in float32 as well: a processor without
-instructions for bfloat16 multiplies it 20 times as slowly (see `benchmarks/LOG.md`). On other devices the iterations
-are those on X in bfloat16, as published.
+On the CPU everything is float32, including the last product: P grows to 3.4^5 = 480 along small singular values, and
+entries of that size must cancel along the large ones. The 8 bits of bfloat16 are too coarse for that (the first
+singular vector of a matrix with singular values 1 / i^2 would be off by 80 %). The result is right to about 1 % along
+every singular vector. Nearly square matrices use the iterations on X, also in float32: a processor without
+instructions for bfloat16 multiplies it 20 times as slowly (see `benchmarks/LOG.md`). Other devices use the iterations
+on X in bfloat16, as published.
 """
 
 from collections.abc import Iterable
@@ -22,11 +22,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # steepest at 0, so that singular values end between 0.7 and 1.2
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # steepest at 0; singular values end between 0.7 and 1.2
 ITERATIONS = 5
-LEAST = 1e-7  # norm; a smaller one is nothing
-WIDE = 2  # n / m from which the iterations are those of A
-BLOCK = 128  # rows of a symmetric product up to which both sides of the diagonal are multiplied
+LEAST = 1e-7  # a smaller norm counts as zero
+WIDE = 2  # n / m from which the iterations use A
+BLOCK = 128  # rows of a symmetric product up to which both sides of the diagonal are computed
 
 
 class Muon(torch.optim.Optimizer):
@@ -36,7 +36,7 @@ class Muon(torch.optim.Optimizer):
         params: matrices.
         lr: the learning rate; a step has a root mean square of about 0.2 lr.
         weight_decay: decoupled.
-        momentum: of the gradient's average.
+        momentum: momentum of the gradient's average.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] - there is no closure to ask for
-        """Moves every matrix that has a gradient."""
+        """Move every matrix that has a gradient."""
         for group in self.param_groups:
             lr, momentum = group["lr"], group["momentum"]
             for p in group["params"]:

@@ -11,10 +11,10 @@ from sfumato.training.muon import Muon
 
 
 def as_matrix(tensor: Tensor, like: Tensor) -> Tensor:
-    """``tensor`` as a matrix (out, rest), its columns in the order that ``like`` has in memory.
+    """``tensor`` as a matrix (out, rest), with its columns in the memory order of ``like``.
 
-    So the matrix of a weight is a view of it in either memory format; Newton-Schulz commutes with permutations of
-    columns, and the order does not matter to Muon.
+    So the matrix of a weight is a view of it in either memory format. Newton-Schulz commutes with permutations of
+    columns, so their order does not matter to Muon.
     """
     if like.is_contiguous():
         return tensor.flatten(1)
@@ -55,7 +55,7 @@ class Optimizer:
         self.muon = Muon(self.views, lr, weight_decay) if self.views else None
 
     def set_rate(self, factor: float) -> None:
-        """Sets the learning rate to ``factor`` times the peak."""
+        """Set the learning rate to ``factor`` times the peak."""
         for optimizer in filter(None, (self.adamw, self.muon)):
             for group in optimizer.param_groups:
                 group["lr"] = self.lr * factor
@@ -66,7 +66,7 @@ class Optimizer:
             for view, p in zip(self.views, self.matrices.values(), strict=True):
                 view.grad = as_matrix(p.grad, p) if p.grad is not None else None
             self.muon.step()
-            self.muon.zero_grad()  # or the views would hold the gradients' memory through the next step
+            self.muon.zero_grad()  # otherwise the views would hold the gradients' memory through the next step
 
     def state(self) -> dict[str, Tensor]:
         """Every state tensor by name, e.g. ``adamw/network.out.weight/exp_avg``."""
@@ -78,8 +78,8 @@ class Optimizer:
         return tensors
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """Takes back what ``state`` gave. Every tensor takes the memory layout of its parameter, because fused
-        AdamW walks memory and not indices."""
+        """Restore the result of ``state``. Every tensor gets the memory layout of its parameter, because fused AdamW
+        walks memory and not indices."""
         for kind, optimizer in (("adamw", self.adamw), ("muon", self.muon)):
             if optimizer is None:
                 continue

@@ -1,4 +1,4 @@
-"""All that a run needs before its first step: the data, the settings without a gap, and the model."""
+"""Everything that a run needs before its first step: the data, the complete settings, and the model."""
 
 import time
 from collections.abc import Callable
@@ -42,14 +42,14 @@ class Prepared:
 
 
 def machine_settings(config: Config) -> None:
-    """Sets what belongs to the process: its memory's way, and the number of threads."""
+    """Set what belongs to the process: how it keeps memory, and the number of threads."""
     keep_freed_memory()
     if config.training.threads:
         torch.set_num_threads(demand_threads("training.threads", config.training.threads))
 
 
 def prepare_run(config: Config, out: Path, report: Report) -> Prepared:
-    """Reads the data, resolves what the settings left open, and builds the model with its first weights."""
+    """Read the data, resolve the open settings, and build the model with its first weights."""
     begin = time.perf_counter()
     donor = started(config, out)
     source = source_of(config)

@@ -1,15 +1,16 @@
 """What "auto" means: the settings of the recipe `folder` that wait for the data and the machine.
 
-The rules are few and written down, so that a person can predict and override each:
+The rules are few and written down, so the user can predict and override each:
 
 * ``data.path``: a folder, or the name of a data set that ``sfumato data get`` has brought.
-* ``codec``: what the files are. Pictures have one channel where all are grey, more than 8 bits where half of them have
-  (``kinds``); their side is at most the largest of 32, 64 and 128 that the median one fills (``budget`` has the rest).
+* ``codec``: the kind of the files. Pictures have one channel if all are grey, and more than 8 bits if half of them have
+  (``kinds``). Their side is at most the largest of 32, 64 and 128 that the median picture fills (``budget`` does the
+  rest).
 * ``data.validation``: 2 %, or what holds out enough pictures for the release gate, at most an eighth.
 * a condition of the kind ``auto``: captions -> text, classes -> class; both where the data has both.
 * ``network.channels``, ``training.batch``, ``training.steps`` and the intervals: what fits the time (``budget``).
 
-With ``start.model``, side, channels, network and text condition are those of that model.
+With ``start.model``, side, channels, network and text condition are taken from that model.
 """
 
 import json
@@ -29,7 +30,7 @@ from sfumato.settings.conditions import ConditionSettings
 from sfumato.user_cache import user_cache
 
 SIZES = (32, 64, 128)
-HELD_OUT = 65  # pictures: by chance hardly ever fewer than the 50 that the release gate demands
+HELD_OUT = 65  # pictures: chance hardly ever leaves fewer than the 50 that the release gate demands
 MOST_HELD_OUT = 1 / 8
 LEAST_HELD_OUT = 0.02
 
@@ -58,14 +59,14 @@ def source_of(config: Config) -> Source:
 
 
 def largest_size(sides: Sequence[int]) -> int:
-    """The largest size that the median picture fills, from the short sides of some."""
+    """The largest size that the median picture fills, from the short sides of some pictures."""
     found = sorted(sides) or [SIZES[0]]
     median = found[len(found) // 2]
     return max((size for size in SIZES if size <= median), default=SIZES[0])
 
 
 def like(config: Config, model: Config) -> Config:
-    """``config`` with its open codec and network as those of the model that the run begins with."""
+    """``config`` with its open codec and network taken from the model that the run begins with."""
     settings = config.model_dump(mode="json")
     own = model.codec.model_dump(mode="json")
     if "kind" in config.codec.open:
@@ -84,7 +85,7 @@ def resolve_rest(
     classes: int,
     preferred: Mapping[str, ConditionSettings] | None = None,
 ) -> Config:
-    """Conditions and held-out pictures, from what the data turned out to be.
+    """Resolve conditions and held-out pictures from the data.
 
     Args:
         config: settings, perhaps with "auto" left.
@@ -117,10 +118,10 @@ def resolve_rest(
 
 
 def refuse_narrow(config: Config) -> None:
-    """Refuses a U-Net that is narrower than what one of its positions shows: `patch` x `patch` pixels.
+    """Refuse a U-Net with fewer channels than one of its positions has numbers: `patch` x `patch` pixels.
 
-    It answers with as many numbers. Those of noise have nothing in common that fewer channels could hold, so noise
-    would stay in what it draws, however long it is trained.
+    The network answers with as many numbers. The numbers of noise are independent, so fewer channels cannot hold them,
+    and noise would stay in every picture, however long it is trained.
 
     Raises:
         UserError: `network.channels` is too small for `network.patch`.
@@ -139,7 +140,7 @@ def refuse_narrow(config: Config) -> None:
 
 
 def gate(config: Config, held_out: int) -> str:
-    """What to say before training where too few pictures are held out for the release gate; else nothing."""
+    """What to say before training if too few pictures are held out for the release gate; otherwise nothing."""
     demanded = [*config.release.at_least, *config.release.at_most]
     needs = {"memorization": memorization.FEWEST, "membership": membership.FEWEST}
     short = {name: n for name, n in needs.items() if n > held_out and any(row.startswith(name) for row in demanded)}
@@ -158,8 +159,10 @@ def found_in_data(
     classes: int,
     preferred: Mapping[str, ConditionSettings],
 ) -> dict[str, Any]:
-    """``conditions`` as plain settings, with those of the data in the place of the kind ``auto``; arguments as for
-    ``resolve_rest``. What a recipe names itself is not added again."""
+    """``conditions`` as plain settings, with the kind ``auto`` replaced by the conditions of the data.
+
+    The arguments are as for ``resolve_rest``. A condition that the recipe names itself is not added again.
+    """
     own = {name: c.model_dump(mode="json") for name, c in conditions.items() if c.kind != "auto"}
     needs = {c.needs for c in conditions.values()}
     like = {name: c.model_dump(mode="json") for name, c in preferred.items() if c.needs == "captions"}

@@ -18,8 +18,11 @@ COLUMNS = 8
 
 
 def sheet_conditions(trainer: Trainer) -> tuple[Sequence[Asked], int]:
-    """What the sheet shows, and its columns: the recipe's prompts; else, where classes are all there is, two of every
-    class; else what held-out pictures show; then pictures without a condition."""
+    """The conditions of the sheet, and its columns.
+
+    They are the recipe's prompts; or, if there are only classes, two of every class; or the conditions of held-out
+    pictures; and then pictures without a condition.
+    """
     prompts, model = trainer.config.sampling.prompts, trainer.model
     if prompts:
         return list(prompts), COLUMNS
@@ -37,7 +40,7 @@ def draw_sheet(model: Model, conditions: Sequence[Asked], columns: int, path: Pa
     path.parent.mkdir(parents=True, exist_ok=True)
     pictures = []
     for _, x in model.drawn(conditions, range(len(conditions)), model.sampling()):
-        # An early network may diverge; that is worth seeing on the sheet, and not worth a run.
+        # An early network may diverge: the sheet should show it, but it should not end the run.
         pictures += model.pictures(x.nan_to_num())
     labels = [words_of(model.conditioner.normalize(asked)) for asked in conditions]
     write_atomically(path, encoded(labelled_grid(pictures, labels, columns)))

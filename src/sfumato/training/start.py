@@ -1,8 +1,8 @@
-"""What a run begins with: random weights, or those of a saved model as far as they fit (``start.model``).
+"""What a run begins with: random weights, or the weights of a saved model as far as they fit (``start.model``).
 
-A weight is taken where the new model has one of the same name and shape. Vectors of classes go by the class's name, not
-by its number, and a text encoder keeps the vocabulary that its vectors belong to. The run keeps a copy of the model in
-``start/``, so that it goes on when the model is moved, and names it by the hash of its weights.
+A weight is taken if the new model has one of the same name and shape. The vector of a class is found by the name of the
+class, not by its number, and a text encoder keeps the vocabulary that its vectors belong to. The run keeps a copy of
+the model in ``start/``, so it can go on after the model is moved, and names it by the hash of its weights.
 """
 
 from collections.abc import Mapping
@@ -29,12 +29,12 @@ class Donor:
     """A saved model that a run begins with.
 
     Attributes:
-        name: as it was asked for.
+        name: its name, as it was given.
         config: its settings.
         classes: its class names.
         weights: its tensors by name.
-        files: its other files by name, the vocabulary of a trained text encoder among them.
-        sha256: of its weights' file.
+        files: its other files by name, including the vocabulary of a trained text encoder.
+        sha256: SHA-256 of the file of its weights.
     """
 
     name: str
@@ -59,10 +59,10 @@ class Donor:
 
     @torch.no_grad()
     def into(self, model: Model) -> dict[str, Any]:
-        """Copies what fits into ``model``.
+        """Copy the weights that fit into ``model``.
 
         Args:
-            model: new; it is changed in place.
+            model: a new model; it is changed in place.
 
         Returns:
             For the model's lineage: name, hash, how many weights were taken, and why the others were not.
@@ -94,7 +94,7 @@ class Donor:
         return {"model": self.name, "weights_sha256": self.sha256, "taken": len(taken), "left": left}
 
     def told(self, lineage: Mapping[str, Any], model: Model) -> str:
-        """What ``into`` has taken and what it has not, for people."""
+        """What ``into`` took and what it did not take, for people."""
         left, n = lineage["left"], len(model.parameters())
         lines = [f"start: {lineage['taken']:,} of {n:,} weights are those of {self.name} (SHA-256 {self.sha256[:10]})"]
         if left:
@@ -123,11 +123,11 @@ class Donor:
 
 
 def started(config: Config, out: Path) -> Donor | None:
-    """What the run in ``out`` begins with, None for random weights.
+    """The model that the run in ``out`` begins with, None for random weights.
 
     Args:
-        config: its settings.
-        out: the run folder. One that has begun has a copy of the model; a new one gets it.
+        config: the settings of the run.
+        out: the run folder. A run that has begun has a copy of the model; a new run gets one.
 
     Raises:
         UserError: there is no such model, or it is damaged.

@@ -1,4 +1,4 @@
-"""A run that has not finished, as a model: the averages of its newest whole checkpoint. Its folder stays as it is."""
+"""An unfinished run as a model, with the averages of its newest whole checkpoint. Its folder is not changed."""
 
 import json
 from collections.abc import Callable
@@ -23,11 +23,11 @@ def is_run(folder: Path) -> bool:
 
 
 def open_unfinished(run: Path, say: Callable[[str], None]) -> Model:
-    """The model that a run has come to.
+    """The model of an unfinished run.
 
     Args:
         run: a run folder, in which another process may be training.
-        say: told which step the model is of, and of damaged checkpoints.
+        say: gets the step of the model, and damaged checkpoints.
 
     Raises:
         UserError: there is no whole checkpoint yet, or the run was begun by a version that did not keep what is needed.
@@ -38,7 +38,7 @@ def open_unfinished(run: Path, say: Callable[[str], None]) -> Model:
         try:
             state, parts = read_checkpoint(folder, only=part)
             break
-        except UserError as error:  # damaged, or taken away by the process that trains
+        except UserError as error:  # damaged, or deleted by the process that trains
             say(f"{error}; falling back to the checkpoint before it")
     else:
         raise UserError(
