@@ -20,6 +20,7 @@ from sfumato.training.budget import (
     HOUR,
     LADDER,
     Costs,
+    Promise,
     duration,
     intervals,
     length,
@@ -193,6 +194,23 @@ def test_a_longer_time_lengthens_the_run_in_proportion(pictures: Path, settings:
     train(settings(pictures, *BUDGETED, "training.time=2s"), tmp_path)
     after = load_recipe(tmp_path / "config.yaml").training
     assert (after.time, after.steps) == (2, 2 * before)
+
+
+def test_a_run_that_will_be_late_says_so_once_and_one_in_time_says_nothing() -> None:
+    slow, quick, free = Promise(3600, 1000), Promise(3600, 1000), Promise(0, 1000)
+    assert slow.broken(50, 500) == ""  # too early to tell
+    assert "about 2 h 00 min, not 1 h 00 min" in slow.broken(100, 720) and slow.broken(101, 728) == ""
+    assert [quick.broken(step, 3.6 * step) for step in range(1, 1001)] == [""] * 1000
+    assert free.broken(500, 10**6) == ""
+
+
+def test_a_run_on_a_machine_that_became_busy_says_that_it_will_be_late(
+    pictures: Path, settings: Callable, tmp_path: Path, quiet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch, learning=1.0)  # while the run is measured
+    monkeypatch.setattr("sfumato.training.run.newest_whole", lambda *_: setattr(clock, "learning", 2.0))
+    train(settings(pictures, *BUDGETED, "training.time=100s"), tmp_path, quiet)
+    assert sum("this machine is slower" in text for text in quiet.said) == 1 and clock.now > 115
 
 
 class Clock:

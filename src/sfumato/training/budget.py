@@ -37,6 +37,7 @@ LADDER = ((32, 32, 32), (32, 64, 64), (64, 32, 32), (64, 64, 64), (128, 64, 64),
 MADE_UP = 64  # pictures that steps of a rung are timed on
 WARM_UP, MEASURED = 1, 3  # steps; the first one allocates, and compiles where that is asked for
 SPARE = 0.05  # share of the time that is kept for a machine that slows down
+SURE, LATE = 0.1, 1.15  # share of the steps after which it is said that a run will be late; by how much it must be
 BYTES_A_SECOND = 200e6  # of a checkpoint that is hashed and flushed, on a plain disk
 
 # What happens at intervals: the most times in a run, and the largest share of its time.
@@ -252,6 +253,32 @@ def chosen(config: Config, cost: Costs) -> str:
         f"chosen for this machine: {kinds.kind_of(config.codec).codec(config.codec).describe()}, {network}"
         f"{training.steps:,} steps of {training.batch * training.accumulate} pictures, {seconds} of steps"
     )
+
+
+@dataclass
+class Promise:
+    """A run's time, and whether its steps will keep it on a machine that may have become busy.
+
+    Attributes:
+        time: seconds that the run was given; 0 for none.
+        steps: its length.
+        told: whether it was said that it will be late; once is enough.
+    """
+
+    time: float
+    steps: int
+    told: bool = False
+
+    def broken(self, step: int, seconds: float) -> str:
+        """What to say, the first time that the run will clearly be late, after ``step`` steps that took ``seconds``."""
+        expected = seconds / max(1, step) * self.steps
+        if self.told or not self.time or step < SURE * self.steps or expected < LATE * self.time:
+            return ""
+        self.told = True
+        return (
+            "this machine is slower than when the run's length was chosen: its steps will take about "
+            f"{duration(expected)}, not {duration(self.time)}. Ctrl-C saves; `sfumato generate` draws from what is saved"
+        )
 
 
 def duration(seconds: float) -> str:

@@ -25,6 +25,7 @@ from sfumato.lift import lifted_weights
 from sfumato.model import Model
 from sfumato.report import Report, Silent
 from sfumato.training.best import Best
+from sfumato.training.budget import Promise
 from sfumato.training.card import loss_curve, model_card, read_losses
 from sfumato.training.checkpoint import RunLock, newest_whole, save_checkpoint
 from sfumato.training.claim import claim, other_threads, settled
@@ -132,12 +133,16 @@ def fit(trainer: Trainer, out: Path, report: Report, stop: Stop) -> Progress:
     log = Log(out, state["log_bytes"], trainer.step, report.say)
     rate = Rate(training.batch * training.accumulate, state["seconds"], state.get("waited", 0.0))
 
+    promise = Promise(training.time, training.steps)
+
     def on_step(numbers: dict[str, float]) -> None:
         seconds, waited = numbers.pop("seconds"), numbers.pop("waited")
         log.write(trainer.step, **numbers)
         speed = rate.update(seconds, waited)
         note = f"loss {rate.smooth(numbers['loss']):.4f}  {speed:.0f} pictures/s"
         report.progress("training", trainer.step, training.steps, note)
+        if late := promise.broken(trainer.step, rate.total):
+            report.say(late)
         if trainer.step % LOG_EVERY == 0:
             log.scalars(trainer.step, pictures_per_second=speed, waiting_for_data=waited / seconds, **numbers)
 
