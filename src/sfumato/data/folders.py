@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from sfumato.data import names, stacks
@@ -162,7 +161,7 @@ def _labels(pictures: Iterable[str], keys: Mapping[str, str], layout: Layout) ->
 
 
 def _labelled(record: Record, label: str | None) -> Record:
-    return record if label is None or record.label is not None else replace(record, label=label)
+    return record if label is None or record.label is not None else record.labelled(label)
 
 
 def _stray(name: str) -> Fault:

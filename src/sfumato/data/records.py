@@ -31,6 +31,20 @@ class Record:
         """The bytes of the picture's file."""
         return self.fetch()
 
+    def labelled(self, label: str) -> Record:
+        """The same picture with a class: what `replace` gives in three times the time."""
+        return Record(
+            self.locator,
+            self.fetch,
+            self.captions,
+            label,
+            self.licence,
+            self.source,
+            self.size,
+            self.stamp,
+            self.group,
+        )
+
 
 @dataclass(frozen=True)
 class Asked:

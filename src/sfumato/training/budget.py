@@ -277,7 +277,7 @@ class Promise:
         self.told = True
         return (
             "this machine is slower than when the run's length was chosen: its steps will take about "
-            f"{duration(expected)}, not {duration(self.time)}. Ctrl-C saves; `sfumato generate` draws from what is saved"
+            f"{duration(expected)}, not {duration(self.time)}. Ctrl-C saves; `sfumato generate` can draw then"
         )
 
 
