@@ -15,7 +15,7 @@ quiet machine has time for: those that `sfumato train FOLDER --time 60m --dry-ru
 
     python benchmarks/first_hour.py costs runs/first-hour
     ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \\
-        python benchmarks/first_hour.py costs runs/first-hour
+        python benchmarks/first_hour.py costs runs/first-hour training.precision=fp32
 
 `costs` prints processor seconds on one core, of a training step of 32 pictures and of a picture drawn in 20 steps, with
 what the processor has and with a stand-in for one without AVX-512.
@@ -137,12 +137,12 @@ def train(out: Path, names: list[str], extra: list[str]) -> None:
         call(["evaluate", str(run), "--out", str(out / f"report-{name}")])
 
 
-def costs(out: Path) -> None:
+def costs(out: Path, extra: list[str]) -> None:
     print("side channels captions     step  picture drawn")
     for name, (side, channels) in itertools.product(("textures", "products"), ((32, 32), (32, 64), (64, 32), (64, 64))):
         given = [f"codec.size={side}", f"network.channels={channels}", "training.batch=32", "training.threads=1"]
         lengths = [f"training.{what}=1000" for what in ("steps", "sample_every", "validate_every", "checkpoint_every")]
-        config = load_recipe("folder", [f"data.path={out / name}", *given, *lengths])
+        config = load_recipe("folder", [f"data.path={out / name}", *given, *lengths, *extra])
         machine_settings(config)
         with tempfile.TemporaryDirectory() as folder:
             trainer = trainer_of(prepare_run(config, Path(folder), Silent()))
@@ -184,7 +184,7 @@ def main() -> None:
     if arguments.verb == "folders":
         make_folders(arguments.packages, arguments.out)
     elif arguments.verb == "costs":
-        costs(arguments.out)
+        costs(arguments.out, extra)
     else:
         train(arguments.out, [arguments.only] if arguments.only else ["textures", "products"], extra)
 

@@ -3,7 +3,8 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -19,14 +20,18 @@ from sfumato.training.budget import (
     FEWEST,
     HOUR,
     LADDER,
+    MEASURED,
+    WARM_UP,
     Costs,
     Promise,
     duration,
     intervals,
     length,
     sized,
+    step_seconds,
     timed,
 )
+from sfumato.training.loop import Trainer
 from sfumato.training.resolve import adjusted
 from sfumato.training.run import train
 
@@ -194,6 +199,20 @@ def test_a_longer_time_lengthens_the_run_in_proportion(pictures: Path, settings:
     train(settings(pictures, *BUDGETED, "training.time=2s"), tmp_path)
     after = load_recipe(tmp_path / "config.yaml").training
     assert (after.time, after.steps) == (2, 2 * before)
+
+
+@pytest.mark.parametrize(("each", "measured"), [(0.1, WARM_UP + MEASURED), (2.0, 3), (1000.0, 1)])
+def test_measuring_takes_a_small_share_of_the_time_however_slow_a_step_is(
+    each: float, measured: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now=0.0, steps=0)
+
+    def step() -> None:
+        clock.now, clock.steps = clock.now + each, clock.steps + 1
+
+    monkeypatch.setattr(time, "perf_counter", lambda: clock.now)
+    found = step_seconds(cast(Trainer, SimpleNamespace(train_step=step)), most=5)
+    assert found == pytest.approx(each) and clock.steps == measured
 
 
 def test_a_run_that_will_be_late_says_so_once_and_one_in_time_says_nothing() -> None:

@@ -36,6 +36,7 @@ EPOCHS, FEWEST = 400, 2_000  # a run that was given no time ends after so many e
 LADDER = ((32, 32, 32), (32, 64, 64), (64, 32, 32), (64, 64, 64), (128, 64, 64), (128, 128, 64))
 MADE_UP = 64  # pictures that steps of a rung are timed on
 WARM_UP, MEASURED = 1, 3  # steps; the first one allocates, and compiles where that is asked for
+MEASURING = 0.03  # share of the time after which no further step of a network is measured
 SPARE = 0.05  # share of the time that is kept for a machine that slows down
 SURE, LATE = 0.1, 1.15  # share of the steps after which it is said that a run will be late; by how much it must be
 BYTES_A_SECOND = 200e6  # of a checkpoint that is hashed and flushed, on a plain disk
@@ -54,16 +55,24 @@ class Costs:
     checkpoint: float
 
 
-def step_seconds(trainer: Trainer, progress: Callable[[int, int], None] = lambda done, total: None) -> float:
-    """The time of one training step."""
-    for i in range(WARM_UP):
-        progress(i, WARM_UP + MEASURED)
+def step_seconds(
+    trainer: Trainer, progress: Callable[[int, int], None] = lambda done, total: None, most: float = math.inf
+) -> float:
+    """The time of one training step, from a few.
+
+    Args:
+        trainer: its weights are spent.
+        progress: told the steps that were measured, of how many.
+        most: seconds after which no further step is begun, so that a slow or busy machine has time left for the run.
+    """
+    found: list[float] = []
+    while len(found) < WARM_UP + MEASURED and sum(found) <= most:
+        progress(len(found), WARM_UP + MEASURED)
+        begin = time.perf_counter()
         trainer.train_step()
-    begin = time.perf_counter()
-    for i in range(WARM_UP, WARM_UP + MEASURED):
-        progress(i, WARM_UP + MEASURED)
-        trainer.train_step()
-    return (time.perf_counter() - begin) / MEASURED
+        found.append(time.perf_counter() - begin)
+    counted = found[WARM_UP:] or found
+    return sum(counted) / len(counted)
 
 
 def batch_seconds(trainer: Trainer) -> float:
@@ -90,7 +99,7 @@ def costs(
     """
     demand_room(trainer)
     training, model = trainer.config.training, trainer.model
-    step = step_seconds(trainer, progress)
+    step = step_seconds(trainer, progress, MEASURING * (training.time or HOUR))
     held_out = len(trainer.validation_indices) if held_out is None else held_out
     validated = min(held_out, VALIDATION_PICTURES) * VALIDATION_DRAWS
     size = sum(t.numel() * t.element_size() for part in trainer.parts().values() for t in part.values())
@@ -220,7 +229,7 @@ def pictures_a_second(config: Config) -> float:
         demand_room(trainer)
     except UserError:
         return 0.0
-    return training.batch * training.accumulate / step_seconds(trainer)
+    return training.batch * training.accumulate / step_seconds(trainer, most=MEASURING * (training.time or HOUR))
 
 
 # --- the length --------------------------------------------------------------------------------------------------
