@@ -43,6 +43,7 @@ class Record:
             self.size,
             self.stamp,
             self.group,
+            self.beside,
         )
 
 

@@ -286,8 +286,8 @@ class Promise:
         self.told = True
         return (
             "this machine is slower than when the run's length was chosen: its steps will take about "
-            f"{duration(expected)}, not {duration(self.time)}. Beside other work, one thread is often faster: stop with "
-            "Ctrl-C, which saves, and go on with --set training.threads=1"
+            f"{duration(expected)}, not {duration(self.time)}. Beside other work one thread is often faster: stop "
+            "with Ctrl-C, which saves, and go on with --set training.threads=1"
         )
 
 
