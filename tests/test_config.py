@@ -236,10 +236,14 @@ def test_a_value_out_of_range_names_field_value_range_and_fix(override, parts):
     ("overrides", "message", "fix"),
     [
         (["codec.size=2"], "codec.size = 2 is too small", "0 for automatic"),
-        (["network.channels=100"], "network.channels = 100 times 1 is no multiple of groups = 32", "use channels = 96"),
+        (
+            ["network.channels=100"],
+            "network.channels = 100 times 1 is not a multiple of groups = 32",
+            "use channels = 96",
+        ),
         (["network.heads=3"], "network.heads = 3 does not divide 256", "divisor of 256"),
         (["network.attention_level=5"], "multipliers name 4 levels", "use 0 to 3"),
-        (["network.kind=dit", "network.width=100"], "network.width = 100 is no multiple", "multiple of 12"),
+        (["network.kind=dit", "network.width=100"], "network.width = 100 is not a multiple", "multiple of 12"),
         (["sampling.ema=2"], "sampling.ema = 2, but training.ema has 2 entries", "use 0 to 1"),
         (["sampling.guidance_interval=[0.7, 0.2]"], "guidance_interval = [0.7, 0.2] is empty", "low below high"),
     ],

@@ -44,11 +44,11 @@ Group = TypeVar("Group", bound=Settings)
 
 
 class About(Settings):
-    """What a recipe is for, and what it costs; shown by `sfumato recipes`, without influence on the run."""
+    """The purpose and the cost of a recipe, shown by `sfumato recipes`; they do not influence the run."""
 
-    task: str = word("", "what is learnt from what")
-    hardware: str = word("", "what it was run on")
-    time: str = word("", "how long it took there")
+    task: str = word("", "what is learned from what")
+    hardware: str = word("", "the machine that it ran on")
+    time: str = word("", "how long it took on that machine")
     score: str = word("", "what it reached")
     licence: str = word("", "of the data")
     notes: str = word("", "for the model card: intended use, limits, attribution")

@@ -112,7 +112,7 @@ def test_a_picture_of_two_groups_is_a_fault(tmp_path, folder):
 
 
 @pytest.mark.parametrize(
-    ("group", "words"), [("(a", "no regular expression"), ("(a)(b)", "2 groups"), ("(?:a)", "0 groups")]
+    ("group", "words"), [("(a", "not a regular expression"), ("(a)(b)", "2 groups"), ("(?:a)", "0 groups")]
 )
 def test_a_pattern_that_cannot_be_used_is_refused_before_anything_starts(group, words):
     with pytest.raises(ConfigError, match=words):

@@ -1,8 +1,7 @@
 """Reading packages (.tgz, .tar.*, .deb, .zip, .whl) without unpacking them.
 
-Members are handed out as (name, bytes) in memory; nothing is ever written under a name that an archive chose, so there
-is no path by which a member could land outside the folder it was meant for. Links and devices are passed over, and
-sizes are bounded.
+Members are returned as (name, bytes) in memory; nothing is ever written under a name from an archive, so no member can
+land outside the intended folder. Links and devices are skipped, and sizes are bounded.
 """
 
 from __future__ import annotations

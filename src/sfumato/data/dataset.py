@@ -1,4 +1,4 @@
-"""A prepared data set: rows of one shape in a memory map, and what is said of each."""
+"""A prepared data set: rows of one shape in a memory map, with captions, labels and groups."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class Dataset:
 
     Attributes:
         rows: read-only memory map (N, ...); of pictures (N, height, width, channels), uint8 or uint16.
-        captions: a tuple of captions a row, possibly empty.
-        labels: a class index a row, or None when not every row has one.
+        captions: a tuple of captions for each row, possibly empty.
+        labels: a class index for each row, or None if not every row has one.
         classes: names of the classes, by index.
-        groups: the name of a group a picture, or None when the pictures are in none.
+        groups: the name of a group for each row, or None if there are no groups.
         manifest_hash: SHA-256 of manifest.jsonl, which names the data.
         index: what `prepare` recorded: layout, shape, dtype, counts, signature.
-        folder: where all of it lies.
+        folder: the folder of all its files.
     """
 
     def __init__(self, folder: str | Path):
@@ -71,7 +71,7 @@ class Dataset:
         self.groups = None if not names or None in names else [name for name in names if name is not None]
         # 52 bits of each hash: exact in a double, and even over [0, 1).
         self._places = np.array([int(digest[:13], 16) / 16**13 for digest in hashes])
-        self.describe()  # what cannot be told was damaged
+        self.describe()  # fails if the index is damaged
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -84,10 +84,10 @@ class Dataset:
     def split(self, validation: float) -> tuple[np.ndarray, np.ndarray]:
         """(train, validation): two int64 arrays of indices, disjoint, together all of them.
 
-        A picture's side depends on the hash of its own file: adding files moves none, and identical files land on one
-        side, whatever their names. About `validation` (in [0, 1)) of the pictures are held out; above 0, it is at least
-        one, and one always remains to train on. Where the pictures are in groups, each group is on one side as a whole
-        (see `sfumato.data.groups`).
+        The side of a picture depends on the hash of its own file: adding files moves none, and identical files land on
+        the same side, whatever their names. A share of about `validation` (in [0, 1)) is held out; above 0 it is at
+        least one picture, and one picture always remains to train on. If there are groups, each group is on one side as
+        a whole (see `sfumato.data.groups`).
         """
         if not 0 <= validation < 1:
             raise ValueError(f"validation = {validation} must be in [0, 1): the fraction of pictures held out")
@@ -102,7 +102,7 @@ class Dataset:
         return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
     def describe(self) -> str:
-        """For people: what was found, what was left out and why, what was converted, how much is repeated."""
+        """The data set in words: what was found, what was left out and why, conversions, repetitions."""
         lines = [self.index["found"]]
         if self.index["faults"]:
             kinds = ", ".join(f"{kind} {n:,}" for kind, n in sorted(self.index["faults"].items()))
@@ -120,7 +120,7 @@ class Dataset:
 
 
 def texts(values: Any) -> tuple[str, ...]:
-    """A list of texts as it was read; a TypeError for anything else."""
+    """A list of texts, unchanged; a TypeError for anything else."""
     if not isinstance(values, list | tuple) or not all(isinstance(value, str) for value in values):
         raise TypeError(f"{shown(values)} is no list of texts")
     return tuple(values)

@@ -1,8 +1,7 @@
-"""What is said of a picture (captions, class, licence, source, group), put together from all that say it.
+"""The description of a picture (captions, class, licence, source, group), joined from all files that describe it.
 
-Several files may speak of one picture: a caption file, a line of metadata.jsonl, the JSON beside it. Captions add up,
-and one that is there already is not added again. Two different classes for one picture are a contradiction, and a
-fault.
+Several files may describe one picture: a caption file, a line of metadata.jsonl, the JSON beside it. Captions add up,
+but the same caption is not added twice. Two different classes for one picture are a contradiction, and a fault.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ KEYS = (*CAPTION_KEYS, *_ONCE)
 
 
 class Contradiction(ValueError):
-    """Two different values of what a picture has once."""
+    """Two different values for something that a picture has only once."""
 
 
 def with_captions(record: Record, texts: Iterable[str]) -> Record:
-    """`record` with the captions that it has not yet."""
+    """`record` with the captions added that it does not have yet."""
     return replace(record, captions=_together(record, texts))
 
 
@@ -36,11 +35,11 @@ def _together(record: Record, texts: Iterable[str]) -> tuple[str, ...]:
 
 
 def with_row(record: Record, row: Mapping[str, Any], column: str = "") -> Record:
-    """`record` with what `row` says of the picture; the value of `column` becomes its group.
+    """`record` with what `row` says about the picture; the value of `column` becomes its group.
 
     Raises:
-        Contradiction: the row gives another class, licence, source or group than was said before.
-        ValueError: a value of a type that it cannot have.
+        Contradiction: the row gives another class, licence, source or group than an earlier file.
+        ValueError: a value has the wrong type.
     """
     said: dict[str, Any] = {}
     texts: list[str] = []

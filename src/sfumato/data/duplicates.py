@@ -1,21 +1,21 @@
 """Near-duplicates of a prepared data set: the same picture in another brightness, compression, scale or position.
 
-What occurs often in the training data is what a diffusion model learns by heart (Somepalli et al. 2023,
-arXiv:2305.20086; Carlini et al. 2023, arXiv:2301.13188), and equal files are the smaller part of it. Three
-stages, at no more than 32 x 32 pixels:
+A diffusion model learns by heart what occurs often in the training data (Somepalli et al. 2023, arXiv:2305.20086;
+Carlini et al. 2023, arXiv:2301.13188), and equal files are the smaller part of it. There are three stages, at no more
+than 32 x 32 pixels:
 
-1. Equal pictures are one.
+1. Equal pictures count as one.
 2. Candidates: pictures whose perceptual hashes differ in at most 8 of 64 bits. A bit says whether one of the 8 x 8
-   lowest cosine frequencies is above their median (Zauner 2010; `phash` of imagehash) by a margin, since the many
-   frequencies that an icon does not have would be bits of noise. A shift of a pixel changes some 12 bits of a picture
-   that is so small, so each picture is looked for in five positions.
-3. Verification, since different pictures on a flat ground have like hashes: the difference of the two, slightly
+   lowest cosine frequencies is above their median (Zauner 2010; `phash` of imagehash) by a margin, because the many
+   frequencies that an icon does not have would be bits of noise. A shift by one pixel changes about 12 bits of such a
+   small picture, so each picture is searched in five positions.
+3. Verification, because different pictures on a flat ground have similar hashes: the difference of the two, slightly
    blurred, is fitted by a gain, an offset and a shift of less than a pixel (the first order of Taylor's series, as in
-   Lucas & Kanade 1981), and what remains must be small everywhere and on the whole.
+   Lucas & Kanade 1981), and the rest must be small everywhere and on average.
 
-The limits come from emoji and Fashion-MNIST: where less than 12 levels remain, there are copies or what the eye takes
-for them, above 20 other faces, flags and colours. Mirrored pictures and crops are other pictures. All hashes are
-compared with all, 10^9 pairs a second: minutes for 60,000 pictures, an hour for 500,000.
+The limits come from emoji and Fashion-MNIST: if less than 12 levels remain, the pictures are copies or look like
+copies; above 20 they are other faces, flags and colours. Mirrored pictures and crops count as other pictures. All
+hashes are compared with all, 10^9 pairs a second: minutes for 60,000 pictures, an hour for 500,000.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ Progress = Callable[[int, int], None]
 
 SIDE = 32  # pixels at which pictures are compared
 SMALLEST = 12  # pixels that a comparison needs
-BITS = 8  # of 64, by which the hashes of candidates may differ
-MARGIN = 0.05  # by which a frequency exceeds the median, as a share of the root mean square of all
+BITS = 8  # bits of 64 in which the hashes of candidates may differ
+MARGIN = 0.05  # a frequency must exceed the median by this share of the root mean square of all
 SHIFTS = ((0, 0), (0, 1), (1, 0), (1, 1), (1, -1))  # a shift back is the other picture's shift forth
 GAIN = 0.2  # largest relative difference of the contrasts
 OFFSET = 45.0  # largest difference of the average luminance, in levels of 255
@@ -50,18 +50,18 @@ RESIDUAL = 0.15  # largest root mean square that may remain, as a share of the s
 UNFITTED = 0.45  # the same of the luminance, before the fit
 NEAR = 0.2  # in feature space: share of the median distance to the nearest picture
 
-_QUERIES, _PAIRS = 1024, 512  # at once: more would have memory come and go
+_QUERIES, _PAIRS = 1024, 512  # at once; with more, memory would be allocated and freed again and again
 _LISTED = 10  # groups that are printed
 
 
 @dataclass(frozen=True)
 class Group:
-    """Pictures that are the same, directly or by way of others.
+    """Pictures that are the same, directly or through others.
 
     Attributes:
-        indices: in the data set, ascending.
+        indices: their indices in the data set, ascending.
         paths: their names.
-        distance: the largest difference that remains between two that were linked, in levels of 255.
+        distance: the largest remaining difference between two linked pictures, in levels of 255.
     """
 
     indices: tuple[int, ...]
@@ -71,7 +71,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """What a scan found in the data set with this manifest hash; its text is for people."""
+    """The result of a scan of the data set with this manifest hash; its text is for people."""
 
     pictures: int
     manifest_sha256: str
@@ -102,7 +102,7 @@ def find_duplicates(data: Dataset, progress: Progress | None = None, features: n
     Args:
         data: prepared pictures.
         progress: called with (pictures done, pictures in all).
-        features: (N, D); pictures that are neighbours here are duplicates, too.
+        features: (N, D); pictures that are neighbours in these also count as duplicates.
 
     Raises:
         MissingPackage: faiss, of the extra `eval`, is not installed.

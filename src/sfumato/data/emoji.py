@@ -8,7 +8,7 @@ prompts:
     red apple | red apple, fluent 3d style | a red apple | a red apple, 3d | red apple, fruit, food, fluent 3d style
     | fruit, food
 
-Where one basic colour covers half of the drawing and the name has no colour word, it is added: "a brown dog".
+If one basic colour covers half of the drawing and the name has no colour word, the colour is added: "a brown dog".
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SIZE = 64
 
 @dataclass(frozen=True)
 class Style:
-    """A set of drawings: where they lie in which package, how they are called, and whose they are."""
+    """A set of drawings: their package and place in it, their names, and their owner."""
 
     name: str
     package: str
@@ -52,7 +52,7 @@ STYLES = (
         "MIT",
         "Fluent Emoji, copyright Microsoft Corporation, MIT licence (https://github.com/microsoft/fluentui-emoji), "
         "packaged by LobeHub, MIT licence.",
-        # Not in Microsoft's published set, so that whose drawings the package has is not known: better without them.
+        # These are not in Microsoft's published set, so their author is unknown: they are left out.
         left_out=r"flag of |family|kiss$|kiss of |couple with heart|.* holding hands",
     ),
     Style(
@@ -89,7 +89,7 @@ class Concept:
 
 
 def convert(packages: dict[str, Path], target: Path, progress: Callable[[int, int], None] | None = None) -> int:
-    """Write the pictures and metadata.jsonl of all styles to `target`; how many pictures.
+    """Write the pictures and metadata.jsonl of all styles to `target`; return the number of pictures.
 
     `packages`: package name -> its archive.
     """
@@ -197,7 +197,7 @@ _FACE_HEADS = {
 
 
 def with_article(concept: Concept) -> str | None:
-    """ "red apple" -> "a red apple", or None where an article does not read well (plurals, masses, names, signs)."""
+    """ "red apple" -> "a red apple", or None if an article does not read well (plurals, masses, names, signs)."""
     name = concept.name
     phrase = re.split(r" (?:with|without|of|in|on|showing|blowing|behind|over|and|holding|from|to|at|for) ", name)[0]
     head = re.sub(r" (?:facing right|vomiting|savoring food|exhaling|screaming)$", "", phrase).split()[-1].lower()
@@ -251,8 +251,8 @@ def colour(rgba: Image.Image, share: float = 0.5) -> str | None:
     hsv = np.asarray(Image.fromarray(opaque[None]).convert("HSV"))[0].astype(float)
     hue, saturation, value = hsv[:, 0] * 360 / 255, hsv[:, 1] / 255, hsv[:, 2] / 255
     reddish = (hue >= 330) | (hue < 15)
-    # The first that holds names the pixel. Thresholds were set by eye on the three styles: their dogs, bread and wood
-    # are orange by hue, and everyone calls them brown.
+    # The first rule that holds names the colour of the pixel. The thresholds were set by eye on the three styles: their
+    # dogs, bread and wood are orange by hue, but everyone calls them brown.
     rules = [
         ("black", (value < 0.22) | ((value < 0.32) & (saturation < 0.35))),
         ("white", (saturation < 0.16) & (value > 0.88)),

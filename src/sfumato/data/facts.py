@@ -1,4 +1,4 @@
-"""What some pictures of a data set are, looked up before all are read: sides, colours, bits.
+"""Facts about some pictures of a data set, found before all are read: sides, colours, bits.
 
 The settings that a recipe leaves open are resolved from these few facts; a picture that does not agree with them later
 is a fault, or is counted among the conversions.
@@ -26,13 +26,13 @@ GREY_MODES = ("1", "L", "LA", "La", *deep.GREY)
 
 @dataclass(frozen=True)
 class Facts:
-    """Of the pictures that could be opened.
+    """Facts about the pictures that could be opened.
 
     Attributes:
-        short_sides: in pixels, ascending.
+        short_sides: their short sides in pixels, ascending.
         grey: whether all are grey.
-        deep: the share of those with more than 8 bits a channel.
-        depth: bits that those use; 16 where there are none.
+        deep: the share of pictures with more than 8 bits a channel.
+        depth: bits that these use; 16 if there are none.
     """
 
     short_sides: tuple[int, ...]
@@ -42,7 +42,7 @@ class Facts:
 
 
 def facts(records: Sequence[Record]) -> Facts:
-    """The facts of some of the records; files that are no pictures do not count, for preparing will name them."""
+    """The facts of some of the records; other files than pictures do not count, because preparing will name them."""
     sides, modes, depths, deep_ones = [], [], [], 0
     for record in records[:: max(1, -(-len(records) // LOOKED_AT))]:
         try:
@@ -67,7 +67,7 @@ def facts(records: Sequence[Record]) -> Facts:
 
 
 def _depth(picture: Image.Image, data: bytes) -> int:
-    """Bits that one deep picture uses: what the file says of it, else the fewest that hold its largest value."""
+    """Bits that one deep picture uses: the number in the file, or else the fewest that hold its largest value."""
     said = _said(picture, data)
     if said:
         return said
@@ -77,7 +77,7 @@ def _depth(picture: Image.Image, data: bytes) -> int:
 
 
 def _said(picture: Image.Image, data: bytes) -> int:
-    """By the chunk sBIT of a PNG or the tags of a TIFF; 0 where nothing is said."""
+    """The bits by the chunk sBIT of a PNG or the tags of a TIFF; 0 if the file does not say."""
     if picture.format == "PNG":
         at = data.find(b"sBIT", 0, 4096)
         return data[at + 4] if at > 0 and 8 < data[at + 4] <= 16 else 0

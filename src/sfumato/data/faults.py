@@ -1,7 +1,7 @@
-"""What can be wrong with data, and how it is said.
+"""What can be wrong with data, and how it is reported.
 
-A *fault* is a file that cannot be used as it is; it is never passed over in silence. A *note* is a conversion that
-loses nothing a person would miss (palette, alpha on white, EXIF rotation, grey): it is done, counted and told.
+A *fault* is a file that cannot be used as it is; it is never skipped in silence. A *note* is a conversion that loses
+nothing a person would miss (palette, alpha on white, EXIF rotation, grey): it is done, counted and reported.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def tally(kinds: Iterable[str]) -> str:
 
 
 def listing(faults: Iterable[Fault], most: int = 20) -> str:
-    """The faults, one a line, cut after `most` with a count of the rest."""
+    """The faults, one on each line, cut after `most` with a count of the rest."""
     faults = list(faults)
     lines = [f"  {fault}" for fault in faults[:most]]
     if len(faults) > most:

@@ -1,7 +1,7 @@
 """Folders of files, pictures or arrays: flat, by class, with caption files, with tables such as metadata.jsonl.
 
-What pairs with a picture by its stem, is named like a picture or looks like captions is read, or is a fault. All other
-files are counted by their kinds.
+A file that pairs with a picture by its stem, is named like a picture or looks like captions is read, or is a fault. All
+other files are counted by kind.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ def _stray(name: str) -> Fault:
 def _undescribed(
     pictures: Mapping[str, Record], described: Mapping[str, Record], tables: list[str], captioned: bool
 ) -> list[Fault]:
-    """Faults for the pictures that nothing describes where others are described."""
+    """Faults for the pictures without a description, if others have one."""
     if not described:
         return []
     faults = []
@@ -194,7 +194,7 @@ def _undescribed(
 
 
 def _unread(files: list[str], pairs: Pairs) -> tuple[list[str], list[Fault]]:
-    """(files that are no news but by their kinds, faults of those that should have been read)."""
+    """(files that are only counted by kind, faults for files that should have been read)."""
     passed, faults = [], []
     for name in files:
         kind = names.extension(name)

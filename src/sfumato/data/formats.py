@@ -1,8 +1,8 @@
-"""Which formats of pictures are read, by content and by name, and which need a plug-in of Pillow.
+"""The picture formats that are read, by content and by name, and those that need a plug-in of Pillow.
 
-A picture is opened by its content, whatever its name says. The exception is TGA, which has no mark by which it could be
-known: only a file that is named .tga is tried as one. HEIC and JPEG XL are read where Pillow's plug-in for them is
-installed; it is imported when the first such picture comes.
+A picture is opened by its content, whatever its name says. The exception is TGA, whose content has no mark: only a file
+named .tga is tried as one. HEIC and JPEG XL are read if Pillow's plug-in for them is installed; it is imported when the
+first such picture comes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import PurePath
 
 from sfumato.errors import pip_install
 
-# Nothing that runs an interpreter (EPS) or reads other files is in the list.
+# The list holds no format that runs an interpreter (EPS) or reads other files.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 EXTENSIONS = {
     ".png": "PNG", ".apng": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG", ".mpo": "JPEG",
@@ -24,7 +24,7 @@ EXTENSIONS = {
 
 FURTHER = {".npy", ".npz", ".zarr"}  # endings of other kinds of data; `kinds.register` adds its own
 
-# Format -> the package that reads it, and its module, which makes itself known to Pillow.
+# Format -> the package that reads it, and its module, which registers itself with Pillow.
 PLUGINS = {"HEIF": ("pillow-heif", "pillow_heif"), "JXL": ("pillow-jxl-plugin", "pillow_jxl")}
 
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
@@ -55,7 +55,7 @@ def plugin_of(data: bytes) -> str | None:
 
 
 def missing_plugin(data: bytes) -> tuple[str, str] | None:
-    """(reason, fix) where a plug-in that `data` needs is not installed."""
+    """(reason, fix) if a plug-in that `data` needs is not installed."""
     needed = plugin_of(data)
     if needed is None or _installed(PLUGINS[needed][1]):
         return None
@@ -69,7 +69,7 @@ def _installed(module: str) -> bool:
 
 
 def _load(needed: str) -> bool:
-    """Whether the plug-in for a format is there; imports it and makes it known to Pillow."""
+    """Whether the plug-in for a format is there; it is imported and registered with Pillow."""
     module = PLUGINS[needed][1]
     if not _installed(module):
         return False

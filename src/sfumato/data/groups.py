@@ -1,10 +1,10 @@
 """Which pictures belong together: frames of one film, slices of one patient, photographs of one product.
 
-Neighbouring frames are nearly the same picture. Where one is learned and the other is held out, what is measured on
-held-out pictures says nothing of new ones. So a group is held out whole, or not at all. `data.group` is one of
+Neighbouring frames are nearly the same picture. If one is learned and the other is held out, measurements on held-out
+pictures say nothing about new ones. So a group is held out whole, or not at all. `data.group` is one of
 
-    ""            no groups: every file for itself
-    "folder"      the folder that the picture lies in; the shard, where its members have no folders
+    ""            no groups: every file by itself
+    "folder"      the folder that the picture lies in; the shard, if its members have no folders
     "patient"     any other word: a column of metadata.jsonl or metadata.csv, a key of the JSON beside a picture
     "(.+)_\\d+"    a pattern with one group in parentheses: what it matches of the name, at its first match
 """
@@ -29,7 +29,7 @@ FOLDER = "folder"
 
 
 class NoGroup(DataError):
-    """The data have nothing by which they could be grouped as asked."""
+    """The data have no such column, key or name to be grouped by."""
 
 
 def is_pattern(group: str) -> bool:
@@ -47,7 +47,7 @@ def grouped(source: Source, group: str) -> Source:
 
     Raises:
         NoGroup: no picture has a group.
-        ValueError: a pattern that is none, or without exactly one group.
+        ValueError: the pattern is not a regular expression, or does not have exactly one group.
     """
     if not group:
         return source
@@ -66,9 +66,9 @@ def grouped(source: Source, group: str) -> Source:
 def held_out(groups: Sequence[str], fraction: float) -> np.ndarray:
     """Which of N pictures, (N,) bool, are held out so that no group is on both sides.
 
-    Groups are taken in an order that the hashes of their names decide, each where it brings the number of pictures
-    nearer to `fraction` N. What is held out is then off by half of the largest group at most. Above 0, it is at least
-    one group, the smallest where all are too large.
+    Groups are taken in an order that the hashes of their names decide, each if it brings the number of pictures nearer
+    to `fraction` N. So the number of held-out pictures is off by at most half of the largest group. Above 0, at least
+    one group is held out, the smallest if all are too large.
 
     Raises:
         DataError: all pictures are of one group.

@@ -79,7 +79,7 @@ def read_hugging_face(root: Path, column: str = "") -> Source:
 
 
 def _labels(table: Any, column: str, classes: list[str] | None) -> list[str | None]:
-    """The class of every row: by its number, or, where the column is no `ClassLabel`, the value itself."""
+    """The class of every row: by its number, or the value itself if the column is not a `ClassLabel`."""
     values = table[column][:]
     if classes is None:
         return [_word(value) for value in values]
@@ -93,7 +93,7 @@ def _word(value: Any) -> str | None:
 def _cell(table: Any, index: int, column: str) -> bytes:
     value = table[index][column]
     if value is None or value["bytes"] is None:
-        # A path in place of bytes may point anywhere on the machine; nothing outside the folder is read.
+        # A path instead of bytes may point anywhere on the machine; nothing outside the folder is read.
         raise FileNotFoundError("the row holds a path and no bytes: embed the pictures before save_to_disk")
     return value["bytes"]
 

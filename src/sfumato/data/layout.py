@@ -1,4 +1,4 @@
-"""Which folders matter: a wrapper around the data, train beside test, one folder a class, and pictures beside these."""
+"""The meaning of folders: a wrapper around the data, train beside test, a folder for each class, stray pictures."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from sfumato.data import names
 from sfumato.data.faults import DataError
 from sfumato.data.records import shortened
 
-MOST_STRAYS = 0.1  # of the pictures may lie beside class folders; where there are more, the folders are no classes
+MOST_STRAYS = 0.1  # largest share of pictures beside class folders; with more, the folders are not classes
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What the folders of a listing mean.
+    """The meaning of the folders of a listing.
 
     Attributes:
         prefix: the folder that holds all that is used, "" or "pets/train/".
-        aside: the folders of parts that are not trained on, with a slash at the end.
+        aside: the folders of parts that are not used for training, with a slash at the end.
         strays: pictures that lie beside class folders or beside train and test.
         classes: whether the folders in `prefix` are classes.
         remarks: for people.
@@ -34,7 +34,7 @@ class Layout:
     remarks: tuple[str, ...]
 
     def uses(self, key: str) -> bool:
-        """Whether a file (by its key, see `names.key`) is in no part that was left aside."""
+        """Whether a file (by its key, see `names.key`) is in a part that is used."""
         return not key.startswith(self.aside)
 
 
@@ -87,7 +87,7 @@ def _level(keys: Iterable[str], start: int) -> tuple[list[str], Counter[str]]:
 
 
 def _train(root: Path, prefix: str, folders: Iterable[str]) -> str | None:
-    """The folder to train on where all folders are parts of a data set; None where they are something else."""
+    """The folder to train on if all folders are parts of a data set; None if they are something else."""
     heads = {re.sub(r"(?<=[-_. ]).*", "", folder) for folder in folders}
     common = heads.pop() if len(heads) == 1 else ""  # "seg_" of seg_train and seg_test
     parts = {folder: names.part(folder[len(common) :]) for folder in folders}

@@ -16,23 +16,23 @@ from sfumato.data.formats import is_data
 from sfumato.data.readers import Unusable
 from sfumato.data.records import Record
 
-MARKER = ".sfumato"  # a folder that holds this file was written by Sfumato (runs, caches) and is no data
+MARKER = ".sfumato"  # a folder that holds this file was written by Sfumato (runs, caches) and is not data
 
 _TEXTS = frozenset((*names.CAPTIONS, names.DETAILS))
 
 
 @dataclass
 class Listing:
-    """What lies in a folder, by relative name with forward slashes.
+    """The contents of a folder, by relative name with forward slashes.
 
     Attributes:
-        pictures: what ends as data that can be read: pictures, arrays, Zarr stores.
+        pictures: names with the ending of data that can be read: pictures, arrays, Zarr stores.
         arrays: the paths of those that may be stacks (see `sfumato.data.stacks`).
         texts: caption files and JSON: name -> path of the file itself.
         tables: names of metadata.jsonl and metadata.csv, in any folder.
         shards: names of .tar files.
-        others: names of all other files, but hidden ones.
-        faults: links that lead out, pipes, what cannot be asked for.
+        others: names of all other files, except hidden ones.
+        faults: links that lead out, pipes, and files that cannot be read.
     """
 
     pictures: dict[str, Record] = field(default_factory=dict)

@@ -1,8 +1,8 @@
-"""The manifest: what a data set was made of, a JSON line a record, and the SHA-256 that names it.
+"""The manifest: what a data set was made of, one JSON line for each record, and the SHA-256 that names it.
 
 A row: path, sha256 (of the file), bytes, size ([width, height] of a picture, the shape of an array), mode, and where
 known label, captions, licence, source, group, notes (conversions made). The lines are canonical (sorted keys, ASCII),
-so that equal data have equal hashes.
+so equal data have equal hashes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NAME = "manifest.jsonl"
 
 
 def row(record: Record, digest: str, size: int, read: Row) -> dict[str, Any]:
-    """The manifest's line of one record; what is not known is left out."""
+    """The manifest's line of one record; unknown values are left out."""
     values = {
         "path": record.locator,
         "sha256": digest,
@@ -38,7 +38,7 @@ def row(record: Record, digest: str, size: int, read: Row) -> dict[str, Any]:
 
 
 def encode(rows: Iterable[dict[str, Any]]) -> bytes:
-    """Rows -> the bytes of the file. ASCII, since file names may hold bytes that are no UTF-8."""
+    """Rows -> the bytes of the file. It is ASCII, because file names may hold bytes that are not UTF-8."""
     return b"".join(
         json.dumps(values, sort_keys=True, ensure_ascii=True, separators=(",", ":")).encode("ascii") + b"\n"
         for values in rows

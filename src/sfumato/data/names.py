@@ -1,4 +1,4 @@
-"""What a file's name says: which part of the data the file is, and which names are one name written in two ways."""
+"""What a file's name says: which part of the data the file is, and whether two spellings are the same name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from sfumato.data.formats import EXTENSIONS
 
 TABLES = ("metadata.jsonl", "metadata.csv", "metadata.tsv")
-CAPTIONS = (".txt", ".caption", ".text")  # a line is a caption
+CAPTIONS = (".txt", ".caption", ".text")  # each line is a caption
 DETAILS = ".json"
 NO_ENDING = "without an ending"
 
@@ -21,7 +21,7 @@ UNREAD = frozenset((
     ".xbm", ".xpm", ".qoi", ".flif", ".bpg", ".dcm", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".dng", ".raf",
     ".orf", ".rw2", ".pef", ".srw", ".x3f", ".3fr",
 ))  # fmt: skip
-# What editors, cameras and renderers put beside a picture: it holds no words about it.
+# Files that editors, cameras and renderers put beside a picture; they hold no words about it.
 BESIDE = frozenset((
     ".xmp", ".aae", ".thm", ".pp3", ".dop", ".on1", ".mov", ".mp4", ".avi", ".wav", ".mp3", ".obj", ".mtl", ".fbx",
     ".glb", ".gltf", ".blend", ".bak", ".tmp", ".pdf", ".html",
@@ -53,7 +53,7 @@ def stem(name: str) -> str:
 def key(name: str) -> str:
     """The same for all ways to write one relative name.
 
-    Macs write "é" as two characters (NFD), most else as one (NFC); packers on Windows leave backslashes in the names.
+    Macs write "é" as two characters (NFD), most others as one (NFC); packers on Windows leave backslashes in names.
     """
     if name.isascii() and "\\" not in name and "./" not in name and "//" not in name:
         return name
@@ -61,7 +61,7 @@ def key(name: str) -> str:
 
 
 def is_junk(base: str) -> bool:
-    """Whether a file or folder is hidden, or is what a Mac or Windows adds of its own."""
+    """Whether a file or folder is hidden, or was added by macOS or Windows."""
     return base.startswith(".") or base == "__MACOSX" or base.lower() in _JUNK
 
 
@@ -71,7 +71,7 @@ def is_hidden(name: str) -> bool:
 
 
 def is_about(name: str) -> bool:
-    """Whether a file tells of the whole data set: a licence, a readme."""
+    """Whether a file is about the whole data set: a licence, a readme."""
     base = PurePosixPath(name).name.lower()
     return re.split(r"[-_. ]", base)[0] in _ABOUT_THE_DATA
 
@@ -91,5 +91,5 @@ def is_like_captions(name: str) -> bool:
 
 
 def is_picture(name: str) -> bool:
-    """Whether the name ends as that of a picture that can be read."""
+    """Whether the name has the ending of a picture that can be read."""
     return extension(name) in EXTENSIONS

@@ -1,8 +1,8 @@
-"""What is done with faults: "stop", "skip" or "quarantine".
+"""What happens to faults: "stop", "skip" or "quarantine".
 
-stop (the default) names every bad file and ends. skip leaves them out, and still ends when they are more than 1 % of
-the pictures, since that is a sign of a broken copy and not of a stray file. quarantine moves them out of the data
-folder, to be looked at, and goes on.
+stop (the default) names every bad file and ends. skip leaves bad files out, but ends if they are more than 1 % of the
+pictures, because that is a sign of a broken copy and not of a stray file. quarantine moves bad files out of the data
+folder for inspection, and goes on.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MOST_SKIPPED = 0.01
 
 
 def enforce(policy: str, source: Source, usable: int, faults: list[Fault]) -> None:
-    """Raises `DataError` where `policy` does not let `faults` beside `usable` pictures pass, naming every one."""
+    """Raise a `DataError` that names all `faults` if `policy` does not allow them beside `usable` pictures."""
     if not faults:
         return
     kinds = tally(fault.kind for fault in faults)
@@ -49,7 +49,7 @@ def enforce(policy: str, source: Source, usable: int, faults: list[Fault]) -> No
 
 
 def quarantine(source: Source, faults: list[Fault], folder: Path) -> None:
-    """Move the files at fault to `folder`, keeping their relative names. What is inside a container stays there."""
+    """Move the files at fault to `folder`, keeping their relative names. Members of a container stay there."""
     moved = []
     for fault in faults:
         if not _loose(source.root, fault.path):
@@ -99,7 +99,7 @@ def _loose(root: Path, name: str) -> bool:
 
 
 def check_enough(source: Source, rows: list[dict[str, Any]]) -> None:
-    """Raises `DataError` for fewer than two distinct pictures."""
+    """Raise a `DataError` for fewer than two distinct pictures."""
     distinct = len({row["sha256"] for row in rows})
     if distinct >= 2:
         return

@@ -1,9 +1,9 @@
 """One pass from files to a training set: read, hash, check, decode, fit, write.
 
-Files are read once, in parallel, and written in the order of the source, so that the result does not depend on the
-number of workers. Nothing is half done: the set is written aside and renamed when it is whole.
+Files are read once, in parallel, and written in the order of the source, so the result does not depend on the number of
+workers. Nothing is half done: the set is written under another name and renamed when it is whole.
 
-What is done with faults is in `sfumato.data.policies`.
+`sfumato.data.policies` decides what happens to faults.
 """
 
 from __future__ import annotations
@@ -107,13 +107,13 @@ def prepare(
 
     Args:
         source: from `open_source`.
-        reader: what a file becomes, e.g. ``Pictures(32)``.
+        reader: makes a row from a file, e.g. ``Pictures(32)``.
         cache_dir: receives rows.npy, manifest.jsonl, index.json, faults.json; its earlier content is replaced.
             Quarantined files go to `quarantine` beside it.
         policy: "stop", "skip" or "quarantine" (see `sfumato.data.policies`).
-        workers: threads that decode; by default one a processor, at most 8.
+        workers: threads that decode; by default one for each processor, at most 8.
         progress: called with (pictures done, pictures in all).
-        accept: told the hash of the manifest; what it raises leaves the cache, and every file, as it was.
+        accept: called with the hash of the manifest; if it raises, the cache and every file stay as they were.
 
     Raises:
         DataError: faults under the policy, too few pictures, no space. The message names files, reasons and fixes, and
@@ -302,7 +302,7 @@ def _alive(process: int) -> bool:
 
 
 def put_in_place(aside: Path, cache: Path) -> None:
-    """`aside` becomes `cache`. Between the two renames there is no cache, which only means that it is made again."""
+    """Let `aside` become `cache`. A kill between the two renames leaves no cache, which is then made again."""
     old = cache.with_name(f"{cache.name}.partial-old-{os.getpid()}")
     shutil.rmtree(old, ignore_errors=True)
     sync_folder(aside)

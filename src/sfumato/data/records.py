@@ -13,7 +13,7 @@ from sfumato.data.faults import DataError, Fault, printable
 class Record:
     """One picture before it is read. `locator` is its name relative to the source's root, unique in the source.
 
-    There may be millions: half a kilobyte each is what a source takes.
+    There may be millions of them; each takes half a kilobyte.
     """
 
     locator: str
@@ -109,13 +109,13 @@ def count(number: int, singular: str, plural: str | None = None) -> str:
 
 
 def shortened(words: Sequence[str], most: int = 8) -> str:
-    """The first words with commas between them, and how many more there are; each at most 40 characters."""
+    """The first words, separated by commas, and how many more there are; each has at most 40 characters."""
     shown = [printable(word if len(word) <= 40 else f"{word[:37]}...") for word in words[:most]]
     return ", ".join(shown) + (f" and {len(words) - most:,} more" if len(words) > most else "")
 
 
 def others(ignored: Mapping[str, int], columns: Iterable[str] = ()) -> tuple[str, ...]:
-    """The remarks about kinds of files that were passed by, with their counts, and about columns that were not read."""
+    """The remarks about kinds of files that were skipped, with counts, and about columns that were not read."""
     kinds = sorted(ignored, key=lambda kind: (-ignored[kind], kind))
     unread = sorted(columns)
     return (
@@ -132,7 +132,7 @@ def order_classes(labels: Iterable[str | None]) -> tuple[str, ...]:
 
 
 def check_inside(root: Path, *paths: Path) -> None:
-    """Raises `DataError` for a path that a link leads out of `root`: nothing outside of it is read."""
+    """Raise a `DataError` if a link leads the path out of `root`: nothing outside of it is read."""
     for path in paths:
         if not path.resolve().is_relative_to(root.resolve()):
             raise DataError(f"{path} is a link out of {root}, and nothing outside is read", "copy the file in instead")

@@ -85,7 +85,7 @@ def _read(shard: Path, name: str, found: _Found) -> None:
 
 
 def _members(tar: tarfile.TarFile, shard: str, end: list[int], found: _Found) -> Iterator[tarfile.TarInfo]:
-    """The plain files of a shard but hidden ones; `end[0]` becomes where the last one ends."""
+    """The plain files of a shard, without hidden ones; `end[0]` becomes the end of the last one."""
     for member in tar:
         end[0] = member.offset_data + -(-member.size // 512) * 512 if member.isreg() else member.offset_data
         where, path = f"{shard}/{member.name}", PurePosixPath(member.name)
@@ -125,7 +125,7 @@ def _sort_in(
 
 
 def _is_orphan(key: str, sample: _Sample) -> bool:
-    """Whether texts lack their picture; those about the data, README.txt and the like, need none."""
+    """Whether texts lack their picture; texts about the data, such as README.txt, need none."""
     about = any(names.is_about(f"{key}.{extension}") for extension in sample.said)
     return sample.picture is None and not about
 
@@ -156,8 +156,10 @@ def _add(shard: Path, stamp: tuple[int, int], sample: _Sample, found: _Found) ->
 
 
 def _unsaid(row: dict, whole: set[str]) -> dict:
-    """`row` without captions that are the whole of a text file: img2dataset writes both, and a text of several lines
-    would come twice, once by line."""
+    """`row` without captions that repeat a whole text file.
+
+    img2dataset writes both, so a text of several lines would come twice, once line by line.
+    """
     return {
         key: value
         for key, value in row.items()

@@ -1,4 +1,4 @@
-"""A contact sheet: what a data set looks like, on one page, with captions and counts."""
+"""A contact sheet: a data set on one page, with captions and counts."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def contact_sheet(
         height, width, channels = data.rows.shape[1:]
         codec = Pixels((width, height), channels, 8 * data.rows.itemsize)
 
-    # One sample from each of equal stretches: every class and folder of a sorted listing has its turn.
+    # One sample from each of equal stretches, so that every class and folder of a sorted listing appears.
     cells = min(columns * rows, total)
     offsets = np.random.default_rng(seed).random(cells)
     chosen = ((np.arange(cells) + offsets) * total / cells).astype(int)

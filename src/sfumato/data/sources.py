@@ -1,9 +1,8 @@
 """Where data come from: one `Source` per layout, recognised by looking, and a sentence that says what was found.
 
-A source lists; it decodes nothing but the headers of arrays. Each `Record` knows how to fetch the bytes of one picture
-or array, and what is said of it.
-Everything read lies inside the folder that the user named: links that lead out of it are faults, and member names of
-archives are labels, never paths to write to.
+A source lists; it decodes only the headers of arrays. Each `Record` knows how to fetch the bytes of one picture or
+array, and its description. Everything that is read lies inside the folder that the user named: links that lead out of
+it are faults, and member names of archives are labels, never paths to write to.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ def open_source(path: str | Path, group: str = "", asked: Asked | None = None) -
 
     Args:
         group: which pictures belong together (see `sfumato.data.groups`).
-        asked: all that settings ask, in the place of `group`.
+        asked: everything that settings ask for, instead of `group`.
 
     Raises:
         DataError: there is nothing to train on, with the layouts and the nearest fix; no picture has the group.

@@ -1,4 +1,4 @@
-"""Words that come with pictures: one rule for files, for members of shards and for tables.
+"""Texts that come with pictures: one rule for files, members of shards and tables.
 
 Text is UTF-8, with or without a byte order mark, or UTF-16 with one. Anything else is refused: a guess at the encoding
 would teach a model words that nobody wrote.
@@ -20,7 +20,7 @@ _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (code
 
 
 def encoding_of(head: bytes) -> str:
-    """The encoding of a text by its first bytes: that of its byte order mark, else UTF-8."""
+    """The encoding of a text by its first bytes: by its byte order mark, or else UTF-8."""
     return next((encoding for mark, encoding in _MARKS if head.startswith(mark)), "utf-8")
 
 
@@ -28,7 +28,7 @@ def decode(data: bytes, most: int = CAPTION_BYTES) -> str:
     """The text of at most `most` bytes.
 
     Raises:
-        ValueError: too long, of another encoding, or not text at all.
+        ValueError: it is too long, in another encoding, or not text at all.
     """
     if len(data) > most:
         raise ValueError(f"{len(data):,} bytes, limit {most:,}")
@@ -53,7 +53,7 @@ def details(data: bytes) -> dict[str, Any]:
     """The JSON object in `data`.
 
     Raises:
-        ValueError: too long, not text, not JSON, or no object.
+        ValueError: it is too long, not text, not JSON, or not an object.
     """
     try:
         row = json.loads(decode(data, DETAILS_BYTES))

@@ -1,4 +1,4 @@
-"""A prepared data set without its near-duplicates: of every group of the same picture, the first one stays."""
+"""A prepared data set without its near-duplicates: the first picture of every group stays."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VERSION = 1  # of the limits in `sfumato.data.duplicates`
 
 
 def unique(data: Dataset, progress: Callable[[int, int], None] | None = None) -> Dataset:
-    """The data set of the first of every group of near-duplicates, with the list of groups beside it.
+    """The data set with only the first of every group of near-duplicates, and the list of groups beside it.
 
     Args:
         data: as `prepare` made it; it stays as it is.

@@ -17,11 +17,11 @@ def within(default: Any, low: float, high: float, meaning: str) -> Any:
 
 
 def word(default: Any, meaning: str) -> Any:
-    """One of a few words, a text or a switch: all that needs no bounds beside its type."""
+    """One of a few words, a text or a switch: a setting that needs no bounds besides its type."""
     return Field(default, description=meaning)
 
 
 class Settings(BaseModel):
-    """A frozen group of settings; unknown names are refused, NaN and infinity too."""
+    """A frozen group of settings; unknown names, NaN and infinity are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)

@@ -17,7 +17,7 @@ class CodecSettings(Settings):
 
     @property
     def sides(self) -> tuple[int, ...]:
-        """The sides of x_0, without its channels; empty where the data decide and have not been asked."""
+        """The sides of x_0, without its channels; empty while they wait for the data."""
         return ()
 
     @property
@@ -30,13 +30,13 @@ Side = Annotated[int, Field(ge=4, le=LARGEST_SIZE)]
 
 
 class PictureSettings(CodecSettings):
-    """What pictures are made to."""
+    """The shape and depth that pictures are fitted to."""
 
     size: Annotated[int, Field(ge=0, le=LARGEST_SIZE)] | tuple[Side, Side] = word(
         32, "side of square pictures in pixels, or [width, height]; 0: from the data and the machine"
     )
     channels: Literal[0, 1, 3, 4] = word(3, "1: grey, 3: colour, 4: colour and alpha; 0: from the data")
-    bits: int = within(8, 0, 16, "of a stored value, 8 to 16; 0: from the data")
+    bits: int = within(8, 0, 16, "bits of a stored value, 8 to 16; 0: from the data")
 
     @model_validator(mode="after")
     def _fits(self) -> PictureSettings:
@@ -67,11 +67,12 @@ class ArrayCodec(CodecSettings):
 
     kind: Literal["arrays"] = "arrays"
     shape: tuple[Annotated[int, Field(ge=1, le=2**20)], ...] = Field(
-        default=(), max_length=4, description="of x_0: channels, then 1 to 3 sides; empty: from the data"
+        default=(), max_length=4, description="shape of x_0: channels, then 1 to 3 sides; empty: from the data"
     )
-    dtype: str = word("", "of a stored value, as NumPy names it; empty: from the data")
+    dtype: str = word("", "type of a stored value, as NumPy names it; empty: from the data")
     channel_axis: Literal["auto", "none", "first", "last"] = word(
-        "auto", "where a file's array has its channels; auto: an end of at most 4 entries beside longer sides"
+        "auto",
+        "where a file's array has its channels; auto: a first or last axis of at most 4 entries beside longer sides",
     )
 
     @property
@@ -84,7 +85,7 @@ class ArrayCodec(CodecSettings):
 
 
 class AutoCodec(PictureSettings):
-    """What the data are: pictures, made to these settings, or arrays."""
+    """Whatever the data are: pictures, fitted to these settings, or arrays."""
 
     kind: Literal["auto"] = "auto"
 

@@ -1,4 +1,4 @@
-"""What a picture may be asked for by: each condition by its kind."""
+"""The conditions by which pictures may be asked for, by kind."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class ConditionSettings(Settings):
 
 
 class AutoCondition(ConditionSettings):
-    """What the data has: captions become the condition text, classes the condition class; both where it has both."""
+    """The conditions that the data offer: captions become the condition text, classes the condition class."""
 
     kind: Literal["auto"] = "auto"
 
 
 def withheld(default: float = 0.1) -> Any:
-    return within(default, 0, 0.9, "fraction of the pictures learnt without it, for guidance")
+    return within(default, 0, 0.9, "fraction of the pictures learned without it, for guidance")
 
 
 class ClassCondition(ConditionSettings):
@@ -31,7 +31,7 @@ class ClassCondition(ConditionSettings):
 
     kind: Literal["class"] = "class"
     needs: ClassVar[str] = "classes"
-    width: int = within(256, 8, 4096, "of the class embedding")
+    width: int = within(256, 8, 4096, "width of the class embedding")
     dropout: float = withheld()
 
 
@@ -40,18 +40,18 @@ class TextCondition(ConditionSettings):
 
     kind: Literal["text"] = "text"
     needs: ClassVar[str] = "captions"
-    width: int = within(192, 16, 2048, "of the tokens")
+    width: int = within(192, 16, 2048, "width of the tokens")
     depth: int = within(3, 1, 48, "transformer blocks")
     heads: int = within(6, 1, 64, "attention heads")
-    vocabulary: int = within(4096, 64, 131072, "tokens, learnt from the captions")
-    max_length: int = within(32, 4, 512, "tokens of a prompt that are read")
+    vocabulary: int = within(4096, 64, 131072, "tokens of the vocabulary, learned from the captions")
+    max_length: int = within(32, 4, 512, "tokens that are read of a prompt")
     dropout: float = withheld()
 
     @model_validator(mode="after")
     def _fits(self) -> TextCondition:
         if self.width % self.heads:
             raise ValueError(
-                f"width = {self.width} is no multiple of heads = {self.heads}: use a multiple of {self.heads}"
+                f"width = {self.width} is not a multiple of heads = {self.heads}: use a multiple of {self.heads}"
             )
         return self
 
@@ -62,15 +62,17 @@ class SentenceCondition(ConditionSettings):
     kind: Literal["sentence"] = "sentence"
     needs: ClassVar[str] = "captions"
     encoder: str = word("minilm", "a known encoder or a folder with one")
-    width: int = within(512, 8, 4096, "of the trained perceptron on the sentence vector")
+    width: int = within(512, 8, 4096, "width of the trained perceptron on the sentence vector")
     dropout: float = withheld()
 
 
 class MaskCondition(ConditionSettings):
-    """A part of the picture, of which the rest is drawn."""
+    """A part of the picture; the model draws the rest."""
 
     kind: Literal["mask"] = "mask"
-    law: Literal["boxes", "strokes", "halves", "mixed"] = word("mixed", "of the masks in training; mixed: any of them")
+    law: Literal["boxes", "strokes", "halves", "mixed"] = word(
+        "mixed", "law of the masks in training; mixed: any of them"
+    )
     dropout: float = withheld()
 
 

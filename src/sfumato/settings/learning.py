@@ -1,4 +1,4 @@
-"""How a model learns: where it begins, its process, what is minimised, how, and for how long."""
+"""How a model learns: its start, its process, what is minimised, how, and for how long."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ class Diffusion(Settings):
     """The process and what the network predicts."""
 
     schedule: Literal["linear", "cosine", "flow", "karras", "learned"] = word("cosine", "how signal turns into noise")
-    shift: float = within(1.0, 0.1, 20, "noise against signal, up for large pictures (log-SNR - 2 log shift)")
+    shift: float = within(
+        1.0, 0.1, 20, "factor of noise against signal; larger for large pictures (log-SNR - 2 log shift)"
+    )
     parameterization: Literal["epsilon", "x", "v", "flow", "karras"] = word("v", "what the network predicts")
     sigma_data: float = within(0.5, 0.01, 10, "standard deviation of the data in [-1, 1]")
 
@@ -37,10 +39,10 @@ class Objective(Settings):
     chain: int = within(1000, 2, 100000, "steps of the chain whose bound `hybrid` and `vlb` minimise")
     vlb_share: float = within(1e-3, 0, 1, "share of the bound in `hybrid`")
     time_law: Literal["uniform", "logit_normal", "log_normal", "importance"] = word(
-        "uniform", "law of the training times; importance: as often as their terms of the bound matter"
+        "uniform", "law of the training times; importance: in proportion to their terms of the bound"
     )
-    time_mean: float = within(0.0, -10, 10, "of the time law")
-    time_std: float = within(1.0, 0.01, 10, "of the time law")
+    time_mean: float = within(0.0, -10, 10, "mean of the time law")
+    time_std: float = within(1.0, 0.01, 10, "standard deviation of the time law")
 
 
 class Optimizer(Settings):
@@ -60,27 +62,27 @@ class Optimizer(Settings):
 class Training(Settings):
     """How long, how many at once, and what is kept."""
 
-    steps: int = within(20000, 0, 10**8, "of the optimizer; 0: from the time, the data and the machine")
+    steps: int = within(20000, 0, 10**8, "steps of the optimizer; 0: from the time, the data and the machine")
     time: float = within(
         0.0,
         0,
         LONGEST,
-        "seconds, or e.g. 90s, 30m, 1h30m, of a run whose steps are open; 0: an hour, or 400 epochs if less",
+        "length of a run with open steps, in seconds or as 90s, 30m, 1h30m; 0: an hour, or 400 epochs if less",
     )
-    batch: int = within(64, 0, 65536, "pictures a step and accumulation; 0: from the time and the machine")
+    batch: int = within(64, 0, 65536, "pictures in a step and accumulation; 0: from the time and the machine")
     accumulate: int = within(1, 1, 4096, "batches a step")
     precision: Literal["auto", "fp32", "bf16"] = word("auto", "auto: the fastest that is safe on the device")
     compile: Literal[False, True, "reduce-overhead", "max-autotune"] = word(
         False, "torch.compile, true for its usual mode; the other two record CUDA graphs"
     )
     activation_checkpointing: bool = word(False, "less memory for more time, and the same numbers")
-    seed: int = within(0, 0, LARGEST_SEED, "of weights, order, noise and times")
+    seed: int = within(0, 0, LARGEST_SEED, "seed of weights, order, noise and times")
     ema: tuple[Annotated[float, Field(gt=0, le=0.25)], ...] = Field(
         default=(0.05, 0.10), min_length=1, max_length=8, description="widths sigma_rel of the averages of the weights"
     )
     validate_every: int = within(500, 0, 10**8, "steps between validation losses; 0: from the length of the run")
     sample_every: int = within(1000, 0, 10**8, "steps between sample sheets; 0: from the length of the run")
-    evaluate_every: int = within(0, 0, 10**8, "steps between evaluations, of which the best gives the model; 0: none")
+    evaluate_every: int = within(0, 0, 10**8, "steps between evaluations; the best one gives the model; 0: none")
     evaluate_pictures: int = within(256, 64, 10**5, "pictures drawn for an evaluation")
     checkpoint_every: int = within(500, 0, 10**8, "steps between checkpoints; 0: from the length of the run")
     keep: int = within(3, 1, 1000, "checkpoints kept")

@@ -18,12 +18,12 @@ class UNet(Settings):
     multipliers: tuple[Annotated[int, Field(ge=1, le=16)], ...] = Field(
         default=(1, 2, 2, 2), min_length=1, max_length=8, description="width of each level in units of `channels`"
     )
-    blocks: int = within(2, 1, 8, "residual blocks a level on the way down")
-    attention_level: int | None = within(1, 0, 7, "the level with self-attention, 0 the finest; null for none")
+    blocks: int = within(2, 1, 8, "residual blocks in each level of the encoder")
+    attention_level: int | None = within(1, 0, 7, "the level with self-attention, 0 is the finest; null for none")
     heads: int = within(1, 1, 64, "attention heads")
     patch: Literal[1, 2, 4] = word(1, "side of the pixel blocks folded into channels at the entry")
-    dropout: float = within(0.0, 0, 0.9, "of the residual blocks")
-    groups: int = within(32, 1, 256, "of the group normalisation")
+    dropout: float = within(0.0, 0, 0.9, "dropout of the residual blocks")
+    groups: int = within(32, 1, 256, "groups of the group normalisation")
     learned_variance: bool = word(False, "also predict the variance of a step")
     scale_shift: bool = word(False, "the time scales and shifts the norms, instead of being added")
     vector_map: int = within(0, 0, 32, "side of the map that a class or a sentence paints at the entry; 0 for none")
@@ -35,7 +35,7 @@ class UNet(Settings):
         for m in self.multipliers:
             if self.channels * m % self.groups:
                 raise ValueError(
-                    f"channels = {self.channels} times {m} is no multiple of groups = {self.groups}: "
+                    f"channels = {self.channels} times {m} is not a multiple of groups = {self.groups}: "
                     f"use channels = {max(1, round(self.channels / self.groups)) * self.groups}, or other groups"
                 )
         if self.attention_level is not None:
@@ -55,7 +55,7 @@ class DiT(Settings):
 
     kind: Literal["dit"] = "dit"
     patch: int = within(4, 1, 64, "side of a patch in pixels")
-    width: int = within(384, 8, 8192, "of the tokens")
+    width: int = within(384, 8, 8192, "width of the tokens")
     depth: int = within(12, 1, 128, "transformer blocks")
     heads: int = within(6, 1, 128, "attention heads")
     learned_variance: bool = word(False, "also predict the variance of a step")
@@ -65,6 +65,6 @@ class DiT(Settings):
         if self.width % self.heads or self.width % 4:
             step = math.lcm(4, self.heads)
             raise ValueError(
-                f"width = {self.width} is no multiple of 4 and of heads = {self.heads}: use a multiple of {step}"
+                f"width = {self.width} is not a multiple of 4 and of heads = {self.heads}: use a multiple of {step}"
             )
         return self
