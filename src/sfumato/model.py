@@ -84,7 +84,7 @@ class Model(Draws):
         classes: class names, empty without classes.
         record: lineage: data manifest hash, seed, steps, losses, hardware; ``config`` has the EMA track that draws.
         hashes: file name -> SHA-256, filled by ``load`` and ``save``.
-        backend: what evaluates the network, as its results are not everywhere the same to the last bit.
+        backend: the program that evaluates the network; programs may differ in the last bits.
     """
 
     config: Config
@@ -111,8 +111,8 @@ class Model(Draws):
             config: resolved settings (no "auto" left).
             classes: for a class condition.
             captions: to build the vocabulary of a trained text encoder from.
-            files: those of a saved model, which has such vocabularies already.
-            folder: where they lie.
+            files: the files of a saved model, which has such vocabularies already.
+            folder: the folder of these files.
 
         Raises:
             UserError: settings that are still automatic, or that make no network or no process together.
@@ -143,10 +143,10 @@ class Model(Draws):
         return {f"{part}.{name}": p for part, module in parts.items() for name, p in module.named_parameters()}
 
     def to(self, device: str | torch.device) -> "Model":
-        """Moves the model; convolutions go channels-last, the layout in which they are fastest.
+        """Move the model; convolutions go channels-last, the layout in which they are fastest.
 
-        On a CPU the compiled kernel is switched on for the whole process, unless ``kernels.use`` has made the choice;
-        the first time on a machine it is compiled, which takes seconds and is said.
+        On a CPU this switches the compiled kernel on for the whole process, unless ``kernels.use`` has made the choice.
+        The first time on a machine the kernel is compiled, which takes seconds and is announced.
         """
         if torch.device(device).type == "cpu":
             native.enable(user_cache("kernels"))
@@ -161,7 +161,7 @@ class Model(Draws):
 
     @property
     def fingerprint(self) -> str:
-        """The SHA-256 of the weights' file, by which a recipe knows the model; where there is none, as if saved."""
+        """The SHA-256 of the weights' file, by which a recipe knows the model; without a file, as if it were saved."""
         return self.hashes.get(saved.WEIGHTS) or saved.sha256(self._weights(half=False))
 
     def _weights(self, half: bool) -> bytes:
@@ -217,7 +217,7 @@ class Model(Draws):
         return model.to(device).eval()
 
     def _demand(self, shapes: Mapping[str, tuple[int, ...]], file: Path) -> None:
-        """A UserError unless the names and shapes of ``file`` are those of the parameters."""
+        """Raise a UserError unless ``file`` has the names and shapes of the parameters."""
         own = {name: tuple(parameter.shape) for name, parameter in self.parameters().items()}
         own |= {f"{CODEC}{name}": tuple(value.shape) for name, value in self.codec.state().items()}
         odd = [f"{name} is missing" for name in own.keys() - shapes.keys()]

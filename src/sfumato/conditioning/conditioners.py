@@ -1,8 +1,8 @@
 """The small interface of conditioning, its composite, and its simplest member.
 
-A conditioner answers for one condition of a model, under one name. It says what training shows the network of a picture
-(``of``), checks what a person gives (``normalize``), and turns values into tensors (``forward``). ``Conditioners`` sums
-several up: to the network, and to all code around it, a model has one.
+A conditioner is responsible for one condition of a model, under one name. It says what training shows the network of a
+picture (``of``), checks what a person gives (``normalize``), and turns values into tensors (``forward``).
+``Conditioners`` joins several, so the network, and all code around it, sees only one.
 """
 
 import warnings
@@ -28,11 +28,11 @@ class Conditioner(nn.Module):
     """Abstract. One condition; ``None`` is its null value, which classifier-free guidance steers away from.
 
     Attributes:
-        vector_dim, context_dim: widths of what ``forward`` gives under "vector" and "context"; 0 for none.
-        planes: channels of what it gives under "planes".
-        takes: what a value is: "text", "class" or "picture".
-        dropout: the fraction of the training pictures from which the condition is withheld; 0: the null is not learnt.
-        classes: the names that a value may have, where these are few.
+        vector_dim, context_dim: widths of "vector" and "context" from ``forward``; 0 for none.
+        planes: channels of "planes" from ``forward``.
+        takes: the kind of a value: "text", "class" or "picture".
+        dropout: the fraction of training pictures that are shown without the condition; 0: the null is not learned.
+        classes: the names that a value may have, if these are few.
     """
 
     vector_dim = 0
@@ -46,15 +46,15 @@ class Conditioner(nn.Module):
         """The value that training shows with one picture, None where the data has none.
 
         Args:
-            data: prepared.
-            index: of the picture.
-            x_0: the picture (C, *sides), before augmentation; what happens to it then happens to the value, too.
-            u: in [0, 1), for all that chance decides.
+            data: the prepared data.
+            index: index of the picture.
+            x_0: the picture (C, *sides) before augmentation, which will also be applied to the value.
+            u: in [0, 1), for everything that chance decides.
         """
         raise NotImplementedError(f"{type(self).__name__} must say what training shows of a picture")
 
     def normalize(self, value: Any, field: str = "prompt") -> Value | None:
-        """The canonical form of a value from outside, None where it is blank.
+        """The canonical form of a value from outside, None if it is blank.
 
         Args:
             value: as a person gave it.
@@ -68,7 +68,7 @@ class Conditioner(nn.Module):
         return value if value and not value.isspace() else None
 
     def seen(self, texts: Sequence[str]) -> list[str]:
-        """The beginning of each text that is read: all of it, but where it is longer than the encoder can read."""
+        """The part of each text that is read: all of it, unless it is longer than the encoder can read."""
         return list(texts)
 
     def forward(self, values: Sequence[Value | None], sides: Sequence[int] | None = None) -> dict[str, Tensor]:
@@ -76,8 +76,8 @@ class Conditioner(nn.Module):
         (B, planes, *sides), on the device of the module's parameters.
 
         Args:
-            values: (B) canonical ones.
-            sides: of the x that planes are laid beside; the model's own by default.
+            values: (B) canonical values.
+            sides: sides of the x that planes are added to; the model's own by default.
         """
         raise NotImplementedError(f"{type(self).__name__} must say how a condition becomes tensors")
 
@@ -87,13 +87,13 @@ class Conditioner(nn.Module):
         """Takes all texts that training will use, before it starts: a place to encode them once.
 
         Args:
-            texts: repetitions are welcome.
-            progress: told how many of how many are done.
+            texts: the texts; repetitions are allowed.
+            progress: called with the number of texts done and of all.
             cache: a file that keeps the work for the next start.
         """
 
     def files(self) -> dict[str, bytes]:
-        """What a saved model must hold for this conditioner beside weights, by file name."""
+        """The files that a saved model must hold for this conditioner besides weights, by name."""
         return {}
 
 
@@ -120,7 +120,7 @@ class ClassConditioner(Conditioner):
         return None if data.labels is None else data.classes[data.labels[index]]
 
     def normalize(self, value: Any, field: str = "prompt") -> Value | None:
-        """Accepts a class name in any case. A number is a class only where a class has that name."""
+        """Accept a class name in upper or lower case. A number is a class only if a class has that name."""
         written = cast(str | None, super().normalize(value, field))
         if written is None:
             return None
@@ -142,9 +142,9 @@ class ClassConditioner(Conditioner):
 
 
 class Conditioners(nn.Module):
-    """All conditions of a model, by name: vectors stand in one row, tokens too, planes lie on each other.
+    """All conditions of a model, by name: vectors and tokens are joined in a row, planes as channels.
 
-    The order is that of the names, so that it does not depend on the order in which a recipe lists them.
+    They are sorted by name, so the order does not depend on the order in a recipe.
 
     Args:
         parts: the conditioners by name; none for a model without conditions.
@@ -155,7 +155,7 @@ class Conditioners(nn.Module):
 
     def __init__(self, parts: Mapping[str, Conditioner]) -> None:
         super().__init__()
-        # Not `add_module`, which refuses names that modules use themselves, such as "half".
+        # Not `add_module`: it refuses names that modules use themselves, such as "half".
         self._modules.update({name: parts[name] for name in sorted(parts)})
         widths = {name: part.context_dim for name, part in self.parts.items() if part.context_dim}
         if len(set(widths.values())) > 1:
@@ -176,7 +176,7 @@ class Conditioners(nn.Module):
 
     @property
     def bare(self) -> str | None:
-        """The name of the condition that a bare text stands for: the text, else the class."""
+        """The name of the condition that a bare text stands for: the text, or else the class."""
         return self.named("text") or self.named("class")
 
     def describe(self) -> str:
@@ -225,11 +225,11 @@ class Conditioners(nn.Module):
         raise UserError(f"{near.message} This model has {self.describe()}", near.fix)
 
     def of(self, data: Dataset, index: int, x_0: Tensor, u: Tensor) -> Condition:
-        """What training shows the network of one picture: each condition, unless it is dropped.
+        """The conditions that training shows the network with one picture, without those that are dropped.
 
         Args:
             data, index, x_0: as for a conditioner.
-            u: (K, 2) in [0, 1), a row a condition: the first for its value, the second for dropping it.
+            u: (K, 2) in [0, 1), a row for each condition: the first number for its value, the second for dropping it.
         """
         found = {}
         for (name, part), (choice, drop) in zip(self.parts.items(), u.tolist(), strict=True):
@@ -239,9 +239,9 @@ class Conditioners(nn.Module):
         return found
 
     def null(self, conditions: Sequence[Condition], negative: Condition) -> list[Condition]:
-        """What guidance steers away from for each of ``conditions``: the null values, and the negative in their place.
+        """The condition that guidance steers away from, for each of ``conditions``: null values, or the negative.
 
-        A condition that training never dropped has no null value that the network knows; it stays as it is.
+        A condition that training never dropped has no null value that the network knows, so it stays as it is.
         """
         kept = {name for name, part in self.parts.items() if not part.dropout}
         return [{**{name: value for name, value in c.items() if name in kept}, **negative} for c in conditions]
@@ -260,7 +260,7 @@ class Conditioners(nn.Module):
         return cast(str | None, condition.get(self.bare or ""))
 
     def seen(self, texts: Sequence[str]) -> list[str]:
-        """As for a conditioner: what all of them read."""
+        """As for a conditioner: the part that all of them read."""
         read = [part.seen(texts) for part in self.parts.values()]
         return [min(beginnings, key=len) for beginnings in zip(texts, *read, strict=True)]
 
@@ -277,7 +277,7 @@ class Conditioners(nn.Module):
 
 
 def warn_of_cut(conditioner: Conditioner | Conditioners, field: str, texts: Sequence[str | None]) -> None:
-    """A warning for each text of which the encoder reads only the beginning; it shows what is read."""
+    """Warn of each text of which the encoder reads only the beginning; the warning shows that part."""
     whole = [text for text in texts if text]
     for text, seen in zip(whole, conditioner.seen(whole), strict=True):
         if seen != text:

@@ -15,14 +15,14 @@ from sfumato.settings.conditions import ConditionSettings
 
 @dataclass(frozen=True)
 class Known:
-    """What conditioners are built from beside their settings.
+    """What conditioners are built from besides their settings.
 
     Attributes:
-        shape: of x_0, (C, *sides).
+        shape: shape of x_0, (C, *sides).
         classes: names of the data's classes.
-        captions: all of the data's captions, for the vocabulary of a new model.
-        files: those of a saved model, by name; a new model takes its vocabulary from there, too, where there is one.
-        folder: where a saved model lies; None for a new one.
+        captions: all captions of the data, for the vocabulary of a new model.
+        files: the files of a saved model, by name; a new model also takes a vocabulary from here if there is one.
+        folder: the folder of a saved model; None for a new one.
     """
 
     shape: tuple[int, ...]
@@ -38,7 +38,7 @@ def vocabulary_of(name: str) -> str:
 
 
 def files_needed(conditions: Mapping[str, ConditionSettings]) -> list[str]:
-    """The names of the files that a saved model must have for its conditions beside weights."""
+    """The names of the files that a saved model must have for its conditions besides weights."""
     return [vocabulary_of(name) for name, settings in conditions.items() if settings.kind == "text"]
 
 
@@ -81,7 +81,7 @@ def build(conditions: Mapping[str, ConditionSettings], known: Known) -> Conditio
     """The conditioner of a model, from ``config.conditions``.
 
     Raises:
-        UserError: a kind that is to be resolved against data first.
+        UserError: a kind must be resolved against data first.
         ValueError: conditions that do not go together.
     """
     parts = {}

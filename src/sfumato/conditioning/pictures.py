@@ -1,4 +1,4 @@
-"""A picture, or an array, that a person gives as a condition: a file, an image, an array, a tensor -> x."""
+"""A picture or an array that a person gives as a condition: a file, an image, an array, a tensor -> x."""
 
 import io
 from pathlib import Path
@@ -23,17 +23,17 @@ def given(value: Any, channels: int, field: str) -> tuple[Tensor, Tensor | None,
     """What a person gave, as x.
 
     Args:
-        value: the path of a picture or of a .npy; an image; uint8 (H, W, C); numbers (C, *sides) in units of x. With
-            one channel more, the last says how opaque a place is.
+        value: the path of a picture or of a .npy; an image; uint8 (H, W, C); numbers (C, *sides) in units of x. If it
+            has one more channel, the last one gives the opacity.
         channels: C of x.
-        field: for the message.
+        field: the name for the message.
 
     Returns:
-        x (C, *sides) in units of x; where it is opaque, bool (*sides), None where that is not said; the name of the
-        file and the SHA-256 of its bytes, empty where it was none.
+        x (C, *sides) in units of x; where it is opaque, bool (*sides), or None without opacity; the name of the file
+        and the SHA-256 of its bytes, empty if it was not a file.
 
     Raises:
-        UserError: no such file, nothing that can be read, or other channels.
+        UserError: there is no such file, it cannot be read, or it has other channels.
     """
     if isinstance(value, str | Path):
         path = Path(value).expanduser()

@@ -1,11 +1,11 @@
-"""Conditions that lie beside x as planes: a mask with what is known, and a smaller self.
+"""Conditions that are planes beside x: a mask with the known part of a picture, and a smaller version of it.
 
-A plane has the sides of x. ``Denoiser.predict`` lays it on the noisy x, channel on channel, so that the network sees
-at every place what is known there (Saharia et al. 2022, arXiv:2111.05826; Ho et al. 2022, arXiv:2106.15282). Everything
-here works in one to three dimensions, and for any size that is drawn.
+A plane has the sides of x. ``Denoiser.predict`` adds it to the channels of the noisy x, so the network sees at every
+place what is known there (Saharia et al. 2022, arXiv:2111.05826; Ho et al. 2022, arXiv:2106.15282). Everything here
+works in one to three dimensions, and for any size that is drawn.
 
-    mask      (1 + C)   1 where x_0 is known, and x_0 there; elsewhere 0. The null is a mask that knows nothing.
-    smaller   (C + 1)   x_0 made smaller and enlarged again, and 1 less the noise on it; the null is 0 everywhere.
+    mask      (1 + C)   1 where x_0 is known, and x_0 there; elsewhere 0. The null is 0 everywhere: nothing is known.
+    smaller   (C + 1)   x_0 made smaller and enlarged again, and 1 minus the noise on it; the null is 0 everywhere.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from sfumato.keyed import generator
 from sfumato.transfer import moved
 
 ENLARGED = {1: "linear", 2: "bilinear", 3: "trilinear"}
-WIDEST = 0.75  # of a side: what the laws of masks hide at once
+WIDEST = 0.75  # largest share of a side that a mask hides at once
 
 
 class PlanesConditioner(Conditioner):
@@ -57,8 +57,8 @@ class PlanesConditioner(Conditioner):
 class MaskConditioner(PlanesConditioner):
     """A mask, and x_0 where it is known.
 
-    In training masks are drawn by a law; see ``known_by``. A person gives a picture of which the transparent part is to
-    be drawn.
+    In training masks are drawn by a law; see ``known_by``. A person gives a picture whose transparent part is to be
+    drawn.
 
     Args:
         shape: of x_0, (C, *sides).
@@ -87,16 +87,16 @@ class MaskConditioner(PlanesConditioner):
 
     def laid(self, x: Tensor, sides: Sequence[int]) -> Tensor:
         share = fitted(x, sides)
-        known = (share[:1] > 1 - 1e-3).to(x)  # all of a place, and not a part of it
+        known = (share[:1] > 1 - 1e-3).to(x)  # a place counts as known only if all of it is
         return torch.cat([known, share[1:] * known])
 
 
 class SmallerConditioner(PlanesConditioner):
-    """x_0 itself, smaller: averaged down, and enlarged again by interpolation.
+    """A smaller version of x_0: averaged down, and enlarged again by interpolation.
 
-    Noise of a standard deviation s, uniform in [0, noise], is added in training, and the network is told 1 - s. So a
+    In training, noise of a standard deviation s, uniform in [0, noise], is added, and the network is given 1 - s. So a
     model is ready for small pictures that another model has drawn (noise conditioning augmentation, Ho et al. 2022,
-    section 4). A person's picture gets none.
+    section 4). A picture from the user gets no noise.
 
     Args:
         shape: of x_0, (C, *sides).
@@ -109,7 +109,7 @@ class SmallerConditioner(PlanesConditioner):
         self.factor, self.noise = factor, noise
 
     def smaller(self, sides: Sequence[int]) -> tuple[int, ...]:
-        """The sides of what is given for an x of such sides."""
+        """The sides of the smaller picture for an x of these sides."""
         return tuple(max(1, round(side / self.factor)) for side in sides)
 
     def of(self, data: Dataset, index: int, x_0: Tensor, u: float) -> Value | None:

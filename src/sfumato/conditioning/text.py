@@ -38,9 +38,9 @@ ENCODED_AT_ONCE = 256
 
 
 def beyond(text: str, tokens: int) -> bool:
-    """Whether a text may be longer than so many tokens; quick, and True rather too often than too rarely.
+    """Whether a text may be longer than so many tokens: a quick test that is True too often rather than too rarely.
 
-    Every token stands for a character or more, of the text as normalisers leave it: never longer than its NFKD form.
+    Every token stands for at least one character of the normalised text, which is never longer than its NFKD form.
     """
     return len(text) > tokens or len(unicodedata.normalize("NFKD", text)) > tokens
 
@@ -52,7 +52,7 @@ def mean_over(tokens: Tensor, mask: Tensor) -> Tensor:
 
 
 class CaptionConditioner(Conditioner):
-    """Abstract: a text, which training takes from the captions of a picture, any of them."""
+    """Abstract: a text, which training takes from any caption of a picture."""
 
     takes = "text"
 
@@ -68,7 +68,7 @@ class TextConditioner(CaptionConditioner):
 
     Args:
         tokenizer: built by ``train_tokenizer``, or read back from a saved model.
-        width, depth, heads: of the transformer.
+        width, depth, heads: sizes of the transformer.
         max_length: tokens per prompt; longer prompts are cut.
         file: the name of the tokenizer's file in a saved model.
     """
@@ -141,7 +141,7 @@ def find_encoder(name: str) -> Path:
 
 
 def load_encoder(name: str, width: int) -> tuple[Tokenizer, TextTransformer]:
-    """The tokenizer and the transformer of a frozen encoder; the tokenizer cuts what the transformer cannot read.
+    """The tokenizer and the transformer of a frozen encoder; the tokenizer cuts texts that are too long for it.
 
     Raises:
         UserError: it is not there, not of BERT's kind, damaged, or not ``width`` wide.
@@ -178,7 +178,7 @@ def longest(transformer: TextTransformer) -> int:
 
 
 def fingerprint(folder: Path, texts: Sequence[str]) -> str:
-    """The SHA-256 of what vectors are made of: an encoder's files and the texts."""
+    """The SHA-256 of everything that vectors are made of: an encoder's files and the texts."""
     digest = hashlib.sha256()
     for name in ENCODER_FILES:
         with (folder / name).open("rb") as stream:
@@ -188,7 +188,7 @@ def fingerprint(folder: Path, texts: Sequence[str]) -> str:
 
 
 def read_vectors(cache: Path, made_of: str, shape: tuple[int, int]) -> Tensor | None:
-    """The vectors that ``cache`` keeps, or None where it is absent, damaged or made of something else."""
+    """The vectors that ``cache`` keeps, or None if it is absent, damaged or made of something else."""
     try:
         if read_tensor_file(cache).shapes != {"vectors": shape}:
             return None
@@ -199,16 +199,15 @@ def read_vectors(cache: Path, made_of: str, shape: tuple[int, int]) -> Tensor | 
 
 
 class SentenceConditioner(CaptionConditioner):
-    """A frozen sentence encoder, and a small trained perceptron that turns its vector to the network's use.
+    """A frozen sentence encoder, and a small trained perceptron that adapts its vector to the network.
 
     The sentence vector is the unit-length mean of the token vectors, scaled to unit variance per entry; the null
-    condition is the zero vector. The encoder is no part of the saved model (it stays on the user's disk) and is
-    loaded when the first new text comes. A new prompt is encoded alone, so that its vector does not depend on its
-    neighbours.
+    condition is the zero vector. The encoder is not part of the saved model (it stays on the user's disk) and is loaded
+    when the first new text comes. A new prompt is encoded alone, so its vector does not depend on its neighbours.
 
     Args:
         encoder: a name of ``ENCODERS`` or a folder.
-        width: of the trained perceptron and of the vector it gives.
+        width: width of the trained perceptron and of its output.
     """
 
     sentence_dim = 384
@@ -249,7 +248,7 @@ class SentenceConditioner(CaptionConditioner):
     def prepare(
         self, texts: Sequence[str], progress: Progress = lambda done, total: None, cache: Path | None = None
     ) -> None:
-        """Encodes the texts of a data set, those of one length together, or reads what ``cache`` kept of that."""
+        """Encode the texts of a data set, those of one length together, or read the vectors that ``cache`` kept."""
         texts = sorted(set(texts) - self._vectors.keys())
         if cache is None or not texts:
             self._encode_all(texts, progress)

@@ -1,9 +1,9 @@
 """Texts and token ids: how a tokenizer is trained, read from a file, and applied.
 
-A file of the format ``tokenizer.json`` can hold far more than we write: regular expressions that never end, padding to
-any length, ids beyond the vocabulary. So nothing of it is run. The vocabulary and the merges are read as plain values,
-within bounds, and the tokenizer is built here from parts that are named here; a file that asks for any other part is
-refused.
+A file of the format ``tokenizer.json`` can hold far more than Sfumato writes: regular expressions that never end,
+padding to any length, ids beyond the vocabulary. So nothing in it is run. The vocabulary and the merges are read as
+plain values, within bounds, and the tokenizer is built here from parts that are named here. A file that asks for any
+other part is refused.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def read_tokenizer(file: Path, data: bytes) -> Tokenizer:
     """The tokenizer of a trained text encoder from the content of ``file``.
 
     Raises:
-        UserError: it is not one that ``train_tokenizer`` has built; names what differs.
+        UserError: ``train_tokenizer`` did not build it; names the difference.
     """
     content = parsed(file, data)
 
@@ -66,10 +66,10 @@ def read_tokenizer(file: Path, data: bytes) -> Tokenizer:
 
 
 def read_bert_tokenizer(file: Path, data: bytes) -> Tokenizer:
-    """The tokenizer of a BERT-type encoder; what the file says of padding and of cutting is left out.
+    """The tokenizer of a BERT-type encoder, without the padding and the cutting in its file.
 
     Raises:
-        UserError: it is not one of BERT's kind; names what differs.
+        UserError: it is not of BERT's kind; names the difference.
     """
     content = parsed(file, data)
 
@@ -122,10 +122,10 @@ def no_tokenizer(file: Path, error: Exception) -> UserError:
 
 
 def agreed(file: Path, content: dict[str, Any], tokenizer: Tokenizer, unread: Set[str] = frozenset()) -> Tokenizer:
-    """``tokenizer``, of which every part is what the file asks for.
+    """``tokenizer``, if each of its parts is what the file asks for.
 
     Args:
-        unread: parts of the file that have no effect, or that were looked at before.
+        unread: parts of the file that have no effect, or that were checked before.
     """
     ours = json.loads(tokenizer.to_str())
     model = {name: value for name, value in content["model"].items() if name not in ("vocab", "merges")}
@@ -172,7 +172,7 @@ def merges_of(content: dict[str, Any], vocabulary: dict[str, int]) -> list[tuple
 
 
 def ends_of(processor: dict[str, Any]) -> list[tuple[str, int]]:
-    """What a post-processor puts before and behind a text, with its id."""
+    """The tokens, with their ids, that a post-processor puts before and behind a text."""
     if processor["type"] == "BertProcessing":
         return [tuple(processor["cls"]), tuple(processor["sep"])]
     if processor["type"] != "TemplateProcessing":
@@ -190,7 +190,7 @@ def ends_of(processor: dict[str, Any]) -> list[tuple[str, int]]:
 def tokenize(tokenizer: Tokenizer, texts: Sequence[str], length: int) -> tuple[Tensor, Tensor]:
     """Token ids (B, length), cut or padded, and the mask (B, length), True where a token is real.
 
-    The length is fixed and not the longest text's, so that a prompt's result does not depend on its neighbours.
+    The length is fixed, and not the length of the longest text, so a prompt's result does not depend on its neighbours.
     """
     rows = [encoding.ids[:length] for encoding in tokenizer.encode_batch(list(texts))]
     ids = torch.zeros(len(rows), length, dtype=torch.long)

@@ -1,7 +1,7 @@
 """What a condition is: values by name, such as ``{"text": "a red heart", "mask": Planes(...)}``.
 
-A text or a class is a ``str``, a picture is ``Planes``. How a condition is written for people and on disk stands here
-and nowhere else.
+A text or a class is a ``str``, a picture is ``Planes``. Only this file knows how a condition is written for people and
+on disk.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,8 +18,8 @@ class Planes:
     """A picture as a condition.
 
     Attributes:
-        x: (planes, *sides) in units of x_0; which planes is the affair of its conditioner.
-        file: the name of the file that it was read from, empty where it was none.
+        x: (planes, *sides) in units of x_0; its conditioner decides which planes.
+        file: the name of the file that it was read from, empty if there was none.
         digest: the SHA-256 of that file.
     """
 
@@ -32,7 +32,7 @@ class Planes:
 
     @property
     def sha256(self) -> str:
-        """Of its file, else of its numbers."""
+        """The SHA-256 of its file, or else of its numbers."""
         return self.digest or sha256(repr(tuple(self.x.shape)).encode() + self.x.contiguous().numpy().tobytes())
 
 
@@ -41,17 +41,17 @@ Condition = Mapping[str, Value]
 
 
 def augmented(condition: Condition, how: Callable[[Tensor], Tensor]) -> Condition:
-    """A condition of which everything that has sides was changed as x_0 was.
+    """A condition in which everything that has sides is changed like x_0.
 
     Args:
-        condition: any.
+        condition: any condition.
         how: (C, *sides) -> (C, *sides), for any C.
     """
     return {name: replace(v, x=how(v.x)) if isinstance(v, Planes) else v for name, v in condition.items()}
 
 
 def words_of(condition: Condition) -> str:
-    """A condition in a few words: the text or class alone, "class: cat, text: a cat" where there are several."""
+    """A condition in a few words: the text or class alone, or "class: cat, text: a cat" if there are several."""
     words = {name: str(value) for name, value in condition.items()}
     return ", ".join(words.values() if len(words) == 1 else (f"{name}: {value}" for name, value in words.items()))
 
@@ -65,7 +65,7 @@ def record_of(condition: Condition) -> dict[str, Any]:
 
 
 def condition_of(record: Any) -> dict[str, str]:
-    """What ``record_of`` wrote, in words by name; before there were several, a text or null stood for a condition."""
+    """The condition that ``record_of`` wrote, by name; older versions wrote only a text or null."""
     if not isinstance(record, Mapping):
         return {} if record is None else {"": str(record)}
     return {

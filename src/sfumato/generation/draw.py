@@ -58,11 +58,11 @@ def one_if_equal(sides: Sequence[int]) -> int | list[int]:
 
 
 def open_model(name: str | Path | None = None, say: Callable[[str], None] | None = None) -> Model:
-    """The model in `model_folder` of this name, or what the unfinished run there has come to.
+    """The model of this name (see `model_folder`), or the present model of an unfinished run there.
 
     Args:
         name: see `model_folder`.
-        say: told that a run has not finished; by default that goes to standard error.
+        say: called if a run has not finished; prints to standard error by default.
     """
     folder = model_folder(name)
     if not (folder / saved.DESCRIPTION).is_file() and is_run(folder):
@@ -76,7 +76,7 @@ def draw(
     on_step: OnStep = unseen,
     film: bool = False,
 ) -> Iterator[Drawn]:
-    """Yields every picture as soon as its batch is done, prompt by prompt.
+    """Yield every picture as soon as its batch is done, prompt by prompt.
 
     Args:
         model: from ``open_model``.
@@ -117,10 +117,10 @@ def draw(
 def redraw(
     model: Model, recipe: dict[str, Any], on_step: OnStep = unseen, pictures: Mapping[str, Any] | None = None
 ) -> Drawn:
-    """Draws a picture again from its recipe.
+    """Draw a picture again from its recipe.
 
     Args:
-        model: the one that drew it.
+        model: the model that drew it.
         recipe: from ``read_recipe``.
         on_step: told of every step.
         pictures: those that were given as conditions, by name: the recipe holds only their SHA-256.
@@ -159,10 +159,10 @@ def redraw(
 
 
 def kernel_of(model: Model, recipe: dict[str, Any]) -> Kernel | None:
-    """What did the convolutions of a picture: a kernel, or None for PyTorch.
+    """What computed the convolutions of a picture: a kernel, or None for PyTorch.
 
     Raises:
-        UserError: a kernel that is not here, with the reason.
+        UserError: the kernel is not here, with the reason.
     """
     name, used = recipe.get("kernel"), kernels.current()
     if name is None or model.device.type != "cpu" or model.backend != "torch":
@@ -182,7 +182,7 @@ def kernel_of(model: Model, recipe: dict[str, Any]) -> Kernel | None:
 
 
 def differences(model: Model, recipe: dict[str, Any]) -> list[str]:
-    """What is not as it was when a picture was drawn, in words: its bytes may differ then."""
+    """The differences from the time when a picture was drawn, in words: they may change its bytes."""
     backend = recipe.get("backend")
     now = {"torch": torch.__version__, "device": model.device.type}
     was = {name: recipe.get(name) for name in now}

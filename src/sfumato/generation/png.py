@@ -1,4 +1,4 @@
-"""Text in PNG files: found wherever other programs put it, read within bounds, called damaged where it is.
+"""Text in PNG files: it is found wherever other programs put it, read within bounds, and called damaged if it is.
 
 Text stands in chunks of three kinds (PNG 1.2, section 4.2.3), before or behind the pixels; every chunk has a checksum.
 """
@@ -24,7 +24,7 @@ def text_of(file: BinaryIO, key: str, most: int) -> str | None:
     Args:
         file: open at its beginning.
         key: in Latin-1.
-        most: bytes of the text that are read, also where it is compressed; what is longer is cut.
+        most: bytes of the text that are read, also if it is compressed; a longer text is cut.
 
     Raises:
         NotPNG, Damaged: also where the text is not found because of that.

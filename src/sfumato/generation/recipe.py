@@ -48,7 +48,7 @@ class Drawer(Settings):
 
 
 class Backend(Settings):
-    """What evaluated the network, where it was not PyTorch."""
+    """The program that evaluated the network, if it was not PyTorch."""
 
     model_config = ConfigDict(extra="ignore")
     name: str = Field(max_length=64)
@@ -64,7 +64,7 @@ class GivenPicture(Settings):
 
 
 class Recipe(Settings):
-    """What is read from a picture. What a later version adds is left out; what it changes is refused."""
+    """The recipe as it is read from a picture. Additions of later versions are ignored; changes are refused."""
 
     model_config = ConfigDict(extra="ignore")
     sfumato: str = Field(max_length=64, description="version")
@@ -85,15 +85,15 @@ class Recipe(Settings):
 
 
 def of_picture(settings: Sampling) -> dict[str, Any]:
-    """The settings that decide how one picture is drawn; times only where they stand in the place of a grid, reuse and
-    clip only where they were asked for."""
+    """The settings that decide how one picture is drawn; times only if they replace a grid, reuse and clip only if they
+    were asked for."""
     usual = {"times": (), "reuse": 1, "clip": "auto"}
     without = {"prompts", "ema"} | {name for name, value in usual.items() if getattr(settings, name) == value}
     return settings.model_dump(mode="json", exclude=without)
 
 
 def of_condition(model: Model, condition: Condition) -> dict[str, Any]:
-    """What a recipe says of a condition: the prompt, and other conditions by name where there are any."""
+    """The entries of a recipe for a condition: the prompt, and other conditions by name if there are any."""
     others = record_of(condition)
     prompt = others.pop(model.conditioner.bare or "", None)
     return {"prompt": prompt, **({"conditions": others} if others else {})}
@@ -108,7 +108,7 @@ def asked_in(model: Model, recipe: dict[str, Any], pictures: Mapping[str, Any]) 
         pictures: those that the recipe names, by the names of their conditions.
 
     Raises:
-        UserError: a picture is missing, is not the one that was given then, or was not given then.
+        UserError: a picture is missing, is another one than was given then, or was not given then.
     """
     others, prompt = dict(recipe.get("conditions", {})), recipe["prompt"]
     given = model.conditioner.normalize(pictures)
@@ -135,7 +135,7 @@ def asked_in(model: Model, recipe: dict[str, Any], pictures: Mapping[str, Any]) 
 
 
 def asked_in_words(recipe: dict[str, Any]) -> str:
-    """For people: the prompt, else the other conditions; empty without any."""
+    """For people: the prompt, or else the other conditions; empty if there are none."""
     return recipe["prompt"] or words_of(condition_of(recipe.get("conditions", {})))
 
 
@@ -223,5 +223,5 @@ def recipe_beside(path: Path, why: str) -> str:
 
 
 def backend_of(recipe: dict[str, Any]) -> str:
-    """The name of what evaluated the network."""
+    """The name of the program that evaluated the network."""
     return recipe["backend"]["name"] if "backend" in recipe else "torch"

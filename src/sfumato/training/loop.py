@@ -65,7 +65,7 @@ class Batch:
 
 
 def compiled(denoiser: Denoiser, mode: bool | str) -> Denoiser:
-    """A denoiser of the same weights whose network ``torch.compile`` makes fast; it itself for the mode False.
+    """A denoiser of the same weights whose network ``torch.compile`` makes fast; for False, the denoiser itself.
 
     Args:
         denoiser: stays as it is, for drawing, where the size of a batch is another.
