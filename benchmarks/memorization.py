@@ -26,6 +26,7 @@ from torch import Tensor
 from sfumato import load_recipe, train
 from sfumato.cli.progress import Terminal
 from sfumato.codecs.grid import labelled_grid
+from sfumato.codecs.pixels import Pixels
 from sfumato.data.catalogue import get
 from sfumato.data.dataset import Dataset
 from sfumato.data.duplicates import find_duplicates
@@ -112,7 +113,7 @@ def folders(out: Path, pictures: int, seed: int, report: Report) -> dict[str, Pa
         facts.append({"index": index, "label": str(data.labels[index]), "times": times})
 
     whole = prepare(open_source(first), Pictures(28, 1), out / "to scan")
-    duplicates = find_duplicates(whole, lambda a, b: report.progress("scanning", a, b))
+    duplicates = find_duplicates(whole, Pixels(28, 1), lambda a, b: report.progress("scanning", a, b))
     duplicates.save(out / "duplicates.json")
     names = [row["path"] for row in whole.manifest]
     kept = [names[i] for i in duplicates.keep()]
@@ -164,7 +165,7 @@ def extracted(model: Model, out: Path, arm: str, seed: int, draws: int, report: 
     planted = json.loads((out / "planted.json").read_text())
     reference = np.load(out / "reference.npy")
     asked = [fact["label"] for fact in planted for _ in range(draws)]
-    drawn = draw_samples(model, asked, model.sampling(guidance=1.0), seed, out / arm / "drawn", report).pictures
+    drawn = draw_samples(model, asked, model.sampling(guidance=1.0), seed, out / arm / "drawn", report).rows
 
     test = real("t10k", report).rows[:CONTROL]
     known, control = pixels(reference), pixels(test)

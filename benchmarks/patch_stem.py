@@ -214,7 +214,7 @@ def main(given: Sequence[str] | None = None) -> None:
         return
 
     ready = prepare_run(config_of(64, 2, 0, 1, []), OUT / "at-64", Silent())
-    space = general_space(ready.data, np.array(ready.train_indices))
+    space = general_space(ready.data, ready.model.codec, np.array(ready.train_indices))
     print()
     head("stem", "steps", "validation loss", f"Fréchet distance ({space.name})")
     folder = arguments.results / "-".join([f"{arguments.seconds:g}-seconds", *sorted(arguments.set)])

@@ -1,6 +1,7 @@
 """A new kind of data is one reader, one codec, one recipe: arrays of 1 to 3 dimensions, and a toy kind made here."""
 
 import io
+import json
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 
 from sfumato import kinds
+from sfumato.cli import main as cli
 from sfumato.codecs.arrays import Arrays, axis_of
 from sfumato.codecs.codec import Codec
 from sfumato.config import Config, load_recipe
@@ -228,13 +230,15 @@ class Tides(Codec):
         return {".tide": struct.pack(f"<{len(row)}d", *row)}
 
 
-def test_a_kind_of_ones_own_trains_resumes_and_draws(tmp_path):
+def test_a_kind_of_ones_own_trains_resumes_draws_and_is_evaluated(tmp_path, monkeypatch):
+    for bound in ("LEAST", "MOST"):
+        monkeypatch.setattr(f"sfumato.features.learned.{bound}", 256)
     before = set(FURTHER)
     make = Kind("tides", TideSettings, Tides, lambda c: cast(Any, TideReader(hours(c))), TideReader.extensions)
     kinds.register(make)
     try:
         (tmp_path / "sea").mkdir()
-        for i in range(12):
+        for i in range(60):
             tide = np.sin(np.arange(24) / 4 + i)
             (tmp_path / "sea" / f"{i}.tide").write_bytes(tide.tobytes())
         run(tmp_path / "sea", tmp_path / "whole", "codec.kind=tides")
@@ -245,6 +249,11 @@ def test_a_kind_of_ones_own_trains_resumes_and_draws(tmp_path):
         (_, x), *_ = model.drawn([None], [3], model.sampling())
         (name, content), *_ = model.codec.files(model.codec.decode(x)[0], {}).items()
         assert name == ".tide" and TideReader(24)(content, "a.tide").values.shape == (24,)
+        command = ["evaluate", str(tmp_path / "whole"), str(tmp_path / "sea"), "--out", str(tmp_path / "report")]
+        assert cli.main([*command, "--n", "16"]) == 0
+        parts = json.loads((tmp_path / "report" / "report.json").read_text())["parts"]
+        assert {"quality-learned-without-labels", "statistics", "duplicates"} < parts.keys()
+        assert cli.main(["data", "scan", str(tmp_path / "sea")]) == 0
         with pytest.raises(ValueError, match="kind 'tides' is there already"):
             kinds.register(make)
     finally:

@@ -20,7 +20,7 @@ from sfumato import registry
 from sfumato.codecs.arrays import Arrays, axis_of, row_shape, x_shape
 from sfumato.codecs.codec import Codec
 from sfumato.codecs.pixels import Pixels
-from sfumato.config import Config, adjusted, validate
+from sfumato.config import Config, adjusted, load_recipe, validate
 from sfumato.data import formats
 from sfumato.data.facts import LOOKED_AT, facts
 from sfumato.data.faults import DataError
@@ -28,7 +28,7 @@ from sfumato.data.readers import Reader, Unusable, arrays
 from sfumato.data.readers.npy import told
 from sfumato.data.readers.pictures import Pictures
 from sfumato.data.records import Source
-from sfumato.settings.codecs import CODECS, ArrayCodec, CodecSettings, PixelCodec
+from sfumato.settings.codecs import CODECS, ArrayCodec, CodecSettings, PictureSettings, PixelCodec
 
 LEAST_ALIKE = 0.9  # of the arrays that are looked at have one shape and dtype; the others are faults
 
@@ -160,6 +160,21 @@ def resolved(config: Config, source: Source) -> Config:
         known = {n: v for n, v in config.codec.model_dump(mode="json").items() if n in kind.settings.model_fields}
         config = validate({**config.model_dump(mode="json"), "codec": {**known, "kind": kind.name}}, "codec")
     return kind_of(config.codec).resolve(config, source)
+
+
+def looked_at(source: Source, **pictures: Any) -> Config:
+    """Settings for files that are looked at, and not trained on.
+
+    Args:
+        source: the data.
+        pictures: settings of the codec where the files are pictures, such as their size.
+    """
+    config = resolved(load_recipe("folder"), source)
+    if not isinstance(config.codec, PictureSettings):
+        return config
+    settings = config.model_dump(mode="json")
+    settings["codec"] |= pictures
+    return validate(settings, "codec")
 
 
 def _found(source: Source) -> Kind:

@@ -18,7 +18,7 @@ class Pictures:
     """Pictures for an evaluation.
 
     Attributes:
-        x_0: (B, C, H, W) in [-1, 1].
+        x_0: (B, C, *sides).
         conditions: (B) the condition that each picture shows, see ``asked_of``.
         keys: (B) their numbers in the data, which key the draws.
         names: (B) their paths in the data.

@@ -12,6 +12,7 @@ from typing import TypeVar
 from torch import Tensor, nn
 
 from sfumato.diffusion import denoisers, exponential, grids, laws, objectives, reverse, schedules, solvers
+from sfumato.diffusion.bound import Decoder
 from sfumato.diffusion.fresh_noise import Churn
 from sfumato.diffusion.importance import Importance
 from sfumato.diffusion.learned_schedule import LearnedSchedule
@@ -55,14 +56,14 @@ TIME_LAWS: dict[str, Callable[[schedules.Schedule, float, float, int], laws.Law]
     "importance": lambda schedule, mean, std, chain: Importance.fresh(chain),
 }
 
-# (weight, steps of the chain, share of the bound, whether the variance is learned) -> loss per example
-OBJECTIVES: dict[str, Callable[[objectives.Weight, int, float, bool], objectives.Loss]] = {
-    "simple": lambda weight, chain, share, learned: partial(objectives.denoising_loss, weight=weight),
-    "hybrid": lambda weight, chain, share, learned: partial(
-        objectives.hybrid_loss, weight=weight, T=chain, share=share
+# (weight, steps of the chain, share of the bound, whether the variance is learned, p(x_0 | x_1)) -> loss per example
+OBJECTIVES: dict[str, Callable[[objectives.Weight, int, float, bool, Decoder], objectives.Loss]] = {
+    "simple": lambda weight, chain, share, learned, decoder: partial(objectives.denoising_loss, weight=weight),
+    "hybrid": lambda weight, chain, share, learned, decoder: partial(
+        objectives.hybrid_loss, weight=weight, T=chain, share=share, decoder=decoder
     ),
-    "vlb": lambda weight, chain, share, learned: partial(
-        objectives.vlb_loss, T=chain, variance=reverse.learned if learned else reverse.large
+    "vlb": lambda weight, chain, share, learned, decoder: partial(
+        objectives.vlb_loss, T=chain, variance=reverse.learned if learned else reverse.large, decoder=decoder
     ),
 }
 

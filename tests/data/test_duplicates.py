@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageEnhance
 
+from sfumato.codecs.pixels import Pixels
 from sfumato.data import duplicates as module
 from sfumato.data.duplicates import find_duplicates, groups_of, perceptual_hash, reduced
 from sfumato.data.preparation import prepare
@@ -155,7 +156,7 @@ def test_a_data_set_is_scanned_and_one_picture_of_a_group_is_kept(tmp_path):
     data = prepare(open_source(folder), Pictures(SMALL), tmp_path / "cache")
 
     told = []
-    found = find_duplicates(data, lambda done, total: told.append((done, total)))
+    found = find_duplicates(data, Pixels(SMALL), lambda done, total: told.append((done, total)))
     assert [group.paths for group in found.groups] == [("1.png", "6.png", "7.png"), ("4.png", "8.bmp")]
     assert found.keep().tolist() == [0, 1, 2, 3, 4, 5]
     assert str(found).splitlines()[0] == "near-duplicates: 2 groups of 5 pictures; 3 pictures to spare"

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from sfumato.cli import main as cli
+from sfumato.codecs.pixels import Pixels
 from sfumato.config import load_recipe
 from sfumato.data import unique as module
 from sfumato.data.preparation import prepare
@@ -34,7 +35,7 @@ def folder(tmp_path):
 
 def test_copies_go_and_all_else_stays_as_it_was(folder, tmp_path):
     data = prepare(open_source(folder), Pictures(24), tmp_path / "data")
-    left = unique(data)
+    left = unique(data, Pixels(24))
     assert len(data) == 18 and len(left) == 12
     rows = {row["path"]: i for i, row in enumerate(data.manifest)}
     assert sorted(int(row["path"].split("/")[1][:2]) for row in left.manifest) == list(range(12))
@@ -51,10 +52,13 @@ def test_it_is_made_once_and_anew_when_the_data_change(folder, tmp_path, monkeyp
     find = module.find_duplicates
     monkeypatch.setattr(module, "find_duplicates", lambda *a: searches.append(1) or find(*a))
     for _ in range(2):
-        unique(prepare(open_source(folder), Pictures(24), tmp_path / "data"))
+        unique(prepare(open_source(folder), Pictures(24), tmp_path / "data"), Pixels(24))
     assert len(searches) == 1
     next(folder.rglob("11.png")).unlink()
-    assert len(unique(prepare(open_source(folder), Pictures(24), tmp_path / "data"))) == 11 and len(searches) == 2
+    assert (
+        len(unique(prepare(open_source(folder), Pictures(24), tmp_path / "data"), Pixels(24))) == 11
+        and len(searches) == 2
+    )
 
 
 @pytest.mark.parametrize(("choice", "count"), [("keep", 18), ("drop", 12)])

@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from sfumato.diffusion import Gaussian, cosine, grids, linear_beta
-from sfumato.diffusion.bound import continuous_bound, density, discrete_bound, discretized, term
+from sfumato.diffusion.bound import (
+    Discretized,
+    continuous_bound,
+    decoder_of,
+    density,
+    discrete_bound,
+    discretized,
+    term,
+)
 from sfumato.diffusion.reverse import large, small
 
 N = 2048  # data points, evenly spread over the quantiles; their noise is too, so that means are nearly integrals
@@ -112,6 +120,23 @@ def test_the_discretised_decoder_sums_to_one_over_the_256_values(mean, std):
     assert abs(log_p.exp().sum() - 1) < 1e-9
 
 
+@pytest.mark.parametrize("count", [2, 17, 65_536])
+def test_a_decoder_of_any_bin_sums_to_one_over_its_values_with_bounds_and_without(count):
+    width = 2 / (count - 1)
+    values = torch.arange(count, dtype=torch.float64) * width - 1
+    log_p = Discretized(width)(values, torch.full_like(values, 0.3), torch.full_like(values, 2 * math.log(0.4)))
+    assert abs(log_p.exp().sum() - 1) < 1e-9
+
+    wide = (torch.arange(40 * count, dtype=torch.float64) - 20 * count) * width
+    log_p = Discretized(width, None)(wide, torch.full_like(wide, 0.3), torch.full_like(wide, 2 * math.log(0.4)))
+    assert abs(log_p.exp().sum() - 1) < 1e-9
+
+
+def test_continuous_values_have_a_density_and_discrete_ones_their_bin():
+    assert decoder_of(None, None) is density
+    assert decoder_of(2 / 255, (-1.0, 1.0)) == discretized and decoder_of(2.0, None) == Discretized(2.0, None)
+
+
 def test_the_discretised_decoder_has_gradients_in_single_precision_also_in_its_tails():
     mean, log_variance = torch.tensor([-1.0, 0.0, 1.0, 1.0]), torch.full((4,), -12.0)
     mean.requires_grad_()
@@ -125,16 +150,18 @@ def test_the_discretised_decoder_has_gradients_in_single_precision_also_in_its_t
     assert mean.grad is not None and mean.grad[1] > 0 and mean.grad[3] < 0  # towards the data
 
 
-def test_on_8_bit_data_the_bound_is_the_entropy_of_the_data(mixture):
-    exact = mixture(cosine())
-    exact.means = torch.arange(0, 256, 36, dtype=torch.float64) / 127.5 - 1  # eight of the 256 values
+@pytest.mark.parametrize(("bits", "sigma_min", "steps"), [(8, 0.002, 1000), (16, 8e-6, 1600)])
+def test_on_discrete_data_the_bound_is_the_entropy_of_the_data(mixture, bits, sigma_min, steps):
+    exact, largest = mixture(cosine()), 2**bits - 1
+    exact.means = 2 * torch.arange(0, largest, largest // 7, dtype=torch.float64)[:8] / largest - 1  # of all the values
     exact.weights = torch.linspace(1, 3, 8, dtype=torch.float64) / 16
     exact.stds = torch.zeros(8, dtype=torch.float64)
 
     value = torch.searchsorted(exact.weights.cumsum(0), spread(64, 0))
     bits = -exact.weights[value].log2()
-    times = grids.log_snr(cosine(), 1000, sigma_min=0.002)
-    bound = discrete_bound(exact, exact.means[value][:, None], times, even_noise(64), small)
+    times = grids.log_snr(cosine(), steps, sigma_min=sigma_min)
+    decoder = Discretized(2 / largest)
+    bound = discrete_bound(exact, exact.means[value][:, None], times, even_noise(64), small, decoder)
 
     assert -0.01 < (bound.total - bits).mean() < 0.05
     assert bound.decoder.mean() < 0.02  # so little noise hides no value

@@ -35,7 +35,7 @@ def models(tiny, tmp_path):
 
     model, asked = tiny("class"), ["cat", "house"] * 40
     drawn = draw_samples(model, asked, model.sampling(), 10_000, tmp_path / "drawn", Silent())
-    for i, (name, picture) in enumerate(zip(asked, drawn.pictures, strict=True)):
+    for i, (name, picture) in enumerate(zip(asked, drawn.rows, strict=True)):
         (tmp_path / "pictures" / name).mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(tmp_path / "pictures" / name / f"{i}.png")
     return tmp_path
@@ -165,7 +165,7 @@ def test_shares_that_move_between_two_models_are_told_and_equal_ones_are_not(tmp
         }
         report = {"seed": 0, "parts": {"bias-x": {"title": "Shares by x", "basis": {}, "rows": rows}}}
         arrays = Reading(said, torch.zeros_like(said), torch.tensor([[20, 0], [0, 20]])).arrays()
-        return Side(name, report, {f"bias-x.{key}": array for key, array in arrays.items()}, None, [])
+        return Side(name, report, {f"bias-x.{key}": array for key, array in arrays.items()}, None, [], [])
 
     even, moved = torch.arange(200) % 2, (torch.arange(200) % 10 == 0).long()
     found = side_by_side([side("old", even), side("same", even.flip(0)), side("new", moved)])

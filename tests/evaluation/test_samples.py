@@ -38,9 +38,9 @@ def test_a_set_that_was_interrupted_goes_on_and_is_the_same(model, tmp_path):
     again = draw_samples(model, ASKED, settings, 5, tmp_path / "cut", report)
 
     assert len(told) == 3 and told[0] > 4 * 3  # the second batch only
-    assert np.array_equal(again.pictures, whole.pictures)
+    assert np.array_equal(again.rows, whole.rows)
     alone = np.asarray(model.generate("Apple", seed=8, guidance=1.0)[0])
-    assert np.array_equal(whole.pictures[3], alone)
+    assert np.array_equal(whole.rows[3], alone)
 
 
 def test_what_is_there_is_not_drawn_again_unless_something_else_is_asked_for(model, tmp_path, monkeypatch):

@@ -58,7 +58,7 @@ def drawn_of(tiny, tmp_path, quick):
     folder = pictures(tmp_path / "pictures", 240)
     model = trained_on(tiny(data={"path": "pictures", "size": 16, "validation": 0.3}), folder, tmp_path / "cache")
     material = material_for(model, str(folder), tmp_path / "cache", Silent())
-    network = untrained(material.data, material.seen)
+    network = untrained(material.data, model.codec, material.seen)
 
     def build(draws):
         seen, data = material.seen, material.data
@@ -70,8 +70,8 @@ def drawn_of(tiny, tmp_path, quick):
             control=material.unseen[:60],
             asked=seen[60:120],
             conditions=[{}] * 60,
-            pictures=draws(data.rows[seen]),
-            spaces=[NetworkFeatures("random convolutions", network)],
+            rows=draws(data.rows[seen]),
+            spaces=[NetworkFeatures("random convolutions", network, model.codec.encode)],
             out=tmp_path,
             kept=tmp_path / "features",
             basis={},
@@ -168,7 +168,7 @@ def test_labels_that_a_model_drops_raise_the_alarm(drawn_of):
             self.classes, self.said = classes, said
 
         def classify(self, x):
-            is_drawn = x is drawn.pictures
+            is_drawn = x is drawn.rows
             return torch.nn.functional.one_hot(self.said if is_drawn else labels[drawn.control], 4).float()
 
     object.__setattr__(drawn.material.data, "labels", labels.tolist())

@@ -2,16 +2,20 @@
 
 import hashlib
 import pickle
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
+from sfumato.codecs.pixels import Pixels
 from sfumato.errors import UserError
 from sfumato.features import inception as module
 from sfumato.features.inception import Convolution, E, Inception, average, inception, maximum, name_of, resize
-from sfumato.features.spaces import NetworkFeatures
+from sfumato.features.spaces import NetworkFeatures, photographed
+
+SEEN = partial(photographed, Pixels(8))
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +102,8 @@ def test_features_do_not_depend_on_the_batch_or_on_the_kind_of_file(weights, fil
     save_file(weights, tmp_path / "weights.safetensors")
     g = torch.Generator().manual_seed(0)
     pictures = torch.randint(0, 256, (2, 8, 8, 3), dtype=torch.uint8, generator=g).numpy()
-    space = NetworkFeatures("inception", inception(file))
-    other = NetworkFeatures("inception", inception(tmp_path / "weights.safetensors"))
+    space = NetworkFeatures("inception", inception(file), SEEN)
+    other = NetworkFeatures("inception", inception(tmp_path / "weights.safetensors"), SEEN)
     assert space.sha256 == other.sha256
     together, alone = space(pictures), other(pictures[1:])
     torch.testing.assert_close(alone, together[1:], rtol=1e-5, atol=1e-5)

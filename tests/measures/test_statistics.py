@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from sfumato.codecs.pixels import Pixels
 from sfumato.errors import UserError
 from sfumato.measures import statistics as module
 from sfumato.measures.statistics import compare, compared, statistics
@@ -16,18 +17,24 @@ def constant(*colour):
     return torch.tensor(colour, dtype=torch.uint8).expand(1, 8, 9, len(colour))
 
 
+def told(pictures):
+    """The statistics of uint8 pictures (N, H, W, C)."""
+    _, height, width, channels = pictures.shape
+    return statistics(Pixels((width, height), channels), pictures.numpy())
+
+
 def test_a_picture_of_one_colour_has_no_contrast_and_its_own_brightness():
-    found = statistics(constant(200, 100, 50))
+    found = told(constant(200, 100, 50))
     assert found["brightness"].item() == pytest.approx(0.299 * 200 + 0.587 * 100 + 0.114 * 50)
     assert found["sharpness"].item() == pytest.approx(0) and found["contrast"].item() == pytest.approx(0)
     assert found["colourfulness"].item() == pytest.approx(0.3 * (100**2 + 100**2) ** 0.5)
-    assert statistics(constant(90, 90, 90))["colourfulness"].item() == pytest.approx(0)
-    assert set(statistics(constant(90))) == {"sharpness", "brightness", "contrast"}
+    assert told(constant(90, 90, 90))["colourfulness"].item() == pytest.approx(0)
+    assert set(told(constant(90))) == {"sharpness", "brightness", "contrast"}
 
 
 def test_a_chessboard_has_the_sharpness_of_its_closed_form():
     board = (torch.arange(8)[:, None] + torch.arange(8)) % 2 * 255
-    found = statistics(board[None, :, :, None].to(torch.uint8))
+    found = told(board[None, :, :, None].to(torch.uint8))
     assert found["sharpness"].item() == pytest.approx((4 * 255) ** 2)
     assert found["contrast"].item() == pytest.approx(255 / 2)
 
@@ -37,22 +44,22 @@ def test_the_laplacian_is_that_of_scipy():
 
     pictures = noise(3, c=1)
     expected = [laplace(picture[..., 0].double().numpy())[1:-1, 1:-1].var() for picture in pictures]
-    assert statistics(pictures)["sharpness"].tolist() == pytest.approx(expected)
+    assert told(pictures)["sharpness"].tolist() == pytest.approx(expected)
 
 
 def test_shades_are_sharper_than_their_mean_and_parts_change_nothing(monkeypatch):
     sharp = noise(10)
     blurred = ((sharp[:, 1:].int() + sharp[:, :-1].int()) // 2).to(torch.uint8)
-    assert (statistics(blurred)["sharpness"] < statistics(sharp)["sharpness"]).all()
-    whole = statistics(sharp)
+    assert (told(blurred)["sharpness"] < told(sharp)["sharpness"]).all()
+    whole = told(sharp)
     monkeypatch.setattr(module, "PICTURES", 3)
-    for name, values in statistics(sharp).items():
+    for name, values in told(sharp).items():
         torch.testing.assert_close(values, whole[name])
 
 
 def test_what_was_changed_is_found_and_what_was_not_is_not():
     real, drawn = noise(60, low=20, high=200), noise(50, seed=1, low=30, high=210)  # 10 levels brighter
-    found = compared(real, drawn, seed=0)
+    found = compared(*map(told, (real, drawn)), seed=0)
     bright, contrast = found["brightness"], found["contrast"]
     assert bright.difference.interval.low is not None and bright.difference.interval.high is not None
     assert bright.difference.interval.low < 10 < bright.difference.interval.high
@@ -90,4 +97,4 @@ def test_the_interval_of_the_distance_holds_the_mean_over_other_pictures():
 
 def test_too_few_pictures_are_told():
     with pytest.raises(UserError, match="7 pictures are too few"):
-        compared(noise(7), noise(20), seed=0)
+        compared(*map(told, (noise(7), noise(20))), seed=0)

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from sfumato.codecs.codec import Codec
     from sfumato.data.dataset import Dataset
     from sfumato.data.duplicates import Group
-    from sfumato.data.readers import Reader
     from sfumato.data.records import Source
 
 app = App(
@@ -63,15 +62,16 @@ def get(name: str | None = None, /) -> None:
 Examples:
   sfumato data show ./my-pictures --out sheet.png
   sfumato data show ./my-pictures --size 32          as a model of 32 pixels sees them
+  sfumato data show ./my-pictures --size 48x32
 """
 )
-def show(path: str, /, *, out: Path | None = None, columns: int = 8, rows: int = 6, size: int | None = None) -> None:
+def show(path: str, /, *, out: Path | None = None, columns: int = 8, rows: int = 6, size: str | None = None) -> None:
     """Write a contact sheet: samples of a data set with their captions.
 
     Parameters
     ----------
     path
-        Folder of pictures, or the name of a public data set.
+        Folder of pictures or arrays, or the name of a public data set.
     out
         The picture to write, PNG, JPEG or WebP; by default a new sheet.png.
     columns
@@ -79,18 +79,26 @@ def show(path: str, /, *, out: Path | None = None, columns: int = 8, rows: int =
     rows
         Samples below each other, 1 to 64.
     size
-        Show the pictures cut and scaled to this side in pixels, as a model would see them; 4 to 1024.
+        Show the pictures cut and scaled to this size, as a model would see them: one side in pixels or WIDTHxHEIGHT,
+        each from 4 to 1024.
     """
+    from sfumato.request import parse_size
     from sfumato.settings.base import LARGEST_SIZE
 
-    if size is not None and not 4 <= size <= LARGEST_SIZE:
-        raise UserError(f"data show: size = {size} is not possible", f"set --size to a number from 4 to {LARGEST_SIZE}")
+    wanted = parse_size(size)
+    sides = wanted if isinstance(wanted, tuple) else () if wanted is None else (wanted, wanted)
+    if sides and (len(sides) != 2 or not all(4 <= side <= LARGEST_SIZE for side in sides)):
+        raise UserError(
+            f"data show: size = {size} is not possible",
+            f"set --size to a number from 4 to {LARGEST_SIZE}, or to two such as 48x32",
+        )
     for name, value in (("columns", columns), ("rows", rows)):
         if not 1 <= value <= 64:
             raise UserError(f"data show: {name} = {value} is not possible", f"set --{name} to a number from 1 to 64")
     if out and out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise UserError(f"data show: --out {out} is no picture", "let it end in .png, .jpg or .webp")
 
+    from sfumato import kinds
     from sfumato.codecs.grid import encoded
     from sfumato.data.sheet import contact_sheet
     from sfumato.durable import write_atomically, write_new
@@ -98,9 +106,15 @@ def show(path: str, /, *, out: Path | None = None, columns: int = 8, rows: int =
     source = _open(path)
     print(source.describe())
     # the smallest tile of 96 pixels or more that shows every pixel as a square of one size
-    tile = 96 if size is None else size * -(-96 // size)
-    kind = _seen(source) if source.noun == "array" else None
-    sheet = contact_sheet(source, columns=columns, rows=rows, tile=tile, size=size, kind=kind)
+    tile = max(sides) * -(-96 // max(sides)) if sides else 96
+    config = kinds.looked_at(source, size=list(sides or (tile, tile)), channels=4, bits=8)
+    kind = kinds.kind_of(config.codec)
+    made = (kind.reader(config), kind.codec(config.codec)) if not config.codec.open else None
+    if sides and made and not made[1].pictorial:
+        raise UserError(
+            f"data show: --size is of pictures, and these data are {made[1].describe()}", "leave --size out"
+        )
+    sheet = contact_sheet(source, columns=columns, rows=rows, tile=tile, kind=made)
     if out is None:
         out = write_new(Path("sheet.png"), encoded(sheet))
     else:
@@ -122,7 +136,7 @@ def scan(path: str, /, *, duplicates: bool = False, features: bool = False, out:
     Parameters
     ----------
     path
-        Folder of pictures, or the name of a public data set.
+        Folder of pictures or arrays, or the name of a public data set.
     duplicates
         Also search near-duplicates: the same picture in another size, brightness, compression or position.
     features
@@ -130,10 +144,12 @@ def scan(path: str, /, *, duplicates: bool = False, features: bool = False, out:
     out
         With --duplicates: folder for duplicates.json (all groups) and duplicates.png (the largest).
     """
+    from sfumato import kinds
     from sfumato.data import preparation
 
     source = _open(path)
-    reader, _ = _kind(source)
+    config = kinds.looked_at(source, size=32)
+    reader = kinds.kind_of(config.codec).reader(config)
     with Terminal() as terminal:
         found = preparation.scan(source, reader, progress=partial(terminal.progress, "checking the data"))
     print(found)
@@ -142,66 +158,41 @@ def scan(path: str, /, *, duplicates: bool = False, features: bool = False, out:
     return 1 if found.faults else 0
 
 
-def _kind(source: Source) -> tuple[Reader, Codec]:
-    """What reads the files of a source, and the codec of the rows; pictures at 32 pixels, as they are."""
-    from sfumato import kinds
-    from sfumato.config import load_recipe
-
-    settings = ["data.path=.", "codec.size=32", "codec.channels=3", "codec.bits=8", "data.depth=16"]
-    config = kinds.resolved(load_recipe("folder", settings), source)
-    kind = kinds.kind_of(config.codec)
-    return kind.reader(config), kind.codec(config.codec)
-
-
-def _seen(source: Source, most: int = 64) -> tuple[Reader, Codec]:
-    """As for `_kind`, and the codec knows the range of some of the rows."""
-    from contextlib import suppress
-
-    import numpy as np
-
-    from sfumato.data.readers import Unusable
-
-    reader, codec = _kind(source)
-    rows = []
-    for record in source.records[:: max(1, -(-len(source.records) // most))]:
-        with suppress(Unusable, OSError):
-            rows.append(reader(record.open(), record.locator).values)
-    if rows:
-        codec.fit(np.stack(rows))
-    return reader, codec
-
-
 def _duplicates(source: Source, features: bool, out: Path) -> None:
     """Print the near-duplicates, and write them to a folder."""
     import tempfile
 
     import numpy as np
 
+    from sfumato import kinds
     from sfumato.codecs.grid import encoded
     from sfumato.data.duplicates import SIDE, find_duplicates
     from sfumato.data.preparation import prepare
-    from sfumato.data.readers.pictures import Pictures
     from sfumato.durable import write_atomically
 
     with Terminal() as terminal, tempfile.TemporaryDirectory() as cache:
-        told = partial(terminal.progress, "reading pictures")
-        data = prepare(source, Pictures(SIDE), Path(cache) / "data", "skip", progress=told)
+        told = partial(terminal.progress, "reading the files")
+        config = kinds.looked_at(source, size=SIDE, channels=3)
+        kind = kinds.kind_of(config.codec)
+        data = prepare(source, kind.reader(config), Path(cache) / "data", "skip", progress=told)
+        codec = kind.codec(config.codec)
+        codec.fit(data.rows)
         vectors = None
         if features:
             from sfumato.features.spaces import features_of, general_space
 
-            vectors = features_of(general_space(data, np.arange(len(data))), data.rows, terminal).numpy()
-        found = find_duplicates(data, partial(terminal.progress, "searching near-duplicates"), vectors)
+            vectors = features_of(general_space(data, codec, np.arange(len(data))), data.rows, terminal).numpy()
+        found = find_duplicates(data, codec, partial(terminal.progress, "searching near-duplicates"), vectors)
         print(found)
         out.mkdir(parents=True, exist_ok=True)
         found.save(out / "duplicates.json")
         if found.groups:
-            write_atomically(out / "duplicates.png", encoded(_sheet(data, found.groups)))
+            write_atomically(out / "duplicates.png", encoded(_sheet(data, codec, found.groups)))
             print("to train without them: sfumato train ... --set data.duplicates=drop")
     print(out / "duplicates.json")
 
 
-def _sheet(data: Dataset, groups: Sequence[Group], rows: int = 12, columns: int = 8) -> Image:
+def _sheet(data: Dataset, codec: Codec, groups: Sequence[Group], rows: int = 12, columns: int = 8) -> Image:
     """A sheet of the largest groups, one in each row."""
     from PIL import Image as pillow
 
@@ -211,8 +202,8 @@ def _sheet(data: Dataset, groups: Sequence[Group], rows: int = 12, columns: int 
     for group in sorted(groups, key=lambda group: -len(group.indices))[:rows]:
         shown = group.indices[:columns]
         blank = columns - len(shown)
-        tiles += [pillow.fromarray(data.rows[i]) for i in shown]
-        tiles += [pillow.new("RGB", data.rows.shape[2:0:-1], "white")] * blank
+        tiles += [codec.picture(data.rows[i]) for i in shown]
+        tiles += [pillow.new("RGB", tiles[-1].size, "white")] * blank
         labels += [f"{len(group.indices):,} x {group.paths[0]}", *[""] * (columns - 1)]
     return labelled_grid(tiles, labels, columns)
 

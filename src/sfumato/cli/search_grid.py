@@ -68,7 +68,7 @@ def search_grid(
         found = found_by(opened, settings, list(islice(cycle(offered), n)), seed, terminal)
 
     least = min(found.misses, key=lambda name: found.misses[name])
-    print(f"how far {steps} steps of {settings.solver} miss the pictures of many steps (255 levels, {n} pictures):\n")
+    print(f"how far {steps} steps of {settings.solver} miss the pictures of many steps ({found.unit}, {n} pictures):\n")
     for name, miss in found.misses.items():
         print(f"  {name:10}{digits(miss):>8}{'  the least' if name == least else ''}")
     print(f"\n{advice(opened, settings, least, found.times)}")

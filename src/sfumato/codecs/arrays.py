@@ -3,7 +3,8 @@
 A stored row is the array as its file holds it; only this file knows where its channels are.
 
 Whole numbers are mapped from the range of the data onto [-1, 1], so each keeps its own bin for likelihoods. Real
-numbers are centred and divided by twice their standard deviation, which makes sigma_data 1/2.
+numbers are centred and divided by twice their standard deviation, which makes sigma_data 1/2; each channel by its own,
+since a temperature and a pressure have no common unit.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import Tensor
 
 from sfumato.codecs.codec import Codec
+from sfumato.codecs.plotted import below, beside, lines
 
 CHUNK = 4096  # rows that are read together
-LINE_HEIGHT = 64  # height in pixels of a signal's picture
 
 
 class Arrays(Codec):
@@ -36,64 +37,83 @@ class Arrays(Codec):
             raise ValueError(f"Arrays: shape {shape} must be channels and 1 to 3 sides")
         self.shape, self.dtype, self.channel_axis = tuple(shape), np.dtype(dtype), channel_axis
         self.whole = np.issubdtype(self.dtype, np.integer)
-        self.centre, self.half = 0.0, 1.0
+        self._ones = (-1, *[1] * (len(shape) - 1))  # one number a channel, as it is laid on (B, C, *sides)
+        self.centre, self.half = np.zeros(shape[0]), np.ones(shape[0])
+        self.low, self.high = -np.ones(shape[0]), np.ones(shape[0])
 
     def fit(self, rows: np.ndarray) -> None:
-        """Centre and half width of the range of whole numbers; mean and twice the standard deviation of real ones."""
-        parts = [rows[i : i + CHUNK] for i in range(0, len(rows), CHUNK)]
+        """Centre and half width of the range of whole numbers; mean and twice the standard deviation of real ones, a
+        channel at a time; and the least and the largest value, between which lines are drawn."""
+        parts = [channels_first(rows[i : i + CHUNK], self.channel_axis, 1) for i in range(0, len(rows), CHUNK)]
+        axes = (0, *range(2, len(self.shape) + 1))
+        self.low = np.min([part.min(axes) for part in parts], axis=0).astype(np.float64)
+        self.high = np.max([part.max(axes) for part in parts], axis=0).astype(np.float64)
         if self.whole:
-            low, high = float(min(part.min() for part in parts)), float(max(part.max() for part in parts))
-            self.centre, self.half = (low + high) / 2, max((high - low) / 2, 0.5)
+            low, high = self.low.min(), self.high.max()
+            self.centre = np.full_like(self.low, (low + high) / 2)
+            self.half = np.full_like(self.low, max((high - low) / 2, 0.5))
         else:
-            self.centre = sum(part.sum(dtype=np.float64) for part in parts) / rows.size
-            squares = sum(np.square(part - self.centre, dtype=np.float64).sum() for part in parts)
-            self.half = 2 * float(np.sqrt(squares / rows.size)) or 1.0
+            count = rows.size / self.shape[0]
+            self.centre = np.sum([part.sum(axes, dtype=np.float64) for part in parts], axis=0) / count
+            centre = self.centre.reshape(self._ones)
+            squares = np.sum([np.square(part - centre, dtype=np.float64).sum(axes) for part in parts], axis=0)
+            half = 2 * np.sqrt(squares / count)
+            self.half = np.where(half > 0, half, 1.0)
         self._settle()
 
     def _settle(self) -> None:
-        self.bin = 1 / self.half if self.whole else None
+        self.bin = 1 / float(self.half[0]) if self.whole else None
         self.bounds = (-1.0, 1.0) if self.whole else None
 
     def state(self) -> dict[str, Tensor]:
-        return {"range": torch.tensor([self.centre, self.half], dtype=torch.float64)}
+        return {"range": torch.from_numpy(np.stack([self.centre, self.half, self.low, self.high]))}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        self.centre, self.half = state["range"].tolist()
+        self.centre, self.half, self.low, self.high = state["range"].double().numpy()
         self._settle()
+
+    @property
+    def scaling(self) -> str:
+        return f"(x - {self.centre.tolist()}) / {self.half.tolist()}"
 
     def encode(self, rows: np.ndarray) -> Tensor:
         """Rows (B, ...) -> float32 (B, C, *sides)."""
-        x = (channels_first(rows, self.channel_axis, 1).astype(np.float64) - self.centre) / self.half
+        x = (self.values(rows) - self.centre.reshape(self._ones)) / self.half.reshape(self._ones)
         return torch.from_numpy(np.ascontiguousarray(x, np.float32))
 
     def decode(self, x: Tensor) -> np.ndarray:
         """float (B, C, *sides) -> rows (B, ...); whole numbers are rounded, and cut to the range of the dtype."""
-        values = x.detach().double().cpu().numpy() * self.half + self.centre
+        values = x.detach().double().cpu().numpy() * self.half.reshape(self._ones) + self.centre.reshape(self._ones)
         if self.whole:
             limits = np.iinfo(self.dtype)
             values = values.round().clip(limits.min, limits.max)
         return np.ascontiguousarray(as_filed(values, self.channel_axis, 1), self.dtype)
 
+    def values(self, rows: np.ndarray) -> np.ndarray:
+        """As they are stored, channels first."""
+        return channels_first(rows, self.channel_axis, 1).astype(np.float64)
+
     def picture(self, row: np.ndarray) -> Image.Image:
-        """A signal as lines, a field as a grey or coloured picture, a volume as its three middle slices."""
-        shown = self.encode(row[None])[0].double().numpy().clip(-1, 1) * 127.5 + 127.5
-        channels, *sides = shown.shape
+        """Signals as lines between the least and the largest value of the data, one below the other; a field as a
+        picture, of three channels in colour, else a channel beside the other; a volume as its three middle slices, a
+        row a channel. Values beyond the range, or twice the standard deviation, are black and white."""
+        values = self.values(row[None])[0]
+        channels, *sides = values.shape
         if len(sides) == 1:
-            return lines(shown)
+            span = np.where(self.high > self.low, self.high - self.low, 1.0)
+            return lines((values - self.low[:, None]) / span[:, None])
+        shown = (values - self.centre.reshape(self._ones)) / self.half.reshape(self._ones)
+        shown = (shown.clip(-1, 1) * 127.5 + 127.5).astype(np.uint8)
         if len(sides) == 2:
-            colour = channels == 3
-            return Image.fromarray((np.moveaxis(shown, 0, 2) if colour else shown.mean(0)).astype(np.uint8))
-        volume = shown.mean(0).astype(np.uint8)
-        slices = [np.take(volume, side // 2, axis) for axis, side in enumerate(sides)]
-        high = max(s.shape[0] for s in slices)
-        return Image.fromarray(np.concatenate([np.pad(s, ((0, high - s.shape[0]), (0, 1))) for s in slices], axis=1))
+            return Image.fromarray(np.moveaxis(shown, 0, 2)) if channels == 3 else beside(list(shown))
+        return below([beside([np.take(v, side // 2, axis) for axis, side in enumerate(sides)]) for v in shown])
 
     def files(self, row: np.ndarray, texts: Mapping[str, str]) -> dict[str, bytes]:
         """The array as a .npy, and the texts beside it as JSON."""
         stream = io.BytesIO()
         np.save(stream, np.ascontiguousarray(row), allow_pickle=False)
-        beside = {".json": texts["sfumato"].encode()} if "sfumato" in texts else {}
-        return {".npy": stream.getvalue(), **beside}
+        note = {".json": texts["sfumato"].encode()} if "sfumato" in texts else {}
+        return {".npy": stream.getvalue(), **note}
 
 
 def axis_of(shape: Sequence[int]) -> str:
@@ -130,14 +150,3 @@ def row_shape(shape: Sequence[int], axis: str) -> tuple[int, ...]:
     """Of a stored row, from that of x_0."""
     channels, *sides = shape
     return {"none": (*sides,), "first": (channels, *sides), "last": (*sides, channels)}[axis]
-
-
-def lines(levels: np.ndarray) -> Image.Image:
-    """Signals (C, L) of levels 0 to 255 as lines, one below the other."""
-    channels, length = levels.shape
-    sheet = Image.new("L", (max(2, length), channels * LINE_HEIGHT), "white")
-    draw = ImageDraw.Draw(sheet)
-    for c, signal in enumerate(levels):
-        heights = (c + 1) * LINE_HEIGHT - 1 - signal / 255 * (LINE_HEIGHT - 1)
-        draw.line([(i, float(h)) for i, h in enumerate(heights)], fill="black")
-    return sheet

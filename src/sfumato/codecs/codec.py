@@ -6,6 +6,7 @@ codec names, and nothing of pictures, arrays or sound.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,11 +25,13 @@ class Codec:
         shape: shape of one x_0, (C, *sides).
         bin: the width of one stored value in units of x, for likelihoods; None if values are continuous.
         bounds: the smallest and the largest possible x_0; None if there are no bounds.
+        pictorial: whether rows are pictures, whose greys or colours ``levels`` gives.
     """
 
     shape: tuple[int, ...]
     bin: float | None = None
     bounds: tuple[float, float] | None = None
+    pictorial: bool = False
 
     def encode(self, rows: np.ndarray) -> Tensor:
         """Stored rows (B, ...) -> float32 (B, C, *sides), of any sides."""
@@ -41,6 +44,21 @@ class Codec:
     def picture(self, row: np.ndarray) -> Image.Image:
         """One stored row as a picture for people."""
         raise NotImplementedError(f"{type(self).__name__} must say how a row is seen")
+
+    def levels(self, rows: np.ndarray) -> np.ndarray:
+        """The greys or colours (B, H, W, 1 or 3) of pictures, 0 black and 255 white: uint8 where there are no levels in
+        between, else float32. Only of a codec that is ``pictorial``."""
+        raise NotImplementedError(f"{type(self).__name__} is of no pictures")
+
+    def values(self, rows: np.ndarray) -> np.ndarray:
+        """Stored rows as float64 (B, C, *sides) in the unit that people know; x where there is none."""
+        return self.encode(rows).double().numpy()
+
+    @property
+    def scaling(self) -> str:
+        """How x comes of stored values, in words that differ where it does: features of x are known by them."""
+        state = b"".join(value.cpu().contiguous().numpy().tobytes() for value in self.state().values())
+        return f"{type(self).__name__} {hashlib.sha256(state).hexdigest()[:12]}"
 
     def files(self, row: np.ndarray, texts: Mapping[str, str]) -> dict[str, bytes]:
         """The files of one stored row by their endings, e.g. {".png": ...}; the first is the row itself.

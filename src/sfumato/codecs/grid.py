@@ -33,7 +33,7 @@ def labelled_grid(pictures: Sequence[Image.Image], labels: Sequence[str], column
     canvas = ImageDraw.Draw(sheet)
     for i, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
         x, y = MARGIN + i % columns * step_x, MARGIN + i // columns * step_y
-        fitted = fit(picture, tile)
+        fitted = on_white(fit(picture, tile))
         sheet.paste(fitted, (x + (tile - fitted.width) // 2, y + (tile - fitted.height) // 2))
         canvas.text((x, y + tile), shorten(label, font, tile), fill="black", font=font)
     return sheet
@@ -47,6 +47,15 @@ def fit(picture: Image.Image, tile: int) -> Image.Image:
     small = picture.copy()
     small.thumbnail((tile, tile), Image.Resampling.LANCZOS)
     return small
+
+
+def on_white(picture: Image.Image) -> Image.Image:
+    """A picture without alpha: what can be seen through shows white."""
+    if picture.mode != "RGBA":
+        return picture
+    whole = Image.new("RGB", picture.size, "white")
+    whole.paste(picture, (0, 0), picture)
+    return whole
 
 
 def shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:

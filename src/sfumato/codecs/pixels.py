@@ -29,6 +29,7 @@ class Pixels(Codec):
     """
 
     bounds = (-1.0, 1.0)
+    pictorial = True
 
     def __init__(self, size: int | tuple[int, int], channels: int = 3, bits: int = 8):
         width, height = size if isinstance(size, tuple) else (size, size)
@@ -65,6 +66,20 @@ class Pixels(Codec):
         """(H, W, C) -> grey, RGB or RGBA of 8 bits."""
         shown = row if self.bits == 8 else (row / self.half * 127.5).round().astype(np.uint8)
         return Image.fromarray(shown[:, :, 0] if self.channels == 1 else shown)
+
+    def levels(self, rows: np.ndarray) -> np.ndarray:
+        """Of 8 bits as they are; of more, floats between the levels. What is seen through is laid on white."""
+        if self.bits == 8 and self.channels < 4:
+            return rows
+        levels = rows[..., :3] * np.float32(127.5 / self.half)
+        if self.channels == 4:
+            opaque = rows[..., 3:] * np.float32(0.5 / self.half)
+            levels = 255 + opaque * (levels - 255)
+        return levels.astype(np.float32)
+
+    @property
+    def scaling(self) -> str:
+        return f"x / {self.half:g} - 1"
 
     def files(self, row: np.ndarray, texts: Mapping[str, str]) -> dict[str, bytes]:
         """A PNG of 8 or 16 bits a channel, with the texts inside."""

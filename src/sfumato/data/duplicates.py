@@ -16,19 +16,28 @@ than 32 x 32 pixels:
 The limits come from emoji and Fashion-MNIST: if less than 12 levels remain, the pictures are copies or look like
 copies; above 20 they are other faces, flags and colours. Mirrored pictures and crops count as other pictures. All
 hashes are compared with all, 10^9 pairs a second: minutes for 60,000 pictures, an hour for 500,000.
+
+For other data nothing is known of what makes two the same, so the distance alone decides: equal arrays are one, and so
+are arrays that are nearer, over the values of x, than a fifth of the median distance to the nearest other one.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from PIL import Image
+from torch import Tensor
 
+from sfumato.codecs.codec import Codec
 from sfumato.data.dataset import Dataset
 from sfumato.data.faults import printable
 from sfumato.data.records import count
@@ -48,6 +57,10 @@ MOVED = 1.0  # largest shift that is left to fit, in pixels
 LEVELS = 12.0  # largest difference that may remain anywhere, in levels of 255
 RESIDUAL = 0.15  # largest root mean square that may remain, as a share of the standard deviation
 UNFITTED = 0.45  # the same of the luminance, before the fit
+VALUES = 1024  # of x that are compared, at most or little more, as means of blocks
+POOL = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
+# of red, green and blue (BT.601)
+YCBCR = np.array([[0.299, -0.168736, 0.5], [0.587, -0.331264, -0.418688], [0.114, 0.5, -0.081312]], np.float32)
 NEAR = 0.2  # in feature space: share of the median distance to the nearest picture
 
 _QUERIES, _PAIRS = 1024, 512  # at once; with more, memory would be allocated and freed again and again
@@ -96,11 +109,14 @@ class Duplicates:
         return np.setdiff1d(np.arange(self.pictures), spare)
 
 
-def find_duplicates(data: Dataset, progress: Progress | None = None, features: np.ndarray | None = None) -> Duplicates:
-    """Find the near-duplicates of a data set. The groups are the same in any order of the pictures.
+def find_duplicates(
+    data: Dataset, codec: Codec, progress: Progress | None = None, features: np.ndarray | None = None
+) -> Duplicates:
+    """Find the near-duplicates of a data set. The groups are the same in any order of the rows.
 
     Args:
-        data: prepared pictures.
+        data: prepared.
+        codec: of the data, fitted to them.
         progress: called with (pictures done, pictures in all).
         features: (N, D); pictures that are neighbours in these also count as duplicates.
 
@@ -109,7 +125,11 @@ def find_duplicates(data: Dataset, progress: Progress | None = None, features: n
         UserError: the pictures are smaller than 12 pixels.
     """
     names = [row["path"] for row in data.manifest]
-    found = groups_of(data.rows, progress, features)
+    if codec.pictorial:
+        parts = [codec.levels(data.rows[i : i + _QUERIES]) for i in range(0, len(data), _QUERIES)]
+        found = groups_of(np.concatenate(parts), progress, features)
+    else:
+        found = groups_of_values(codec, data.rows, progress, features)
     return Duplicates(
         pictures=len(data),
         manifest_sha256=data.manifest_hash,
@@ -120,10 +140,8 @@ def find_duplicates(data: Dataset, progress: Progress | None = None, features: n
 def groups_of(
     pictures: np.ndarray, progress: Progress | None = None, features: np.ndarray | None = None
 ) -> list[tuple[tuple[int, ...], float]]:
-    """The groups among uint8 pictures (N, H, W, C): ascending indices and the largest distance of a link."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
+    """The groups among pictures (N, H, W, 1 or 3) in levels of 255, uint8 or float32: ascending indices and the largest
+    distance of a link."""
     if min(pictures.shape[1:3]) < SMALLEST:
         raise UserError(
             f"near-duplicates: pictures of {min(pictures.shape[1:3])} pixels are too small to be compared",
@@ -135,10 +153,40 @@ def groups_of(
     links += [(first[a], first[b], distance) for a, b, distance in _near(small[first], progress)]
     if features is not None:
         links += list(_near_features(np.asarray(features, np.float32)))
-    a, b, distance = (np.concatenate(column) for column in zip(*links, strict=True))
+    return linked(len(small), links)
 
-    _, group = connected_components(coo_array((np.ones(len(a)), (a, b)), shape=(len(small),) * 2), directed=False)
-    largest = np.zeros(len(small))
+
+def groups_of_values(
+    codec: Codec, rows: np.ndarray, progress: Progress | None = None, features: np.ndarray | None = None
+) -> list[tuple[tuple[int, ...], float]]:
+    """The same among stored rows (N, ...) of any kind, by equality and by the distance over the values of x."""
+    demand_faiss()
+    hashes = np.array([hashlib.sha256(np.ascontiguousarray(row).tobytes()).hexdigest() for row in rows])
+    _, first, same = np.unique(hashes, return_index=True, return_inverse=True)
+    links = [(np.arange(len(rows)), first[same], np.zeros(len(rows)))]
+    values = np.concatenate(
+        [flat(codec.encode(rows[np.sort(first)[i : i + _QUERIES]])).numpy() for i in range(0, len(first), _QUERIES)]
+    )
+    places = np.sort(first)
+    if len(places) > 1:
+        links += [(places[a], places[b], distance) for a, b, distance in _near_features(values)]
+    if features is not None:
+        links += list(_near_features(np.asarray(features, np.float32)))
+    if progress:
+        progress(len(rows), len(rows))
+    return linked(len(rows), links)
+
+
+def linked(
+    count: int, links: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]
+) -> list[tuple[tuple[int, ...], float]]:
+    """The groups of two or more among `count` that links (a, b, distance) join."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    a, b, distance = (np.concatenate(column) for column in zip(*links, strict=True))
+    _, group = connected_components(coo_array((np.ones(len(a)), (a, b)), shape=(count, count)), directed=False)
+    largest = np.zeros(count)
     np.maximum.at(largest, group[a], distance)
     order = np.argsort(group, kind="stable")
     members = np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
@@ -150,9 +198,12 @@ def groups_of(
 
 
 def reduced(pictures: np.ndarray) -> np.ndarray:
-    """uint8 (N, H, W, C) at no more than SIDE pixels a side; RGB becomes luminance and two colour differences."""
+    """Pictures (N, H, W, 1 or 3) at no more than SIDE pixels a side, of the same dtype, uint8 or float32; RGB becomes
+    luminance and two colour differences (BT.601, as in JPEG)."""
     colour = pictures.shape[3] == 3
     sides = [min(side, SIDE) for side in pictures.shape[1:3]]
+    if pictures.dtype != np.uint8:
+        return _reduced_floats(pictures, sides)
     small = np.empty((len(pictures), *sides, pictures.shape[3]), np.uint8)
     for i, pixels in enumerate(pictures):
         picture = Image.fromarray(pixels if colour else pixels[..., 0])
@@ -160,6 +211,24 @@ def reduced(pictures: np.ndarray) -> np.ndarray:
             picture = picture.resize((sides[1], sides[0]), Image.Resampling.BOX)
         small[i] = np.asarray(picture.convert("YCbCr") if colour else picture).reshape(small.shape[1:])
     return small
+
+
+def _reduced_floats(pictures: np.ndarray, sides: Sequence[int]) -> np.ndarray:
+    """`reduced`, without rounding: what is dark has few levels of 255, and what tells it apart lies between them."""
+    parts = []
+    for start in range(0, len(pictures), _QUERIES):
+        x = torch.from_numpy(pictures[start : start + _QUERIES]).permute(0, 3, 1, 2)
+        x = F.adaptive_avg_pool2d(x, (sides[0], sides[1])).permute(0, 2, 3, 1).numpy()
+        parts.append(x @ YCBCR + (0, 128, 128) if x.shape[3] == 3 else x)
+    return np.concatenate(parts).astype(np.float32)
+
+
+def flat(x: Tensor) -> Tensor:
+    """x (B, C, *sides) as vectors of at most VALUES entries or little more: means of blocks where there are more."""
+    dims = x.dim() - 2
+    each = max(1, int((VALUES / x.shape[1]) ** (1 / dims)))
+    sides = [min(side, each) for side in x.shape[2:]]
+    return POOL[dims](x.float(), sides).flatten(1)
 
 
 def perceptual_hash(grey: np.ndarray, shift: tuple[int, int] = (0, 0), margin: float = MARGIN) -> np.ndarray:
@@ -176,16 +245,25 @@ def perceptual_hash(grey: np.ndarray, shift: tuple[int, int] = (0, 0), margin: f
     return np.concatenate(codes)
 
 
-def _near(pictures: np.ndarray, progress: Progress | None) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """The verified pairs (a, b, distance) among different pictures."""
+def demand_faiss() -> Any:
+    """The package faiss.
+
+    Raises:
+        MissingPackage: it is not installed.
+    """
     try:
         import faiss
     except ImportError:
         raise MissingPackage("faiss-cpu", "searching near-duplicates") from None
+    return faiss
 
+
+def _near(pictures: np.ndarray, progress: Progress | None) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """The verified pairs (a, b, distance) among different pictures."""
+    faiss = demand_faiss()
     codes = perceptual_hash(pictures[..., 0])
     index = faiss.IndexBinaryFlat(8 * codes.shape[1])
-    index.add(codes)  # pyright: ignore[reportCallIssue]
+    index.add(codes)
     blurred = blur(blur(pictures))
     contrast = blurred[..., 0].std((1, 2)) + 1
     for start in range(0, len(pictures), _QUERIES):
@@ -213,13 +291,14 @@ def _near(pictures: np.ndarray, progress: Progress | None) -> Iterator[tuple[np.
 
 
 def blur(pictures: np.ndarray) -> np.ndarray:
-    """uint8 (N, H - 2, W - 2, C): means of 3 x 3 pixels with the weights 1 2 1, where all nine are inside."""
-    blurred = np.empty((len(pictures), pictures.shape[1] - 2, pictures.shape[2] - 2, pictures.shape[3]), np.uint8)
+    """(N, H - 2, W - 2, C) of the same dtype: means of 3 x 3 pixels with the weights 1 2 1, where all are inside."""
+    shape = (len(pictures), pictures.shape[1] - 2, pictures.shape[2] - 2, pictures.shape[3])
+    blurred, whole = np.empty(shape, pictures.dtype), pictures.dtype == np.uint8
     for start in range(0, len(pictures), _QUERIES):
-        x = pictures[start : start + _QUERIES].astype(np.uint16)
+        x = pictures[start : start + _QUERIES].astype(np.uint16 if whole else np.float32)
         x = x[:, :-2] + 2 * x[:, 1:-1] + x[:, 2:]
         x = x[:, :, :-2] + 2 * x[:, :, 1:-1] + x[:, :, 2:]
-        blurred[start : start + _QUERIES] = (x + 8) >> 4
+        blurred[start : start + _QUERIES] = np.right_shift(x + 8, 4) if whole else x / 16
     return blurred
 
 
@@ -268,17 +347,16 @@ def _window(pictures: np.ndarray, shift: tuple[int, int], sign: int) -> np.ndarr
 
 
 def _near_features(features: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """The pairs (a, b, 0) nearer than a share of the median distance to the nearest other picture."""
-    import faiss
-
+    """The pairs (a, b, 0) nearer than a share of the median distance to the nearest other one."""
+    faiss = demand_faiss()
     features = features - features.mean(0)  # fewer digits are lost in |a|^2 - 2 ab + |b|^2
     index = faiss.IndexFlatL2(features.shape[1])
-    index.add(features)  # pyright: ignore[reportCallIssue]
+    index.add(features)
     some = features[:: max(1, len(features) // 2000)]
-    nearest = np.sqrt(np.maximum(index.search(some, 2)[0][:, 1], 0))  # pyright: ignore[reportCallIssue]
+    nearest = np.sqrt(np.maximum(index.search(some, 2)[0][:, 1], 0))
     radius = float((NEAR * np.median(nearest)) ** 2)
     for start, stop in pairwise([*range(0, len(features), _QUERIES), len(features)]):
-        limits, _, b = index.range_search(features[start:stop], radius)  # pyright: ignore[reportCallIssue]
+        limits, _, b = index.range_search(features[start:stop], radius)
         a = start + np.repeat(np.arange(stop - start), np.diff(limits.astype(np.int64)))
         once = a < b
         yield a[once], b[once], np.zeros(once.sum())

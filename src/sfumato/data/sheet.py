@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from sfumato.codecs.codec import Codec
 from sfumato.codecs.grid import fit
-from sfumato.codecs.pixels import Pixels
+from sfumato.codecs.pixels import MODES, Pixels
 from sfumato.data.dataset import Dataset
 from sfumato.data.faults import DataError, printable
 from sfumato.data.readers import Reader, Unusable
@@ -36,7 +36,8 @@ def contact_sheet(
         data: a data set, or files that are read for the sheet.
         columns, rows, tile, seed: of the sheet.
         size: side in pixels to which pictures are cut and scaled, as a model sees them.
-        kind: the reader of the files and the codec of the rows; pictures by default.
+        kind: the reader of the files and the codec of the rows, which is fitted to what is shown; by default those of
+            pictures.
     """
     if min(columns, rows) < 1 or tile < 16:
         raise ValueError(
@@ -49,13 +50,17 @@ def contact_sheet(
 
     reader, codec = kind or (Pictures(size or tile, 4), Pixels(size or tile, 4))
     if kind is None and isinstance(data, Dataset):
-        height, width, channels = data.rows.shape[1:]
-        codec = Pixels((width, height), channels, 8 * data.rows.itemsize)
+        codec = _pixels_of(data)
 
     # One sample from each of equal stretches, so that every class and folder of a sorted listing appears.
     cells = min(columns * rows, total)
     offsets = np.random.default_rng(seed).random(cells)
     chosen = ((np.arange(cells) + offsets) * total / cells).astype(int)
+
+    samples = [_sample(data, int(index), reader) for index in chosen]
+    readable = [row for row, _ in samples if row is not None]
+    if readable:
+        codec.fit(np.stack(readable))
 
     top = MARGIN + len(heading) * (LINE + 4) + GAP
     whole = (2 * MARGIN + columns * (tile + GAP) - GAP, top + rows * (tile + 2 * LINE + GAP) + MARGIN - GAP)
@@ -66,26 +71,38 @@ def contact_sheet(
         text = shorten(printable(line), whole[0] - 2 * MARGIN, font)
         draw.text((MARGIN, MARGIN + number * (LINE + 4)), text, fill="#222222", font=font)
 
-    for cell, index in enumerate(chosen):
+    for cell, (row, words) in enumerate(samples):
         x = MARGIN + cell % columns * (tile + GAP)
         y = top + cell // columns * (tile + 2 * LINE + GAP)
-        picture, words = _sample(data, int(index), reader, codec)
-        if picture is None:
+        if row is None:
             draw.rectangle((x, y, x + tile - 1, y + tile - 1), fill="#b3261e")
         else:
-            shown = fit(picture.convert("RGBA"), tile)
+            shown = fit(codec.picture(row).convert("RGBA"), tile)
             sheet.paste(shown, (x + (tile - shown.width) // 2, y + (tile - shown.height) // 2), shown)
         for number, line in enumerate(wrap(words, tile, font, 2)):
             draw.text((x, y + tile + 1 + number * LINE), line, fill="#444444", font=font)
     return sheet
 
 
-def _sample(data: Dataset | Source, index: int, reader: Reader, codec: Codec) -> tuple[Image.Image | None, str]:
+def _pixels_of(data: Dataset) -> Pixels:
+    """The codec of a data set of pictures, by the shape of its rows.
+
+    Raises:
+        DataError: they are none.
+    """
+    shape, dtype = data.rows.shape[1:], data.rows.dtype
+    if len(shape) != 3 or shape[2] not in MODES or dtype not in (np.uint8, np.uint16):
+        raise DataError(f"contact_sheet: rows {dtype} {shape} are no pictures", "give their reader and codec as `kind`")
+    return Pixels((shape[1], shape[0]), shape[2], 8 * dtype.itemsize)
+
+
+def _sample(data: Dataset | Source, index: int, reader: Reader) -> tuple[np.ndarray | None, str]:
+    """The row, None for one that is unusable, and the words below it."""
     if isinstance(data, Dataset):
         words = data.captions[index][0] if data.captions[index] else ""
         if not words and data.labels is not None:
             words = data.classes[data.labels[index]]
-        return codec.picture(data.rows[index]), words
+        return data.rows[index], words
 
     record = data.records[index]
     try:
@@ -94,7 +111,7 @@ def _sample(data: Dataset | Source, index: int, reader: Reader, codec: Codec) ->
         return None, f"{error.kind}: {record.locator}"
     except OSError as error:
         return None, f"{error.strerror or error}: {record.locator}"
-    return codec.picture(row), record.captions[0] if record.captions else record.label or record.locator
+    return row, record.captions[0] if record.captions else record.label or record.locator
 
 
 def shorten(text: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 
+from sfumato.codecs.codec import Codec
 from sfumato.data import manifest
 from sfumato.data.dataset import FAULTS, INDEX, ROWS, Dataset
 from sfumato.data.duplicates import Duplicates, find_duplicates
@@ -19,11 +20,12 @@ FOUND = "duplicates.json"
 VERSION = 1  # of the limits in `sfumato.data.duplicates`
 
 
-def unique(data: Dataset, progress: Callable[[int, int], None] | None = None) -> Dataset:
+def unique(data: Dataset, codec: Codec, progress: Callable[[int, int], None] | None = None) -> Dataset:
     """The data set with only the first of every group of near-duplicates, and the list of groups beside it.
 
     Args:
         data: as `prepare` made it; it stays as it is.
+        codec: of the data, fitted to them.
         progress: called with (pictures compared, pictures in all).
 
     Returns:
@@ -41,7 +43,7 @@ def unique(data: Dataset, progress: Callable[[int, int], None] | None = None) ->
             return ready
     except (OSError, ValueError, KeyError, DataError):
         pass  # absent, or damaged: it is made anew
-    found = find_duplicates(data, progress)
+    found = find_duplicates(data, codec, progress)
     _write(data, found, signature, folder)
     return Dataset(folder)
 

@@ -38,24 +38,45 @@ from .reverse import Variance, large, log_fresh, log_variances, moments
 from .schedules import like
 
 LOG_2, LOG_2_PI = math.log(2), math.log(2 * math.pi)
-HALF_BIN = 1 / 255  # half the bin of 8-bit values in [-1, 1]
-
 Decoder = Callable[[Tensor, Tensor, Tensor], Tensor]  # (x_0, mean, log variance) -> log p(x_0), elementwise
 Noise = Callable[[int], Tensor]  # number of the step -> standard normal noise, like x_0
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
 
 
-def discretized(x_0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """The log probability of 8-bit values in [-1, 1]: the Gaussian over each value's bin, whose outermost bins reach to
-    infinity (Ho et al. 2020, eq. 13)."""
-    inverse_std = torch.exp(-log_variance / 2)
-    below = torch.where(x_0 < -1 + HALF_BIN, -math.inf, (x_0 - HALF_BIN - mean) * inverse_std)
-    above = torch.where(x_0 > 1 - HALF_BIN, math.inf, (x_0 + HALF_BIN - mean) * inverse_std)
+@dataclass(frozen=True)
+class Discretized:
+    """The log probability of discrete values, evenly spaced: the Gaussian over each value's bin, whose outermost bins
+    reach to infinity (Ho et al. 2020, eq. 13).
 
-    # both ends on the side of the smaller tail, where the difference of two probabilities keeps its digits
-    right = below + above > 0
-    low, high = (torch.special.log_ndtr(torch.where(right, *pair)) for pair in ((-above, below), (-below, above)))
-    return high + (-torch.expm1(low - high)).log()
+    Args:
+        bin: the distance of neighbouring values.
+        bounds: the least and the largest value; None: there are none, and every bin has two ends.
+    """
+
+    bin: float = 2 / 255
+    bounds: tuple[float, float] | None = (-1.0, 1.0)
+
+    def __call__(self, x_0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+        """Elementwise."""
+        half = self.bin / 2
+        inverse_std = torch.exp(-log_variance / 2)
+        below, above = (x_0 - half - mean) * inverse_std, (x_0 + half - mean) * inverse_std
+        if self.bounds is not None:
+            below = torch.where(x_0 < self.bounds[0] + half, -math.inf, below)
+            above = torch.where(x_0 > self.bounds[1] - half, math.inf, above)
+
+        # both ends on the side of the smaller tail, where the difference of two probabilities keeps its digits
+        right = below + above > 0
+        low, high = (torch.special.log_ndtr(torch.where(right, *pair)) for pair in ((-above, below), (-below, above)))
+        return high + (-torch.expm1(low - high)).log()
+
+
+discretized = Discretized()  # 8-bit values in [-1, 1]
+
+
+def decoder_of(bin: float | None, bounds: tuple[float, float] | None) -> "Decoder":
+    """What p(x_0 | x_1) is for values of this bin, see ``Discretized``; None: the density of continuous ones."""
+    return density if bin is None else Discretized(bin, bounds)
 
 
 def density(x_0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -163,7 +184,7 @@ def discrete_bound(
         times: the grid (T + 1,), strictly decreasing to 0, T at least 2; times[0] has the prior.
         noise: gives the noise with which x_t of step i is drawn; steps count from 0.
         variance: which variance p has.
-        decoder: what p(x_0 | x_1) is: `discretized` for 8-bit data, `density` for continuous data.
+        decoder: what p(x_0 | x_1) is: `Discretized` for discrete data, `density` for continuous data.
         progress: told of every step.
         cond: the condition, passed to the denoiser.
 

@@ -136,6 +136,7 @@ def hybrid_loss(
     weight: Weight,
     T: int = 1000,
     share: float = 1e-3,
+    decoder: Decoder = discretized,
     **cond: Tensor | None,
 ) -> Tensor:
     """Return the weighted squared error plus `share` times the bound (B,).
@@ -150,6 +151,7 @@ def hybrid_loss(
         weight: the weight of each noise level in the squared error; `simple` in the paper.
         T: steps of the chain.
         share: lambda of the paper.
+        decoder: what p(x_0 | x_1) is.
         cond: the condition, passed to the denoiser.
     """
     process, (t, s) = denoiser.process, chain_step(t, T)
@@ -157,5 +159,5 @@ def hybrid_loss(
     mean, raw = predict(denoiser, x_t, t, **cond)
 
     error = process.error(x_0, mean)
-    vlb = T * term(process, x_0, x_t, mean.detach(), raw, t, s, learned)
+    vlb = T * term(process, x_0, x_t, mean.detach(), raw, t, s, learned, decoder)
     return weight(*process.schedule(t)) * error + share * vlb

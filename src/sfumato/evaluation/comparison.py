@@ -21,15 +21,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from sfumato.conditioning.values import condition_of, words_of
 from sfumato.errors import UserError
 from sfumato.evaluation import run
 from sfumato.evaluation.compare import Compared, comparable, compare, holm, same_draws
 from sfumato.evaluation.report_page import written
+from sfumato.evaluation.samples import SHOWN
 from sfumato.evaluation.settings import Measuring
 from sfumato.evaluation.trust_parts import Reading
-from sfumato.evaluation.yardstick import SET_STATISTICS, Yardstick, feature_differences, picture_differences, yardstick
+from sfumato.evaluation.yardstick import SET_STATISTICS, Yardstick, feature_differences, row_differences, yardstick
 from sfumato.measures import bias
 from sfumato.measures.interval import Difference, Interval
 from sfumato.model import Model
@@ -49,7 +51,8 @@ class Side:
         name: for people.
         report: as report.json holds it.
         values: the numbers of single pictures, by "part.row".
-        pictures: the drawn ones, uint8 (N, H, W, C), where they were kept.
+        rows: what was drawn, stored rows (N, ...), where they were kept.
+        shown: the first of them as a person sees them.
         asked: what they were asked for.
         link: the page of its own report, where the comparison can link to it.
     """
@@ -57,7 +60,8 @@ class Side:
     name: str
     report: Mapping[str, Any]
     values: Mapping[str, np.ndarray]
-    pictures: np.ndarray | None
+    rows: np.ndarray | None
+    shown: Sequence[Image.Image]
     asked: Sequence[str]
     link: str = ""
 
@@ -144,16 +148,23 @@ def read(folder: Path, name: str, link: str = "") -> Side:
         if (folder / VALUES).is_file():
             with np.load(folder / VALUES, allow_pickle=False) as kept:
                 values = {key: kept[key] for key in kept.files}
-        pictures, asked = None, []
+        rows, shown, asked = None, [], []
         if (folder / SAMPLES / "samples.npy").is_file():
-            pictures = np.load(folder / SAMPLES / "samples.npy", mmap_mode="r", allow_pickle=False)
+            rows = np.load(folder / SAMPLES / "samples.npy", mmap_mode="r", allow_pickle=False)
             kept = json.loads((folder / SAMPLES / "samples.json").read_text(encoding="utf-8"))["asked"]["conditions"]
             asked = [words_of(condition_of(record)) for record in kept]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+            shown = [
+                Image.open(file, formats=["PNG"])
+                for i in range(SHOWN)
+                if (file := folder / SAMPLES / f"{i}.png").is_file()
+            ]
+            for picture in shown:
+                picture.load()
+    except (OSError, ValueError, KeyError, TypeError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(
             f"{folder}: no report of `sfumato evaluate` can be read there ({error})", fix="evaluate the model again"
         ) from error
-    return Side(name, report, values, pictures, asked, link)
+    return Side(name, report, values, rows, shown, asked, link)
 
 
 def evaluated(
@@ -217,7 +228,7 @@ def exact_differences(
 ) -> Exact:
     """`second` less `first` in what is measured of whole sets, where both were held against the same real pictures."""
     one, other = yardsticks
-    if one is None or other is None or first.pictures is None or second.pictures is None:
+    if one is None or other is None or first.rows is None or second.rows is None:
         return {}
     if not np.array_equal(one.reference, other.reference):
         return {}
@@ -229,7 +240,7 @@ def exact_differences(
         part = f"quality-{space.name.replace(' ', '-')}"
         if comparable(first.report, second.report, part):
             drawn, other_drawn, real = (
-                one.features(space, pictures, report) for pictures in (first.pictures, second.pictures, one.real)
+                one.features(space, rows, report) for rows in (first.rows, second.rows, one.real)
             )
             task = f"{second.name}: difference to {first.name}, {space.name}"
             names = [name for name in SET_STATISTICS if not space.blind or "precision" not in name]
@@ -238,7 +249,7 @@ def exact_differences(
             )
             found |= {f"{part}.{row}": (difference, kind) for row, difference in differences.items()}
     if comparable(first.report, second.report, "statistics"):
-        for row, difference in picture_differences(second.pictures, first.pictures, one.real, paired, seed).items():
+        for row, difference in row_differences(one.codec, second.rows, first.rows, one.real, paired, seed).items():
             of_sets = row.endswith("-distance")
             found[f"statistics.{row}"] = difference, kind if of_sets else "paired" if paired else "independent"
     return found

@@ -11,11 +11,11 @@ from typing import Any
 from sfumato.durable import write_atomically
 from sfumato.evaluation.compare import same_draws
 from sfumato.evaluation.comparison import SIGNIFICANT, Comparison, Line, Side, Test
+from sfumato.evaluation.samples import SHOWN
 from sfumato.evaluation.sheets import labelled_rows, strip
 from sfumato.measures.interval import Difference, Interval
 from sfumato.page import PAGE, Figure, Section, number, page, png, table, write
 
-SHOWN = 8  # pictures of a side
 NAMES = 56  # letters of a row's name in the terminal, at most
 
 KINDS = {
@@ -197,13 +197,13 @@ def _cell(value: Interval | None) -> str:
 def sheet(sides: Sequence[Side]) -> Figure | None:
     """The first pictures of all that drew the same prompts from the same seeds, a row a side; None without any."""
     first = sides[0]
-    if first.pictures is None:
+    if not first.shown:
         return None
     shown, without = [], []
     for side in sides:
         alike = side is first or same_draws(first.report, side.report)
-        if alike and side.pictures is not None:
-            shown.append((side.name, side.pictures))
+        if alike and side.shown:
+            shown.append((side.name, side.shown))
         else:
             without.append(side.name)
     n = min(SHOWN, *(len(pictures) for _, pictures in shown), len(first.asked))

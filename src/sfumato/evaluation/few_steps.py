@@ -19,7 +19,7 @@ from sfumato.report import Report
 from sfumato.settings.sampling import Sampling
 
 FINE = 60  # steps of the way that counts as the truth
-GREY = 127.5  # levels of an 8-bit picture a unit of x
+GREY = 127.5  # levels of 255 a unit of x of pictures
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,13 @@ class Searched:
 
     Attributes:
         times: (steps + 1,) from 1 to 0.
-        misses: grid -> root mean square difference, in levels of 255, of its pictures and those of many steps.
+        misses: grid -> root mean square difference, of what it draws and what many steps do.
+        unit: of the misses, in words.
     """
 
     times: tuple[float, ...]
     misses: dict[str, float]
+    unit: str
 
 
 def search_grid(model: Model, settings: Sampling, conditions: Sequence[Asked], seed: int, report: Report) -> Searched:
@@ -69,5 +71,6 @@ def search_grid(model: Model, settings: Sampling, conditions: Sequence[Asked], s
         return torch.cat([x for _, x in model.drawn(conditions, compared_on, settings, on_step=tell)])
 
     truth = drawn(f"{FINE} steps", many)
-    misses = {name: GREY * (drawn(name, way) - truth).square().mean().sqrt().item() for name, way in ways.items()}
-    return Searched(times, misses)
+    scale, unit = (GREY, "255 levels") if model.codec.pictorial else (1.0, "in units of x")
+    misses = {name: scale * (drawn(name, way) - truth).square().mean().sqrt().item() for name, way in ways.items()}
+    return Searched(times, misses, unit)

@@ -6,7 +6,7 @@ luckiest, so every other cell is tested against it, with Holm's correction over 
 difference are marked as no worse. Take the cheapest of these.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from sfumato import settings_yaml
@@ -81,7 +82,7 @@ class Cell:
     @property
     def rate(self) -> float:
         """Pictures a second."""
-        return len(self.samples.pictures) / self.samples.seconds if self.samples.seconds else 0.0
+        return len(self.samples.rows) / self.samples.seconds if self.samples.seconds else 0.0
 
     def no_worse(self, metric: str) -> bool:
         """Whether it is the best cell, or not significantly worse."""
@@ -98,6 +99,7 @@ class Grid:
         cells: in order.
         metrics: those that were measured.
         best: metric -> the place of its best cell in `cells`.
+        picture: how a person sees a drawn row.
     """
 
     about: Mapping[str, Any]
@@ -105,6 +107,7 @@ class Grid:
     cells: Sequence[Cell]
     metrics: Sequence[str]
     best: Mapping[str, int]
+    picture: Callable[[np.ndarray], Image.Image]
 
 
 # --- what is asked for -----------------------------------------------------------------------------------------------
@@ -205,7 +208,7 @@ def measured(model: Model, path: str, axes: tuple[Axis, Axis], n: int, seed: int
         "pictures": len(held.conditions),
         "seed": seed,
     }
-    return Grid(about, axes, cells, metrics, best)
+    return Grid(about, axes, cells, metrics, best, model.codec.picture)
 
 
 class _Part(Silent):
@@ -229,14 +232,14 @@ def _cell(
 ) -> Cell:
     """The values as `sfumato evaluate` has them."""
     space = held.spaces[0]
-    features = held.features(space, samples.pictures, Silent())
+    features = held.features(space, samples.rows, Silent())
     value = kid(reference, features)
     low, high = (None if end is None else 1000 * end for end in (value.low, value.high))
     values = {"kid": Interval(1000 * value.mean, low, high), "fd": frechet(reference, features, seed).distance}
     right = None
     if isinstance(space, LearnedFeatures) and space.classes and held.asks_for_classes:
         asked = torch.tensor([space.classes.index(condition[held.asks_for_classes]) for condition in held.conditions])
-        right = space.classify(np.array(samples.pictures)).argmax(1) == asked
+        right = space.classify(np.array(samples.rows)).argmax(1) == asked
         values["accuracy"] = of_share(right.sum().item(), len(right))
     return Cell(place, changes, settings, samples, values, right, features)
 

@@ -133,7 +133,7 @@ def sheet(grid: Grid) -> Figure:
     """The first pictures of every cell, in the places of the table."""
     rows, columns = grid.axes
     width, n = len(columns.values), min(SHOWN, int(grid.about["pictures"]))
-    strips = [strip(list(cell.samples.pictures[:n])) for cell in grid.cells]
+    strips = [strip([grid.picture(row) for row in cell.samples.rows[:n]]) for cell in grid.cells]
     tiles = [strips[i * width : (i + 1) * width] for i in range(len(rows.values))]
     picture = labelled_rows(tiles, rows.labels() if rows.name else [""], columns.labels())
     prompts = [escape(words_of(condition)) for condition in grid.cells[0].samples.conditions[:n]]

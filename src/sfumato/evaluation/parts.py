@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sfumato.codecs.codec import Codec
 from sfumato.evaluation.nll_report import kl_svg, over_pictures
 from sfumato.evaluation.report import Part, Row
 from sfumato.evaluation.samples import Samples
@@ -24,6 +25,8 @@ Basis = Mapping[str, Any]
 NEIGHBOURS = (
     "Precision and density say whether drawn pictures look real, recall and coverage whether all of the data are drawn."
 )
+PICTURES = "pictures in levels of 255 (sharpness: variance of the Laplacian)"
+VALUES = "samples in the unit of the data (roughness: differences of neighbours, 1 for white noise)"
 TERMS = "What each step of the chain costs, from noise (t = 1) to picture (t = 0); kl.csv has the numbers."
 
 
@@ -122,17 +125,18 @@ def _share(hits: Tensor) -> Interval:
     return of_share(hits.sum().item(), len(hits))
 
 
-def statistics_part(real: Tensor, drawn: Tensor, seed: int, basis: Basis) -> Part:
-    """Sharpness and colours of uint8 pictures (N, H, W, C)."""
+def statistics_part(
+    codec: Codec, real: Mapping[str, Tensor], drawn: Mapping[str, Tensor], seed: int, basis: Basis
+) -> Part:
+    """Sharpness and colours of pictures, or the values of other data, both from `statistics`."""
     rows = []
     for name, found in compared(real, drawn, seed).items():
         rows.append(Row(name, f"{name}, mean", found.drawn, found.real))
         rows.append(Row(f"{name}-distance", f"{name}, Wasserstein-1 distance to real", found.distance, better="lower"))
     return Part(
         "statistics",
-        "Sharpness and colours",
-        "Means over pictures in levels of 255 (sharpness: variance of the Laplacian), and how far the distributions "
-        "are apart.",
+        "Sharpness and colours" if codec.pictorial else "Values",
+        f"Means over {PICTURES if codec.pictorial else VALUES}, and how far the distributions are apart.",
         rows,
         basis,
     )
@@ -163,7 +167,7 @@ def likelihood_part(found: NLL, basis: Basis) -> Part:
 
 def speed_part(samples: Samples, machine: str) -> Part:
     """How fast the pictures were drawn."""
-    rate = Interval(len(samples.pictures) / samples.seconds, None, None)
+    rate = Interval(len(samples.rows) / samples.seconds, None, None)
     evaluations = Interval(float(samples.evaluations), None, None)
     return Part(
         "speed",

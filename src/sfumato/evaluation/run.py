@@ -25,7 +25,7 @@ from sfumato.evaluation.nll_report import kl_csv, numbers, text
 from sfumato.evaluation.parts import accuracy_part, likelihood_part, quality_part, speed_part, statistics_part
 from sfumato.evaluation.pictures import material_for, pictures_of
 from sfumato.evaluation.report import Evaluation, Part
-from sfumato.evaluation.samples import Samples, draw_samples, drawn_already
+from sfumato.evaluation.samples import SHOWN, Samples, draw_samples, drawn_already, show
 from sfumato.evaluation.settings import Likelihoods, Measuring
 from sfumato.evaluation.sheets import labelled_rows, strip
 from sfumato.features.cache import feature_cache
@@ -35,6 +35,7 @@ from sfumato.generation.recipe import of_picture
 from sfumato.material import Material, asked_of, chosen
 from sfumato.measures.membership import LEVELS
 from sfumato.measures.nll import nll
+from sfumato.measures.statistics import statistics
 from sfumato.model import Model
 from sfumato.page import Figure, png
 from sfumato.report import Report
@@ -44,7 +45,6 @@ OF_SAMPLES = {"quality", "statistics", "speed", "memorization", "alignment", "bi
 OF_FEATURES = {"quality", "memorization", "alignment", "bias"}
 FEWEST = 16  # pictures of a set: fewer have no intervals
 LEAST_MEMBERS = 1000  # pictures of a kind whose membership is tested, where there are as many
-SHOWN = 8  # pictures a row of the sheet
 
 
 def evaluate(
@@ -71,7 +71,7 @@ def evaluate(
         UserError: no such data, too few of them, a class that the model does not know, or (if `how.strict`) a metric
             that cannot be measured.
     """
-    material = material_for(model, path, (shared or out) / "data", report)
+    material, codec = material_for(model, path, (shared or out) / "data", report), model.codec
     about: dict[str, Any] = {
         "model": {"name": model.config.name, "weights_sha256": model.fingerprint},
         "data": {"path": path, "manifest_sha256": material.data.manifest_hash, "held_out": material.trained_on},
@@ -98,8 +98,8 @@ def evaluate(
         if "quality" in metrics:
             found.parts.extend(_quality(drawn))
         if "statistics" in metrics:
-            of_real, of_drawn = (torch.from_numpy(np.array(x)) for x in (drawn.real, drawn.pictures))
-            found.parts.append(statistics_part(of_real, of_drawn, how.seed, drawn.basis))
+            of_real, of_drawn = statistics(codec, drawn.real), statistics(codec, drawn.rows)
+            found.parts.append(statistics_part(codec, of_real, of_drawn, how.seed, drawn.basis))
         if "speed" in metrics:
             machine = f"{platform.machine()}, {torch.get_num_threads()} threads, {model.device.type}"
             found.parts.append(speed_part(samples, machine))
@@ -117,7 +117,7 @@ def evaluate(
         most = max(how.n, LEAST_MEMBERS)
         attempt("membership", lambda: trust.membership_parts(model, material, most, how.seed, report))
     if "duplicates" in metrics:
-        attempt("duplicates", lambda: trust.duplicates_parts(material, report))
+        attempt("duplicates", lambda: trust.duplicates_parts(material, codec, report))
     if "nll" in metrics:
         attempt("nll", lambda: _likelihood(found, model, material, path, how.likelihoods, report))
     found.words.extend(f"left out: {why}" for why in found.left_out.values())
@@ -157,12 +157,13 @@ def _drawn(
     reference, control, asked = sets
     conditions = asked_of(model, data, asked)
     samples = draw_samples(model, conditions, settings, seed, out / "samples", report)
+    show(samples, model.codec, out / "samples")
     found.about["draws"] = hashlib.sha256(
         json.dumps([[record_of(condition) for condition in conditions], seed]).encode()
     ).hexdigest()
     spaces = []
     if OF_FEATURES & set(how.metrics):
-        spaces = spaces_for(data, learned_from(material, control), kept, report, how.inception)
+        spaces = spaces_for(data, model.codec, learned_from(material, control), kept, report, how.inception)
     drawn = trust.Drawn(
         model=model,
         material=material,
@@ -171,7 +172,7 @@ def _drawn(
         control=control,
         asked=asked,
         conditions=conditions,
-        pictures=samples.pictures,
+        rows=samples.rows,
         spaces=spaces,
         out=out,
         kept=kept,
@@ -203,9 +204,9 @@ def planned(
         parts.append((f"drawing {len(sets[0]):,} pictures", left * cost.picture))
         if OF_FEATURES & metrics:
             if {"memorization", "alignment", "bias"} & metrics:
-                seconds = min(len(material.data), trust.MOST) * seconds_a_picture(material.data)
+                seconds = min(len(material.data), trust.MOST) * seconds_a_picture(material.data, model.codec)
                 parts.append(("features of the data, at most; kept for the next time", seconds))
-            learning = seconds_left(material.data, learned_from(material, sets[1]), feature_cache())
+            learning = seconds_left(material.data, model.codec, learned_from(material, sets[1]), feature_cache())
             parts.append(("learning features, once for these data", learning))
     if "bias" in metrics and model.conditioner.named("text"):
         prompts = trust.EACH * len(how.groups.templates or trust.TEMPLATES)
@@ -216,7 +217,7 @@ def planned(
     likelihood = ("likelihood", cost.likelihood(how.likelihoods, len(material.unseen)))
     if "nll" in metrics:
         parts.append(likelihood)
-    return told(parts, [] if "nll" in metrics else [likelihood])
+    return told(parts, [] if "nll" in metrics or model.codec.bin is None else [likelihood])
 
 
 def _quality(drawn: trust.Drawn) -> list[Part]:
@@ -224,7 +225,7 @@ def _quality(drawn: trust.Drawn) -> list[Part]:
     data, parts = drawn.material.data, []
     for space in drawn.spaces:
         told = {"features": f"{space.name} {space.sha256[:12]}", **drawn.basis}
-        features = [drawn.features(space, x) for x in (drawn.real, data.rows[drawn.control], drawn.pictures)]
+        features = [drawn.features(space, x) for x in (drawn.real, data.rows[drawn.control], drawn.rows)]
         parts.append(quality_part(space, *features, seed=drawn.seed, basis=told, report=drawn.report))
     own = drawn.spaces[0]
     name = drawn.model.conditioner.named("class")
@@ -232,7 +233,7 @@ def _quality(drawn: trust.Drawn) -> list[Part]:
         assert data.labels is not None
         asked = [own.classes.index(condition[name]) for condition in drawn.conditions]
         of_control = [data.labels[i] for i in drawn.control.tolist()]
-        drawn_as, real_as = (own.classify(x).argmax(1) for x in (drawn.pictures, data.rows[drawn.control]))
+        drawn_as, real_as = (own.classify(x).argmax(1) for x in (drawn.rows, data.rows[drawn.control]))
         told = {"classifier": own.sha256[:12], **drawn.basis}
         parts.append(accuracy_part(own.classes, drawn_as, asked, real_as, of_control, told))
     return parts
@@ -240,10 +241,12 @@ def _quality(drawn: trust.Drawn) -> list[Part]:
 
 def sheet(samples: Samples, drawn: trust.Drawn) -> Figure:
     """Real pictures, and below each what the model draws when it is asked for the same."""
-    count = min(SHOWN, len(samples.pictures))
-    real, own = drawn.material.data.rows[drawn.asked[:count]], samples.pictures[:count]
+    count = min(SHOWN, len(samples.rows))
+    real, own = drawn.material.data.rows[drawn.asked[:count]], samples.rows[:count]
     labels = [words_of(condition) for condition in samples.conditions[:count]]
-    picture = labelled_rows([[strip([one]) for one in row] for row in (real, own)], ["real", "drawn"], labels)
+    picture = labelled_rows(
+        [[strip([drawn.codec.picture(one)]) for one in row] for row in (real, own)], ["real", "drawn"], labels
+    )
     caption = "Above what the data show, below what the model draws when it is asked for the same."
     return Figure("samples.png", png(picture), "Real pictures above drawn ones.", caption, True)
 

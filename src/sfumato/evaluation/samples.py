@@ -1,7 +1,8 @@
-"""The drawn pictures that a model is judged by; a drawing that was stopped goes on where it was.
+"""The drawn pictures, or other data, that a model is judged by; a drawing that was stopped goes on where it was.
 
-A folder holds `samples.npy`, uint8 (N, H, W, C), and `samples.json`, what was asked for and how many are done. Every
-picture has its own seed, so that the set does not depend on where drawing was interrupted.
+A folder holds `samples.npy`, stored rows (N, ...) as the codec has them; `samples.json`, what was asked for and how
+many are done; and the first of them as a person sees them (`show`). Every picture has its own seed, so that the set
+does not depend on where drawing was interrupted.
 """
 
 import json
@@ -13,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from sfumato.codecs.codec import Codec
+from sfumato.codecs.grid import encoded
 from sfumato.conditioning.conditioners import Asked
 from sfumato.conditioning.values import Condition, record_of
 from sfumato.diffusion.solvers import Step
@@ -24,21 +27,22 @@ from sfumato.report import Report
 from sfumato.settings.sampling import Sampling
 
 SAVE_EVERY = 30.0  # seconds
+SHOWN = 8  # rows that are shown
 
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Drawn pictures.
+    """What was drawn.
 
     Attributes:
-        pictures: uint8 (N, H, W, C).
+        rows: stored rows (N, ...).
         conditions: (N) what was asked for.
         seeds: (N).
         seconds: all of the drawing took.
         evaluations: how often the network was asked for a picture, both answers of guidance as one.
     """
 
-    pictures: np.ndarray
+    rows: np.ndarray
     conditions: Sequence[Condition]
     seeds: Sequence[int]
     seconds: float
@@ -77,10 +81,10 @@ def draw_samples(
     if not state["done"]:
         blank = model.codec.decode(torch.zeros(1, *model.codec.shape))
         write_array(file, blank.dtype, (total, *blank.shape[1:])).flush()
-    pictures = np.lib.format.open_memmap(file, "r+")
+    rows = np.lib.format.open_memmap(file, "r+")
 
     def save() -> None:
-        pictures.flush()
+        rows.flush()
         write_atomically(note, json.dumps({**state, "asked": asked}).encode())
 
     seeds = range(seed, seed + total)
@@ -101,7 +105,7 @@ def draw_samples(
     try:
         for places, x in model.drawn(conditions[first:], seeds[first:], settings, on_step=tell):
             stop = first + places.stop
-            pictures[first + places.start : stop] = model.codec.decode(demand_finite(x))
+            rows[first + places.start : stop] = model.codec.decode(demand_finite(x))
             state = {"done": stop, "seconds": before + time.monotonic() - begin, "evaluations": calls}
             calls = 0
             if time.monotonic() - saved > SAVE_EVERY:
@@ -110,7 +114,13 @@ def draw_samples(
     finally:
         hook.remove()
         save()
-    return Samples(pictures, conditions, seeds, state["seconds"], state["evaluations"])
+    return Samples(rows, conditions, seeds, state["seconds"], state["evaluations"])
+
+
+def show(samples: Samples, codec: Codec, folder: Path) -> None:
+    """Write the first rows to `folder` as a person sees them, for pages that have no codec: 0.png, 1.png, ..."""
+    for i, row in enumerate(samples.rows[:SHOWN]):
+        write_atomically(folder / f"{i}.png", encoded(codec.picture(row)))
 
 
 def drawn_already(folder: Path) -> int:

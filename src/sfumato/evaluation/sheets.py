@@ -2,26 +2,22 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from sfumato.codecs.grid import fit, shorten
+from sfumato.codecs.grid import fit, on_white, shorten
 
 GAP, LETTERS, WIDEST = 8, 13, 220  # pixels: between tiles, of the letters, of the names beside the rows
 
 
-def image(picture: np.ndarray) -> Image.Image:
-    """uint8 (H, W, C), C = 1 or 3."""
-    return Image.fromarray(np.array(picture if picture.shape[2] == 3 else picture[:, :, 0]))
+def strip(pictures: Sequence[Image.Image], side: int = 64) -> Image.Image:
+    """Pictures beside each other, each at most `side` pixels high, or its own height where that is up to twice as many,
+    and at most three times as wide; small ones are enlarged by a whole factor."""
 
+    def fitted_to(picture: Image.Image) -> Image.Image:
+        high = side if picture.height > 2 * side else max(side, picture.height)
+        return fit(picture, int(high * min(3, max(1, picture.width / picture.height))))
 
-def strip(pictures: Sequence[np.ndarray], side: int = 64) -> Image.Image:
-    """Pictures (H, W, C) beside each other, each at most `side` pixels, or its own where those are up to twice as many;
-    small ones are enlarged by a whole factor."""
-    fitted = [
-        fit(image(picture), side if picture.shape[0] > 2 * side else max(side, picture.shape[0]))
-        for picture in pictures
-    ]
+    fitted = [on_white(fitted_to(picture)) for picture in pictures]
     width = sum(tile.width for tile in fitted) + 2 * (len(fitted) - 1)
     whole = Image.new("RGB", (width, max(tile.height for tile in fitted)), "white")
     x = 0

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sfumato.codecs.codec import Codec
 from sfumato.conditioning.values import Condition
-from sfumato.data.duplicates import find_duplicates, reduced
+from sfumato.data.duplicates import find_duplicates, flat, reduced
 from sfumato.errors import UserError
 from sfumato.evaluation.report import Part
 from sfumato.evaluation.samples import draw_samples
@@ -67,7 +68,7 @@ class Drawn:
         control: indices (N,) of other real pictures.
         asked: indices (N,) of the real pictures whose conditions were asked for.
         conditions: (N) what was asked for.
-        pictures: uint8 (N, H, W, C), drawn.
+        rows: stored rows (N, ...), drawn.
         spaces: feature spaces; the first is learned on the data.
         out: folder of what is drawn.
         kept: folder of features and probes.
@@ -83,7 +84,7 @@ class Drawn:
     control: np.ndarray
     asked: np.ndarray
     conditions: Sequence[Condition]
-    pictures: np.ndarray
+    rows: np.ndarray
     spaces: Sequence[FeatureSpace]
     out: Path
     kept: Path
@@ -91,13 +92,18 @@ class Drawn:
     seed: int
     report: Report
 
-    def features(self, space: FeatureSpace, pictures: np.ndarray) -> Tensor:
+    @property
+    def codec(self) -> Codec:
+        """Of the model, and so of all rows."""
+        return self.model.codec
+
+    def features(self, space: FeatureSpace, rows: np.ndarray) -> Tensor:
         """(N, D)"""
-        return features_of(space, pictures, self.report, self.kept)
+        return features_of(space, rows, self.report, self.kept)
 
     @property
     def real(self) -> np.ndarray:
-        """The reference pictures, uint8 (N, H, W, C)."""
+        """The reference, stored rows (N, ...)."""
         return self.material.data.rows[self.reference]
 
     @property
@@ -110,18 +116,48 @@ class Drawn:
 
 
 class Pixels:
-    """The space (N, D) of the pictures themselves, at no more than 32 x 32 pixels."""
+    """The space (N, D) of the pictures themselves, at no more than 32 x 32 pixels.
+
+    Args:
+        codec: of pictures.
+    """
 
     name = "pixels"
     blind = "A picture that is moved by a pixel is another one."
     sha256 = hashlib.sha256(name.encode()).hexdigest()
 
-    def __call__(self, pictures: np.ndarray) -> Tensor:
-        return torch.from_numpy(reduced(pictures)).flatten(1).float() / 255
+    def __init__(self, codec: Codec) -> None:
+        self.codec = codec
+
+    def __call__(self, rows: np.ndarray) -> Tensor:
+        return torch.from_numpy(reduced(np.asarray(self.codec.levels(rows)))).flatten(1).float() / 255
+
+
+class Values:
+    """The space (N, D) of x itself, by means of blocks where it has many values.
+
+    Args:
+        codec: of any kind of data.
+    """
+
+    name = "values"
+    blind = "What is moved by one place is another."
+
+    def __init__(self, codec: Codec) -> None:
+        self.codec = codec
+        self.sha256 = hashlib.sha256(f"{self.name} {codec.scaling}".encode()).hexdigest()
+
+    def __call__(self, rows: np.ndarray) -> Tensor:
+        return flat(self.codec.encode(rows))
+
+
+def raw(codec: Codec) -> FeatureSpace:
+    """The space of the data themselves, which knows nothing of what they show."""
+    return Pixels(codec) if codec.pictorial else Values(codec)
 
 
 def memorization_parts(drawn: Drawn) -> list[Part]:
-    """Copies, in the pixels and in every feature space.
+    """Copies, in the pixels or values and in every feature space.
 
     Raises:
         UserError: not the data of the training, or too few held-out pictures.
@@ -135,11 +171,11 @@ def memorization_parts(drawn: Drawn) -> list[Part]:
     if len(unseen) > len(seen):
         unseen = chosen(unseen, len(seen), drawn.seed)
     parts = []
-    for space in (Pixels(), *drawn.spaces):
-        searched = seen if isinstance(space, Pixels) else chosen(seen, MOST, drawn.seed)
+    for space in (raw(drawn.codec), *drawn.spaces):
+        searched = chosen(seen, MOST, drawn.seed) if parts else seen  # the data themselves need no network
         if len(searched) < len(unseen):
             unseen = chosen(unseen, len(searched), drawn.seed)
-        sets = (drawn.pictures, data.rows[searched], data.rows[unseen])
+        sets = (drawn.rows, data.rows[searched], data.rows[unseen])
         features = [drawn.features(space, x) for x in sets]
         task = f"searching copies, {space.name}"
         found = memorization(
@@ -147,7 +183,7 @@ def memorization_parts(drawn: Drawn) -> list[Part]:
         )
         figure = Figure(
             f"copies-{len(parts)}.png",
-            png(sheet(*sets, found.nearest)),
+            png(sheet(*sets, found.nearest, drawn.codec.picture)),
             "Drawn pictures, each beside the nearest training and the nearest held-out picture.",
             "The drawn pictures that are nearest to a training picture, relative to held-out ones: drawn, nearest of "
             "the training, nearest held out.",
@@ -173,15 +209,15 @@ def membership_parts(model: Model, material: Material, n: int, seed: int, report
     return [membership_part(found, {"data": material.data.manifest_hash[:12], "seed": seed})]
 
 
-def duplicates_parts(material: Material, report: Report) -> list[Part]:
+def duplicates_parts(material: Material, codec: Codec, report: Report) -> list[Part]:
     """The near-duplicates among the pictures of the data.
 
     Raises:
         UserError: the pictures are smaller than 12 pixels.
     """
     data = material.data
-    found = find_duplicates(data, lambda done, total: report.progress("searching near-duplicates", done, total))
-    return [duplicates_part(found, {"data": data.manifest_hash[:12]})]
+    found = find_duplicates(data, codec, lambda done, total: report.progress("searching near-duplicates", done, total))
+    return [duplicates_part(found, codec, {"data": data.manifest_hash[:12]})]
 
 
 # --- prompts ---------------------------------------------------------------------------------------------------------
@@ -221,10 +257,10 @@ def alignment_parts(drawn: Drawn) -> list[Part]:
     more = sorted({text for text, apart_from in zip(texts, kept_apart.tolist(), strict=True) if apart_from} - asked)
     others = more[: max(0, TOLD_APART - len(asked))]
 
-    def aligned(pictures: np.ndarray) -> alignment.Alignment:
-        return alignment.aligned(probe, drawn.features(space, pictures), scored, others, drawn.report)
+    def aligned(rows: np.ndarray) -> alignment.Alignment:
+        return alignment.aligned(probe, drawn.features(space, rows), scored, others, drawn.report)
 
-    of_drawn = aligned(drawn.pictures[places])
+    of_drawn = aligned(drawn.rows[places])
     of_real = aligned(data.rows[drawn.asked[places]])
     told = {**drawn.basis, "features": f"{space.name} {space.sha256[:12]}", "probe": probe.sha256[:12]}
     return [alignment_part(of_drawn, of_real, told)]
@@ -260,12 +296,10 @@ def bias_parts(
             left_out.append(f"bias, {attribute.name}: {error.message}")
     if not readers:
         return parts, left_out
-    pictures = draw_samples(
-        drawn.model, prompts, drawn.settings, drawn.seed, drawn.out / "templates", drawn.report
-    ).pictures
+    rows = draw_samples(drawn.model, prompts, drawn.settings, drawn.seed, drawn.out / "templates", drawn.report).rows
     captions = drawn.material.data.captions
     for attribute, probe, space in readers:
-        said = probe(space(pictures))
+        said = probe(space(rows))
         found = bias.monitor(
             attribute, captions, prompts, said, probe.confusion, drawn.seed, drawn.report, threshold=threshold
         )
@@ -292,7 +326,7 @@ def _labels(drawn: Drawn, own: LearnedFeatures, threshold: float) -> Part:
     labels = torch.tensor(data.labels)
     of_control = own.classify(data.rows[drawn.control]).argmax(1)
     errors = confusion(labels[torch.from_numpy(drawn.control)], of_control, size)
-    said = own.classify(drawn.pictures).argmax(1)
+    said = own.classify(drawn.rows).argmax(1)
     real = bias.tally(labels[torch.from_numpy(drawn.asked)], size)
     found = bias.compare(
         own.classes,
@@ -322,7 +356,8 @@ def _probe(drawn: Drawn, attribute: Attribute) -> tuple[Probe, FeatureSpace]:
         np.concatenate([chosen(part, max(4 * LEAST, min(len(says), MOST)), drawn.seed) for part in (says, silent)])
     )
     held_out = apart([data.captions[i][0] if data.captions[i] else "" for i in index.tolist()], HELD_OUT)
-    space = ColourHistogram() if attribute.name == SKIN_TONE.name else drawn.last_space
+    by_colour = attribute.name == SKIN_TONE.name and drawn.codec.pictorial
+    space = ColourHistogram(drawn.codec) if by_colour else drawn.last_space
     features = features_of(space, data.rows[index], drawn.report, drawn.kept)
     return train_probe(attribute.values, features, labels[torch.from_numpy(index)], held_out, drawn.report), space
 

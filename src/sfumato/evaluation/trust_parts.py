@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sfumato.codecs.codec import Codec
 from sfumato.data.duplicates import Duplicates
 from sfumato.evaluation.report import Part, Row
 from sfumato.measures.alignment import Alignment
@@ -18,6 +19,9 @@ from sfumato.measures.memorization import Memorization
 from sfumato.page import Figure
 
 Basis = Mapping[str, Any]
+OF_DATA = ("pixels", "values")  # spaces without a network
+OF_PICTURES = "The same picture in another brightness, compression or position."
+OF_OTHERS = "What is equal, or nearer to another than a fifth of the usual distance to the nearest."
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +66,7 @@ def memorization_part(space: str, found: Memorization, figures: Sequence[Figure]
     copies = (found.nearest.nearness <= found.threshold).double().numpy()
     return Part(
         key_of("memorization", space),
-        f"Memorization in the {space if space == 'pixels' else f'features {space}'}",
+        f"Memorization in the {space if space in OF_DATA else f'features {space}'}",
         "Whether drawn pictures are nearer to the pictures of the training than to as many that were held out, which "
         "are the control: without copying half of them are. A near-copy is nearer to a training picture, in units of "
         "the distance to its held-out neighbours, than all but 0.1 % of the held-out pictures are; that many are "
@@ -103,14 +107,14 @@ def membership_part(found: Membership, basis: Basis) -> Part:
     )
 
 
-def duplicates_part(found: Duplicates, basis: Basis) -> Part:
+def duplicates_part(found: Duplicates, codec: Codec, basis: Basis) -> Part:
     """How often the same picture is in the data."""
     spare = found.pictures - len(found.keep())
     largest = max((len(group.indices) for group in found.groups), default=1)
     return Part(
         "duplicates",
         "Near-duplicates of the data",
-        "The same picture in another brightness, compression or position. A model learns by heart what occurs often; "
+        f"{OF_PICTURES if codec.pictorial else OF_OTHERS} A model learns by heart what occurs often; "
         "data.duplicates = drop leaves the copies out of the next training.",
         [
             Row("spare", "share of pictures that repeat another", of_share(spare, found.pictures), None, "lower"),

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from sfumato.codecs.codec import Codec
 from sfumato.conditioning.values import Condition
 from sfumato.data.dataset import Dataset
 from sfumato.evaluation.pictures import material_for
@@ -43,6 +43,7 @@ class Yardstick:
 
     Attributes:
         data: fitted to the model.
+        codec: of the model.
         reference: (N,) indices of the real pictures.
         conditions: (N,) what is asked for: what other pictures show.
         asks_for_classes: the name of the condition that holds a class, None without one.
@@ -51,6 +52,7 @@ class Yardstick:
     """
 
     data: Dataset
+    codec: Codec
     reference: np.ndarray
     conditions: Sequence[Condition]
     asks_for_classes: str | None
@@ -59,12 +61,12 @@ class Yardstick:
 
     @property
     def real(self) -> np.ndarray:
-        """The real pictures, uint8 (N, H, W, C)."""
+        """The real ones, stored rows (N, ...)."""
         return self.data.rows[self.reference]
 
-    def features(self, space: FeatureSpace, pictures: np.ndarray, report: Report) -> Tensor:
-        """The features (N, D) of uint8 (N, H, W, C), from the folder where they are known."""
-        return features_of(space, pictures, report, self.kept)
+    def features(self, space: FeatureSpace, rows: np.ndarray, report: Report) -> Tensor:
+        """The features (N, D) of stored rows (N, ...), from the folder where they are known."""
+        return features_of(space, rows, report, self.kept)
 
 
 def yardstick(
@@ -87,9 +89,10 @@ def yardstick(
     material = material_for(model, path, shared / "data", report)
     reference, control, asked = sets_of(material, n, seed)
     kept = feature_cache()
-    spaces = spaces_for(material.data, learned_from(material, control), kept, report) if features else []
-    conditions = asked_of(model, material.data, asked)
-    return Yardstick(material.data, reference, conditions, model.conditioner.named("class"), spaces, kept)
+    data, codec = material.data, model.codec
+    spaces = spaces_for(data, codec, learned_from(material, control), kept, report) if features else []
+    conditions = asked_of(model, data, asked)
+    return Yardstick(data, codec, reference, conditions, model.conditioner.named("class"), spaces, kept)
 
 
 def feature_differences(
@@ -118,11 +121,11 @@ def feature_differences(
     return dict(zip(rows, found, strict=True))
 
 
-def picture_differences(
-    a: np.ndarray, b: np.ndarray, reference: np.ndarray, paired: bool, seed: int
+def row_differences(
+    codec: Codec, a: np.ndarray, b: np.ndarray, reference: np.ndarray, paired: bool, seed: int
 ) -> dict[str, Difference]:
-    """Sharpness and colours of uint8 pictures `a` (N, H, W, C) less those of `b`, by the rows of the report."""
-    of_a, of_b, of_real = (statistics(torch.from_numpy(np.array(pictures))) for pictures in (a, b, reference))
+    """The statistics of stored rows `a` (N, ...) less those of `b`, by the rows of the report."""
+    of_a, of_b, of_real = (statistics(codec, rows) for rows in (a, b, reference))
     found = {}
     for name, real in of_real.items():
         found[name] = difference(of_a[name], of_b[name], paired)

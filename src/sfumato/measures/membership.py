@@ -131,7 +131,7 @@ def losses(
 
     Args:
         model: in evaluation mode.
-        x_0: (B, C, H, W).
+        x_0: (B, C, *sides).
         conditions: (B).
         keys: (B) numbers of the pictures, which key the noise.
         levels: (L).

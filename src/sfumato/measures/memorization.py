@@ -27,6 +27,7 @@ near-duplicates lie on both sides of the split, the threshold is too small: scan
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -212,20 +213,26 @@ def _first(found: Neighbours, left: Tensor, size: int) -> Tensor:
 
 
 def sheet(
-    drawn: np.ndarray, training: np.ndarray, held_out: np.ndarray, found: Nearest, count: int = 16
+    drawn: np.ndarray,
+    training: np.ndarray,
+    held_out: np.ndarray,
+    found: Nearest,
+    picture: Callable[[np.ndarray], Image.Image],
+    count: int = 16,
 ) -> Image.Image:
     """The drawn pictures with the smallest nearness, each beside its nearest training and nearest held-out picture.
 
     Args:
-        drawn: uint8 (N, H, W, C).
-        training: (M, H, W, C).
-        held_out: (K, H, W, C).
+        drawn: stored rows (N, ...).
+        training: (M, ...).
+        held_out: (K, ...).
         found: the nearest pictures.
+        picture: how a person sees a row.
         count: number of rows.
     """
     tiles, labels = [], []
     for i in found.nearness.argsort(stable=True)[:count].tolist():
         triple = (drawn[i], training[found.training[i]], held_out[found.held_out[i]])
-        tiles += [Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0]) for pixels in triple]
+        tiles += [picture(row) for row in triple]
         labels += [f"drawn {i}", f"training {found.to_training[i]:.3g}", f"held-out {found.to_held_out[i]:.3g}"]
     return labelled_grid(tiles, labels, columns=6)

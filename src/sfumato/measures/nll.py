@@ -1,10 +1,10 @@
 """The negative log likelihood of pictures under a model, by three methods, in bits per dimension.
 
-Two numbers are upper bounds for the 8-bit pictures themselves: the bound of a chain of T steps and the bound of
-infinitely many. The third is the value of the probability-flow ODE for pictures that are dequantised by uniform noise
-over each value's bin. By Jensen's inequality it is also an upper bound on the bits of the 8-bit picture under the ODE's
-density (Theis et al. 2016, arXiv:1511.01844, eq. 6). The mathematics is in `sfumato.diffusion.bound` and
-`sfumato.diffusion.likelihood`.
+Two numbers are upper bounds for the discrete values themselves: the bound of a chain of T steps and the bound of
+infinitely many. The third is the value of the probability-flow ODE for values that are dequantised by uniform noise
+over each value's bin, whose width the codec names. By Jensen's inequality it is also an upper bound on the bits of the
+discrete values under the ODE's density (Theis et al. 2016, arXiv:1511.01844, eq. 6). The mathematics is in
+`sfumato.diffusion.bound` and `sfumato.diffusion.likelihood`.
 
 All draws are keyed by (seed, picture, place), so the numbers are the same for any batch size.
 """
@@ -16,14 +16,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sfumato.codecs.codec import Codec
 from sfumato.diffusion import grids
-from sfumato.diffusion.bound import HALF_BIN, Bound, ContinuousBound, Entropies, continuous_bound, discrete_bound
+from sfumato.diffusion.bound import Bound, ContinuousBound, Entropies, continuous_bound, decoder_of, discrete_bound
 from sfumato.diffusion.denoisers import Denoiser
 from sfumato.diffusion.likelihood import Likelihood, ode_likelihood
 from sfumato.diffusion.processes import Gaussian
 from sfumato.diffusion.reverse import large, learned
 from sfumato.diffusion.schedules import Discrete, Schedule, Shifted
 from sfumato.diffusion.wrapping import Wrapped
+from sfumato.errors import UserError
 from sfumato.keyed import generator
 from sfumato.material import Pictures
 from sfumato.model import Model
@@ -77,7 +79,12 @@ def nll(model: Model, pictures: Pictures, steps: int, probes: int, seed: int, re
         probes: random sign vectors for each picture for the divergence of the ODE.
         seed: decides all draws.
         report: gets the progress of each of the three.
+
+    Raises:
+        UserError: the values are continuous, or some are beyond those that the model knows.
     """
+    width = bin_of(model.codec, pictures.x_0)
+    decoder = decoder_of(width, model.codec.bounds)
     denoiser = InDouble(model.denoiser)
     variance = learned if model.denoiser.learned_variance else large
     times = chain(denoiser.process.schedule, steps)
@@ -97,6 +104,7 @@ def nll(model: Model, pictures: Pictures, steps: int, probes: int, seed: int, re
             times,
             Normal(seed, "bound", keys, x_0.shape[1:]),
             variance,
+            decoder,
             progress=lambda done, whole, tell=tell: tell("bound", done, whole),
             **condition,
         )
@@ -107,18 +115,41 @@ def nll(model: Model, pictures: Pictures, steps: int, probes: int, seed: int, re
             stack(keys, lambda key: torch.rand(DRAWS, generator=generator(seed, "times", key), dtype=torch.float64)),
             Normal(seed, "continuous", keys, x_0.shape[1:]),
             variance,
+            decoder,
             progress=lambda done, whole, tell=tell: tell("continuous bound", done, whole),
             **condition,
         )
         ode = ode_likelihood(
             denoiser,
-            dequantised(x_0, seed, keys),
+            dequantised(x_0, width, seed, keys),
             torch.stack([signs(seed, k, keys, x_0.shape[1:]) for k in range(probes)]),
             progress=lambda share, tell=tell: tell("probability-flow ODE", share * MILLE, MILLE),
             **condition,
         )
         parts.append(NLL(bound, continuous, ode))
-    return joined(parts)
+    return joined(parts, width)
+
+
+def bin_of(codec: Codec, x_0: Tensor) -> float:
+    """The width of a stored value in units of x.
+
+    Raises:
+        UserError: the values are continuous; or some of x_0 lie beyond the codec's bounds, where a law over the values
+            within has no probability to give.
+    """
+    if codec.bin is None:
+        raise UserError(
+            "nll: the values of these data are continuous, and bits per dimension are of discrete ones",
+            fix="leave the metric nll out, or store the data as whole numbers",
+        )
+    low, high = codec.bounds or (-math.inf, math.inf)
+    beyond = ((x_0 < low - codec.bin / 2) | (x_0 > high + codec.bin / 2)).flatten(1).any(1)
+    if beyond.any():
+        raise UserError(
+            f"nll: {int(beyond.sum())} of {len(x_0)} hold values that the training had not, of no probability",
+            fix="leave the metric nll out, or give data of the same range",
+        )
+    return codec.bin
 
 
 # --- draws -----------------------------------------------------------------------------------------------------------
@@ -155,20 +186,20 @@ def signs(seed: int, probe: int, keys: Sequence[int], shape: Sequence[int]) -> T
     return stack(keys, one)
 
 
-def dequantised(x_0: Tensor, seed: int, keys: Sequence[int]) -> Tensor:
-    """8-bit values with uniform noise over the bin of each, which is 2/255 wide."""
+def dequantised(x_0: Tensor, width: float, seed: int, keys: Sequence[int]) -> Tensor:
+    """Discrete values with uniform noise over the bin of each, which is `width` wide."""
 
     def one(key: int) -> Tensor:
         return torch.rand(x_0.shape[1:], generator=generator(seed, "dequantise", key), dtype=torch.float64) * 2 - 1
 
-    return x_0 + HALF_BIN * stack(keys, one)
+    return x_0 + width / 2 * stack(keys, one)
 
 
 # --- batches ---------------------------------------------------------------------------------------------------------
 
 
-def joined(parts: Sequence[NLL]) -> NLL:
-    """Join the results of the batches; the density of dequantised values becomes bits of 8-bit values."""
+def joined(parts: Sequence[NLL], width: float) -> NLL:
+    """Join the results of the batches; the density of dequantised values becomes bits of values of this bin."""
     bounds, entropies = [part.bound for part in parts], [part.bound.entropies for part in parts]
     first = entropies[0]
     bound = Bound(
@@ -191,7 +222,7 @@ def joined(parts: Sequence[NLL]) -> NLL:
         )
     )
     ode = Likelihood(
-        torch.cat([part.ode.probes for part in parts], dim=1) - math.log2(2 * HALF_BIN),
+        torch.cat([part.ode.probes for part in parts], dim=1) - math.log2(width),
         max(part.ode.evaluations for part in parts),
     )
     return NLL(bound, continuous, ode)

@@ -23,6 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from sfumato import settings_yaml
+from sfumato.codecs.codec import Codec
 from sfumato.data import emoji
 from sfumato.errors import ConfigError, UserError
 from sfumato.measures.interval import Interval, of_share
@@ -163,16 +164,23 @@ class ColourHistogram:
 
     For emoji in a style that it has seen, a probe on these features reads skin tones better than one on learned
     features. It knows the palettes, so it says little about a new style: train and measure it on the style to be read.
+
+    Args:
+        codec: of pictures.
     """
 
     name = "colour histogram, 8 x 8 x 8"
     blind = "A histogram does not see where the colours are."
     sha256 = hashlib.sha256(name.encode()).hexdigest()
 
-    def __call__(self, pictures: np.ndarray) -> Tensor:
-        """uint8 pictures (N, H, W, C) -> features (N, 512)."""
-        found = torch.empty(len(pictures), 512)
-        for i, picture in enumerate(pictures):
+    def __init__(self, codec: Codec) -> None:
+        self.codec = codec
+
+    def __call__(self, rows: np.ndarray) -> Tensor:
+        """Stored rows (N, ...) of pictures -> features (N, 512)."""
+        found = torch.empty(len(rows), 512)
+        for i, row in enumerate(rows):
+            picture = self.codec.levels(row[None])[0]
             r, g, b = np.broadcast_to(picture, (*picture.shape[:2], 3)).reshape(-1, 3).T.astype(np.int64) >> 5
             counts = np.bincount(r * 64 + g * 8 + b, minlength=512)
             found[i] = torch.from_numpy(counts / len(r)).sqrt()
@@ -183,7 +191,7 @@ def colours(pictures: np.ndarray, report: Report) -> Tensor:
     """The number in `emoji.COLOURS` of the most frequent basic colour of a picture; near-white counts as background.
 
     Args:
-        pictures: uint8 (N, H, W, C).
+        pictures: uint8 (N, H, W, 1 or 3).
         report: told how far it is.
 
     Returns:

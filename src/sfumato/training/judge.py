@@ -43,10 +43,11 @@ def judge(trainer: Trainer, folder: Path, report: Report) -> Score:
         UserError: the contents of the folder are damaged, or it cannot be written.
     """
     data, (reference, asked, control) = trainer.data, real_pictures(trainer)
-    space = LearnedFeatures(learned(data, np.asarray(trainer.train_indices), folder, report))
+    codec = trainer.model.codec
+    space = LearnedFeatures(learned(data, codec, np.asarray(trainer.train_indices), folder, report), codec.encode)
     of_reference = features_of(space, data.rows[reference], report, folder)
-    pictures = drawn(trainer, asked_of(trainer.model, data, asked), report)
-    found = kid(of_reference, features_of(space, pictures, report))
+    rows = drawn(trainer, asked_of(trainer.model, data, asked), report)
+    found = kid(of_reference, features_of(space, rows, report))
 
     real = None
     if len(control) >= FEWEST:
@@ -65,12 +66,12 @@ def real_pictures(trainer: Trainer) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def drawn(trainer: Trainer, conditions: list[Condition], report: Report) -> np.ndarray:
-    """Pictures uint8 (N, H, W, C), one a condition, in the precision of the training; picture i has seed i."""
-    model, pictures = trainer.model, []
+    """Stored rows (N, ...), one a condition, in the precision of the training; picture i has seed i."""
+    model, rows = trainer.model, []
     with trainer.autocast():
         report.progress("drawing to evaluate", 0, len(conditions))
         for places, x in model.drawn(conditions, range(len(conditions)), model.sampling()):
             # An early network may diverge; that makes a bad score, and is not worth a run.
-            pictures.append(model.codec.decode(x.nan_to_num()))
+            rows.append(model.codec.decode(x.nan_to_num()))
             report.progress("drawing to evaluate", places.stop, len(conditions))
-    return np.concatenate(pictures)
+    return np.concatenate(rows)

@@ -19,6 +19,7 @@ from sfumato import registry
 from sfumato.conditioning.values import Condition, augmented
 from sfumato.config import Config
 from sfumato.data.dataset import Dataset
+from sfumato.diffusion.bound import decoder_of
 from sfumato.diffusion.denoisers import Denoiser
 from sfumato.diffusion.laws import Law
 from sfumato.errors import UserError
@@ -143,6 +144,7 @@ class Trainer:
             config.objective.chain,
             config.objective.vlb_share,
             config.network.learned_variance,
+            decoder_of(model.codec.bin, model.codec.bounds),
         )
         self.dtype = precision_of(config.training.precision, model.device)
         if config.training.activation_checkpointing:

@@ -155,15 +155,18 @@ def prepared_data(
         source: that of ``data.path``, where it has been listed already.
     """
     source = source or source_of(config)
+    kind = kinds.kind_of(config.codec)
     data = prepare(
         source,
-        kinds.kind_of(config.codec).reader(config),
+        kind.reader(config),
         cache,
         policy=config.data.policy,
         progress=lambda done, total: report.progress("reading the data", done, total),
         accept=accept,
     )
     if config.data.duplicates == "drop":
-        data = unique(data, lambda done, total: report.progress("searching near-duplicates", done, total))
+        codec = kind.codec(config.codec)
+        codec.fit(data.rows)
+        data = unique(data, codec, lambda done, total: report.progress("searching near-duplicates", done, total))
     report.say(data.describe())
     return data
