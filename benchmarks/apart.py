@@ -1,8 +1,8 @@
 """What a piece of work costs, measured in a process of its own.
 
-The process is a fork of this one, so that torch need not be imported again, and its memory is its own: what it had at
-its start is known, and its peak is the system's count. It may take so much time and memory and no more. So that the
-threads of torch live on in it, nothing may have used them before the fork.
+The process is a fork of this one, so torch need not be imported again. Its memory at the start is known, and the system
+counts its peak. Its time and memory are limited. Nothing may use the threads of torch before the fork, or they would
+not work in the new process.
 """
 
 import math
@@ -31,7 +31,7 @@ class Cost:
 
 
 def clock() -> float:
-    """Seconds: of the processor where there is one thread, else of the clock on the wall."""
+    """Seconds: processor time if there is one thread, otherwise wall time."""
     return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
@@ -48,7 +48,7 @@ def repeated(call: Callable[[], object], repeats: int) -> float:
 
 
 def apart(work: Work, seconds: float, gigabytes: float) -> Cost:
-    """The cost of `work` in a process of its own, which may take so much time on the wall and so much memory."""
+    """The cost of `work` in a process of its own, with limits on its wall time and memory."""
     fork = multiprocessing.get_context("fork")
     here, there = fork.Pipe(duplex=False)
     process = fork.Process(target=_child, args=(work, there, gigabytes))

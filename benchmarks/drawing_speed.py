@@ -1,12 +1,12 @@
-"""Pictures a second at equal quality: our solver and time grid against what the peers draw with by default.
+"""Pictures a second at equal quality: our solver and time grid against the defaults of the peers.
 
     sfumato data get fashion-mnist
     OMP_NUM_THREADS=1 python benchmarks/drawing_speed.py
 
-One denoiser a seed, trained on Fashion-MNIST to predict v on the linear schedule, draws for all: only solver, grid and
-program differ. One that predicts the noise, the default of `diffusers`, would need far more training than these
-minutes: at its noisiest times an error of it is 157 times as large in the picture, and what a program draws depends on
-how it hides that.
+For each seed, one denoiser, trained on Fashion-MNIST to predict v on the linear schedule, draws for all programs: only
+solver, grid and program differ. A denoiser that predicts the noise, the default of `diffusers`, would need far more
+training than these minutes: at the noisiest times its error is 157 times as large in the picture, and the result would
+depend on how a program hides that.
 
     diffusers DDPM                       DDPMPipeline, 1,000 steps
     diffusers DDIM                       DDIMPipeline, 50 steps
@@ -14,16 +14,16 @@ how it hides that.
     denoising-diffusion-pytorch DDIM     the same with the 250 steps of DDIM of its README
 
 Quality is the Fréchet distance of so many pictures to the 10,000 test pictures (`claims/common.py`), the mean of three
-seeds with Student's interval of 95 %. For each peer and each setting of ours the table has the least number of
-evaluations at which our mean distance is not above the peer's. These pictures are drawn under bfloat16 autocast by all,
-through our network, since only their number of steps and its error matter here.
+seeds with Student's interval of 95 %. For each peer and each setting of ours the table has the smallest number of
+evaluations at which our mean distance is not above the peer's. For this, all programs draw through our network under
+bfloat16 autocast, because only the number of steps and its error matter here.
 
-Seconds a picture are those of the programs as they are, in float32: `Model.generate` against the pipelines of
-`diffusers` with its own U-Net, which has our weights, and GaussianDiffusion with our U-Net, since its own cannot have
-them. Each draws 16 pictures in a turn (`turns.py`).
+Seconds for a picture are measured with the programs as they are, in float32: `Model.generate` against the pipelines of
+`diffusers` with its own U-Net, which has our weights, and GaussianDiffusion with our U-Net, because its own cannot take
+our weights. Each draws 16 pictures in a turn (`turns.py`).
 
-Results are kept in `benchmarks/results/drawing`, so that the same command goes on where it was stopped; the denoisers
-in runs/claims.
+Results are kept in `benchmarks/results/drawing`, so the same command goes on where it was stopped. The denoisers are in
+runs/claims.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ V = (
     "objective.weight=v",
     "objective.time_law=uniform",
 )
-OURS = ("dpm++2m/log-snr", "dpm++2m/karras", "dpm++2m-sde/karras")  # the first is what our recipes draw with
+OURS = ("dpm++2m/log-snr", "dpm++2m/karras", "dpm++2m-sde/karras")  # our recipes use the first
 EVALUATIONS = (3, 4, 5, 6, 8, 10, 12, 15, 20)
 BATCH, TIMED = 250, 16
 
@@ -128,7 +128,7 @@ def drawn_by(peer: str, steps: int, seed: int, pictures: int) -> Tensor:
 
 
 def least(distances: Mapping[int, float], limit: float) -> int | None:
-    """The least number of evaluations whose distance is not above `limit`; None where all are."""
+    """The smallest number of evaluations whose distance is not above `limit`; None if all are above."""
     return min((n for n, distance in distances.items() if distance <= limit), default=None)
 
 
@@ -148,7 +148,7 @@ class Distances:
         self.real = self.features(self.features.test)
 
     def __call__(self, name: str, drawer: Callable[[int], Tensor]) -> list[float]:
-        """Those of the pictures that `drawer` draws for each seed."""
+        """The distances of the pictures that `drawer` draws for each seed."""
 
         def measure(seed: int) -> dict:
             return {"distance": frechet(self.features(drawer(seed)[: self.pictures]), self.real)}

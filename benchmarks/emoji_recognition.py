@@ -3,13 +3,12 @@
     sfumato data get emoji
     python benchmarks/emoji_recognition.py src/sfumato/models/emoji
 
-For 500 of the things in the data (chosen by seed), one picture is drawn from the thing's name alone. Its nearest real
-pictures are looked up among all drawings of all things, by the squared distance of 16 x 16 averages, and the table says
-how often a drawing of that thing is the nearest (or among the five nearest). The ceiling is what the same search says
-of real pictures: how often the nearest drawing in *another* style is one of the same thing. Chance is under 0.1 %.
+For 500 of the things in the data (chosen by seed), the model draws one picture from the thing's name alone. Its nearest
+real pictures are looked up among all drawings of all things, by the squared distance of 16 x 16 averages. The table
+says how often a drawing of that thing is the nearest (or among the five nearest). For comparison, the same search looks
+up real pictures: how often is the nearest drawing in *another* style one of the same thing? Chance is under 0.1 %.
 
-A high score says that the model draws what the word means; that it also draws close to what it has seen is known and
-stated in its card.
+A high score says that the model draws what the word means. It also draws close to what it has seen, as its card says.
 """
 
 import argparse

@@ -5,8 +5,8 @@
     python benchmarks/fashion_accuracy.py runs/fashion/model --sheet docs/images/fashion.png
 
 A small convolutional classifier learns Fashion-MNIST's 60,000 training pictures; its accuracy on the 10,000 test
-pictures is the ceiling. Then the model draws 100 pictures of each class, and the table says what share of them the
-classifier takes for the class that was asked for. The classifier never sees a drawn picture in training.
+pictures is given for comparison. Then the model draws 100 pictures of each class, and the table gives the share that
+the classifier takes for the class that was asked for. The classifier never sees a drawn picture in training.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """How near do our networks come to a graphics card's limit, and how far ahead of `diffusers` are they?
 
-    python benchmarks/gpu.py                              # on a CUDA card; most of the time is taken by compilers
+    python benchmarks/gpu.py                              # on a CUDA card; compilers take most of the time
     python benchmarks/gpu.py --networks C --steps training --modes eager default max-autotune
     python benchmarks/gpu.py --device cpu --tiny --modes eager --largest 4    # tries the script out, without a card
 
@@ -15,12 +15,12 @@ the average of its training guide, in contiguous or channels-last memory, whiche
 
 Modes: eager, and those of `training.compile`: default (true), reduce-overhead and max-autotune, which record CUDA
 graphs. The batch is doubled, in eager mode, until a picture is no longer 3 % cheaper or memory is full. Model-FLOPs
-utilisation: operations of the matrix products, convolutions and attention of our network, forwards and backwards, by
-torch's own formulas, over the time and over a limit: the fastest bfloat16 product that was measured on this card, and
-the dense bfloat16 peak of its data sheet.
+utilisation is the number of operations of the matrix products, convolutions and attention of our network, forwards and
+backwards, by torch's own formulas, divided by the time and by a limit: the fastest bfloat16 product that was measured
+on this card, or the dense bfloat16 peak of its data sheet.
 
-Last, the whole of `Trainer.train_step` with its data, Muon and both averages (recipe `folder`): pictures a second, the
-share of time spent waiting for data, and how often a step makes the processor wait for the card.
+At the end, the whole of `Trainer.train_step` is measured with its data, Muon and both averages (recipe `folder`):
+pictures a second, the share of time spent waiting for data, and how often a step makes the processor wait for the card.
 """
 
 import argparse
@@ -53,7 +53,7 @@ from sfumato.training.loop import Trainer
 MODES = {"eager": False, "default": True, "reduce-overhead": "reduce-overhead", "max-autotune": "max-autotune"}
 STEPS = ("evaluation", "training")
 PROGRAMS = ("ours", "diffusers", "diffusers, channels-last")
-GAIN = 1.03  # that a doubled batch must bring
+GAIN = 1.03  # gain that a doubled batch must bring
 # Dense bfloat16 TFLOP/s with float32 sums, from NVIDIA's data sheets; the first name that the card's holds.
 PEAKS = {
     "H100 PCIe": 756, "H100 NVL": 835, "H100": 989, "H200": 989, "GH200": 989, "B200": 2250, "A100": 312, "A10G": 70,
@@ -145,7 +145,7 @@ def their_update(weights: list[nn.Parameter]) -> Callable[[], None]:
 
 
 def finish(device: torch.device) -> None:
-    """Waits until a card has done all that it was asked."""
+    """Wait until a card has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -167,7 +167,7 @@ def seconds_of(step: Step, device: torch.device, least: float, rounds: int = 3) 
 
 
 def forget(device: torch.device) -> None:
-    """Gives back the memory and the compiled code of what is no longer used."""
+    """Free the memory and the compiled code of networks that are no longer used."""
     torch._dynamo.reset()
     gc.collect()
     if device.type == "cuda":
@@ -175,7 +175,7 @@ def forget(device: torch.device) -> None:
 
 
 def filling_batch(make: Callable[..., Step], largest: int, device: torch.device, least: float) -> int:
-    """The batch, a power of two, beyond which a picture is no longer cheaper, or which is the last to fit."""
+    """The batch, a power of two, beyond which a picture is no longer cheaper, or the last one that fits."""
     best, batch = 0.0, 1
     for size in itertools.takewhile(lambda size: size <= largest, (2**i for i in itertools.count())):
         try:
@@ -184,7 +184,7 @@ def filling_batch(make: Callable[..., Step], largest: int, device: torch.device,
             break
         finally:
             forget(device)
-        # Small batches cost next to nothing on a large card: only from 64 on is a plateau the card's.
+        # Small batches cost almost nothing on a large card: only a plateau from 64 on comes from the card.
         if speed < GAIN * best and size > 64:
             break
         if speed > best:
@@ -253,7 +253,7 @@ def rival(result: Result, results: Sequence[Result]) -> Result | None:
 
 
 def table(results: Sequence[Result], limit: float, peak: float | None) -> None:
-    """Prints a row a result."""
+    """Print a row for each result."""
     head("network", "step", "program", "mode", "batch", "pictures/s", "TFLOP/s", "of measured", "of peak", "ratio")
     for r in results:
         if r.error:

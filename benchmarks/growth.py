@@ -8,12 +8,11 @@ A training step and an evaluation of the denoiser are those of the recipe `folde
 folders of tiny PNGs, hard links to a few files, which are listed, scanned, prepared, opened again, shuffled and found
 again by a run that goes on from a checkpoint.
 
-Each number comes from a process of its own (see `apart`): processor time where there is one thread, the clock on the
-wall where there are more, and the most memory at once beyond what the process had at its start. An exponent p is the
-slope of log time over log size by least squares, with its standard error. A cost is said to break at the first size
-where the time per unit (a pixel, a squared channel, a picture, a step) is over 1.5 times the least of smaller sizes, or
-which needs more than the allowed time or memory. The last table says what share of a training step is spent waiting for
-its batch.
+Each number comes from a process of its own (see `apart`): processor time for one thread, wall time for more, and the
+peak of the memory beyond the memory at the start of the process. An exponent p is the slope of log time over log size
+by least squares, with its standard error. A cost breaks at the first size where the time per unit (a pixel, a squared
+channel, a picture, a step) is over 1.5 times the smallest of smaller sizes, or which needs more than the allowed time
+or memory. The last table gives the share of a training step that is spent waiting for its batch.
 """
 
 import argparse
@@ -55,14 +54,14 @@ SMALLEST_NETWORK = {
     "network.multipliers": [1],
     "network.attention_level": None,
 }
-BREAK = 1.5  # times the least time per unit
+BREAK = 1.5  # factor over the smallest time per unit
 FILES = 64  # different pictures that the links lead to; a file may have 65,000 names at most
 COLOURS = (plots.BLUE, plots.RED, plots.GREEN, plots.VIOLET, plots.ORANGE)
 
 
 @dataclass(frozen=True)
 class Axis:
-    """What is made larger: `power` of the size is the number of units (a side of pictures: 2)."""
+    """The quantity that is made larger; the number of units is the size to the `power` (2 for a side of pictures)."""
 
     name: str
     unit: str
@@ -133,7 +132,7 @@ def drawing(config: Config, steps: int) -> float:
 
 
 def resumed(config: Config, out: Path) -> float:
-    """From nothing to where the first step could be: list, open, build, read the checkpoint."""
+    """Everything before the first step: list, open, build, read the checkpoint."""
 
     def start() -> Trainer:
         ready = prepare_run(config, out, Silent())
@@ -147,7 +146,7 @@ def resumed(config: Config, out: Path) -> float:
 
 
 def of_data(folder: Path, cache: Path) -> dict[str, Work]:
-    """What is done to a folder of pictures, by name, in an order in which each finds what it needs."""
+    """The operations on a folder of pictures, by name, in an order in which each finds what it needs."""
     config = settings(folder, SMALLEST_NETWORK)
     size = config.codec.sides[0]
 
@@ -224,7 +223,7 @@ def per_unit(axis: Axis, sizes: Sequence[int], costs: Sequence[float]) -> list[f
 
 
 def where_it_breaks(axis: Axis, found: Mapping[int, Cost]) -> str:
-    """The first size beyond the one with the least time per unit that costs too much, in words."""
+    """The first size beyond the one with the smallest time per unit that costs too much, in words."""
     fine = {size: cost for size, cost in found.items() if not cost.hit}
     ratios = per_unit(axis, list(fine), [cost.seconds for cost in fine.values()])
     best = ratios.index(min(ratios)) if ratios else 0

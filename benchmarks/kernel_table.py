@@ -1,9 +1,9 @@
-"""From how many tiles of 4 x 4 pixels on the kernel in C++ is faster than PyTorch, by instruction set and channels.
+"""At how many tiles of 4 x 4 pixels the kernel in C++ becomes faster than PyTorch, by instruction set and channels.
 
     python benchmarks/kernel_table.py --threads 1
 
-`TILES` in `sfumato.networks.native` was read off this table. Both programs take turns in one process; each cell is the
-median of PyTorch's time / the kernel's time. "train" is forward, the gradient of the input and that of the filters.
+`TILES` in `sfumato.networks.native` comes from this table. Both programs take turns in one process; each cell is the
+median of PyTorch's time / the kernel's time. "train" is forward and the gradients of the input and of the filters.
 
 On a processor with AVX-512 the table of AVX2 is a stand-in: PyTorch and its libraries are told to use no more than
 AVX2, and the kernel is compiled for it. Clock and caches stay those of this processor.
@@ -34,7 +34,7 @@ from sfumato.networks import native
 STAND_IN = {"AVX2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}}
 CHANNELS = [(32, 32), (64, 64), (128, 128), (256, 256), (512, 512), (512, 256), (128, 256)]
 TILES = {1: (1, 4), 2: (2, 4), 3: (3, 4), 4: (4, 4), 8: (8, 4), 16: (4, 8), 64: (4, 16), 256: (4, 32), 2048: (32, 32)}
-MOST = 1e10  # operations of a convolution, beyond which nothing new is seen
+MOST = 1e10  # operations of a convolution; larger ones show nothing new
 
 Table = dict[str, dict[str, float]]  # channels -> tiles -> ratio
 

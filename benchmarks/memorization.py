@@ -5,10 +5,10 @@
 
 Nine pictures of Fashion-MNIST, each of another class, are planted among others: three once, three ten times, three a
 hundred times. Every copy is compressed and brightened a little differently, so that no two files are equal. A small
-model is trained on all of it, another on what the scan leaves, and both draw pictures of the nine classes. Extracted is
-what lies nearer to the planted picture than all but 0.1 % of real test pictures lie to any training picture (see
-`sfumato.measures.memorization`), in the space of pixels. Extraction should rise with the number of copies, and fall
-when they are gone.
+model is trained on all of it, another on the rest after the scan, and both draw pictures of the nine classes. A drawn
+picture counts as extracted if it is nearer to the planted picture, in the space of pixels, than all but 0.1 % of real
+test pictures are to any training picture (see `sfumato.measures.memorization`). Extraction should rise with the number
+of copies, and fall when they are gone.
 
 Runs are kept in runs/memorization; the same command goes on where it was stopped.
 """
@@ -41,7 +41,7 @@ from sfumato.report import Report
 
 OUT = Path("runs/memorization")
 TIMES = (1, 10, 100)
-EACH = 3  # pictures that are planted so often
+EACH = 3  # pictures for each number of copies
 CONTROL = 4000  # test pictures that set the threshold
 SETTINGS = (
     "data.validation=0",
@@ -161,7 +161,7 @@ def trained(out: Path, folder: Path, seed: int, steps: int, report: Report) -> M
 
 
 def extracted(model: Model, out: Path, arm: str, seed: int, draws: int, report: Report) -> dict[int, np.ndarray]:
-    """By number of copies: whether each drawn picture is a near-copy of the planted one. Writes a sheet, too."""
+    """By number of copies: whether each drawn picture is a near-copy of the planted one. It also writes a sheet."""
     planted = json.loads((out / "planted.json").read_text())
     reference = np.load(out / "reference.npy")
     asked = [fact["label"] for fact in planted for _ in range(draws)]

@@ -1,20 +1,21 @@
-"""Muon or AdamW: which is sooner as good, counted in processor time?
+"""Muon or AdamW: which one reaches the same quality sooner, in processor time?
 
     sfumato data get fashion-mnist
     python benchmarks/optimizers.py                     # about 25 minutes of one core
     python benchmarks/optimizers.py --plot docs/images/optimizers.svg
 
 Both train the small network of the claims (`benchmarks/claims/common.py`: 0.9 M parameters, Fashion-MNIST without
-classes) at one grid of rates, which are constant after the warm-up; the averaged weights are looked at, as they are in
-use. The rate of the least validation loss at the end of a short run, whose seed is not one of the result, trains with
-three seeds. The time is that of the training steps alone, Muon's own arithmetic included.
+classes) at the same grid of rates, which are constant after the warm-up. The averaged weights are measured, because
+they are the ones that are used. The rate with the smallest validation loss at the end of a short run, whose seed is not
+one of the result, trains with three seeds. Only the time of the training steps counts, including Muon's own arithmetic.
 
-The targets are what AdamW itself reaches after a quarter, a half and all of its training, as means over its seeds:
-validation losses, and Fréchet distances of drawn pictures to the test part in the features of the claims. The time to a
-target is interpolated between looks. A ratio compares the two runs of a seed, with Student's interval of 95 %.
+The targets are the values that AdamW itself reaches after a quarter, a half and all of its training, as means over its
+seeds: validation losses, and Fréchet distances of drawn pictures to the test part in the features of the claims. The
+time to a target is interpolated between measurements. A ratio compares the two runs of a seed, with Student's interval
+of 95 %.
 
-Results are kept in `results/optimizers`, a file a run: the same command goes on where it was stopped, and what is
-deleted is measured anew.
+Results are kept in `results/optimizers`, one file for each run: the same command goes on where it was stopped, and
+deleted results are measured anew.
 """
 
 import argparse
@@ -45,7 +46,7 @@ from solvers import draw  # noqa: E402 # pyright: ignore[reportMissingImports]
 KINDS = {"adamw": plots.RED, "muon": plots.BLUE}
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 TRIAL, SEEDS = 100, (0, 1, 2)
-SHARES = {"a quarter": 0.25, "a half": 0.5, "all": 1.0}  # of AdamW's training, whose quality is a target
+SHARES = {"a quarter": 0.25, "a half": 0.5, "all": 1.0}  # shares of AdamW's training; the quality there is a target
 OUT = Path("runs/optimizers")
 
 
@@ -104,7 +105,7 @@ def time_to(target: float, seconds: Sequence[float], values: Sequence[float]) ->
 
 
 def reached(runs: Sequence[dict], what: str, share: float) -> float:
-    """The mean over runs of what they have come to after a share of their looks."""
+    """The mean over runs of the values that they reached after a share of their measurements."""
     return statistics.fmean(r[what][max(1, round(share * len(r[what]))) - 1] for r in runs)
 
 

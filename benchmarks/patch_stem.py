@@ -1,4 +1,4 @@
-"""64 pixels at the price of 32? A pixel-unshuffle stem (`network.patch: 2`), its price and what it is worth.
+"""64 pixels at the price of 32? The price and the value of a pixel-unshuffle stem (`network.patch: 2`).
 
     sfumato data get emoji
     python benchmarks/patch_stem.py                    # about 20 minutes of one core
@@ -7,17 +7,17 @@
 First table: processor time of a training step and of an evaluation, with one network's settings, at 64 pixels with
 patch 2 and at 64 pixels with patch 1, relative to 32 pixels with patch 1. The three take turns.
 
-Second table: what the two make of the same processor time, on emoji of 64 pixels without captions. A network's time of
-a step is measured first, and its steps, with the fall of the rate over the last half, fill the time. Validation losses
-are comparable, for data, times, noises and weights are the same; Fréchet distances are those of drawn pictures to as
-many training pictures, in the features of `sfumato.evaluation` that were not learned on emoji.
+Second table: what the two reach in the same processor time, on emoji of 64 pixels without captions. The time of a step
+is measured first for each network; then its steps, with the fall of the rate over the last half, fill the given time.
+Validation losses are comparable, because data, times, noises and weights are the same. Fréchet distances compare drawn
+pictures with as many training pictures, in the features of `sfumato.evaluation` that were not learned on emoji.
 
-The third network sees an orthonormal Haar wavelet, sums and differences of the four pixels, in place of the four pixels
+The third network sees an orthonormal Haar wavelet, sums and differences of the four pixels, instead of the four pixels
 themselves. That is a rotation of the channels. A convolution can undo it, and Muon, whose step is the orthogonal factor
-of the gradient, rotates with it: but for the first weights, both networks learn the same. A difference could come from
-them, and from AdamW (--set optimizer.kind=adamw), which looks at each weight alone.
+of the gradient, rotates with it: except for the first weights, both networks learn the same. A difference could come
+from the first weights, and from AdamW (--set optimizer.kind=adamw), which looks at each weight alone.
 
-Results are kept in `results/patch-stem`, a file a run: the same command goes on where it was stopped.
+Results are kept in `results/patch-stem`, one file for each run: the same command goes on where it was stopped.
 """
 
 import argparse

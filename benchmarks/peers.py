@@ -1,4 +1,4 @@
-"""The peers of the benchmarks, `diffusers`, `denoising-diffusion-pytorch` and `azula`, and how we fit together.
+"""The peers of the benchmarks, `diffusers`, `denoising-diffusion-pytorch` and `azula`, with adapters to our networks.
 
 They are the extra `bench`, for an environment of its own (see README.md).
 """
@@ -36,7 +36,7 @@ def of_the_tests(file: str, name: str) -> Callable[..., Any]:
 
 
 class Chain(nn.Module):
-    """A network of ours as peers ask it: at x_t (B, C, H, W) and the step k = 0..T-1 of the chain, () or (B,).
+    """Our network as peers call it: with x_t (B, C, H, W) and the step k = 0..T-1 of the chain, () or (B,).
 
     Args:
         network: (x_t, noise level (B,)) -> its prediction; trained with c_in = 1, that is, sigma_data = 1.

@@ -1,10 +1,10 @@
-"""What does it cost and what does it save to keep the deep features of the network for some steps?
+"""Keeping the deep features of the network for some steps: what does it cost, and what does it save?
 
     OMP_NUM_THREADS=1 python benchmarks/reuse.py
 
 The default model draws the same pictures from the same seeds with few steps, with and without reuse, and with 100 steps
-as the truth. It is told how far pictures are from the truth (root mean square, of 255 levels) and how long a picture
-takes the processor. Fewer steps are the other way to save time: reuse is worth it where it misses less in that time.
+as the truth. The table gives how far pictures are from the truth (root mean square, of 255 levels) and the processor
+time of a picture. Fewer steps are the other way to save time: reuse pays if its error is smaller in the same time.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""What the claims share: small models of Fashion-MNIST, trained once a seed, and the tables that come of them.
+"""Common parts of the claims: small models of Fashion-MNIST, trained once for each seed, and their tables.
 
-The network is small (0.9 M parameters, 14 x 14 positions) and its training short, so that a claim can be checked on two
-CPU cores within the hour. Runs are kept in runs/claims; a claim that is stopped goes on where it was.
+The network is small (0.9 M parameters, 14 x 14 positions) and its training short, so a claim can be checked on two CPU
+cores within an hour. Runs are kept in runs/claims; a claim that was stopped goes on where it was.
 """
 
 import math

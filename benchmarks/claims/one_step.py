@@ -4,7 +4,7 @@
 
 From the same noise, the same network draws with 1, 2, 5, 10, 50 and 250 evaluations (DDIM without noise, even steps).
 The table has the Fréchet distance to real pictures, the variance of a pixel over the pictures and the energy of their
-gradients, the last two as shares of what real pictures have: a mean of many pictures has little of both.
+gradients, the last two as shares of the values of real pictures: a mean of many pictures has little of both.
 """
 
 import argparse

@@ -2,10 +2,10 @@
 
     python benchmarks/claims/schedules.py
 
-Improved DDPM (Nichol & Dhariwal 2021, table 1) says so of CIFAR-10. Here both train the same small network on
+Improved DDPM (Nichol & Dhariwal 2021, table 1) says so for CIFAR-10. Here both train the same small network on
 Fashion-MNIST with the simple loss (the mean squared error of the noise, uniform times) and are measured by the bound of
-1,000 steps on pictures of the test part. The network predicts v, because the noise is no target on the cosine schedule,
-where alpha(1) is 5e-5.
+1,000 steps on pictures of the test part. The network predicts v, because the noise cannot be a target on the cosine
+schedule, where alpha(1) is 5e-5.
 """
 
 import argparse

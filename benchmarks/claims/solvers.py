@@ -2,10 +2,10 @@
 
     python benchmarks/claims/solvers.py
 
-One checkpoint a seed draws the same number of pictures with every solver and grid, and with the 1,000 steps of DDPM.
-The distance is Fréchet's to the 10,000 test pictures, in the features of a classifier of real clothes; every set has
-the same number of pictures, and set i of each row starts from the same noise. Sets of training pictures show what a
-perfect model would reach.
+For each seed, one checkpoint draws the same number of pictures with every solver and grid, and with the 1,000 steps of
+DDPM. The distance is the Fréchet distance to the 10,000 test pictures, in the features of a classifier of real clothes.
+Every set has the same number of pictures, and set i of each row starts from the same noise. Sets of training pictures
+show what a perfect model would reach.
 """
 
 import argparse

@@ -1,14 +1,14 @@
-"""How the contest is held: equal size, equal arithmetic, one learning-rate grid for all, results that are kept.
+"""The rules of the contest: equal size, equal arithmetic, one learning-rate grid for all, results that are kept.
 
-Size. Generator and critic each have as many weights as the denoiser, to within 10 %: the critic, which does not draw,
-comes to the GAN on top.
+Size. Generator and critic each have as many weights as the denoiser, to within 10 %: so a GAN has a critic, which does
+not draw, in addition.
 
 Arithmetic. Every method trains for as many floating-point operations of matrix products and convolutions, forwards and
-backwards, counted by torch's own formulas; unlike seconds, they do not depend on what else a machine does. A step of a
-GAN costs several times that of a denoiser: two networks learn, and a penalty takes gradients of gradients.
+backwards, counted by torch's own formulas; unlike seconds, these do not depend on the load of the machine. A step of a
+GAN costs several times as much as a step of a denoiser: two networks learn, and a penalty takes gradients of gradients.
 
-Results are kept in `results`, a file a run: the same command goes on where it was stopped, on any machine, and what is
-deleted is measured anew. Seconds of a processor are those of the machine that had the run.
+Results are kept in `results`, one file for each run: the same command goes on where it was stopped, on any machine, and
+deleted results are measured anew. Processor seconds belong to the machine of the run.
 
 Rate. Each method takes the best of one grid of rates, by runs whose seeds are not those of the result. The rate rises
 at first and falls to zero over the last half, for all methods alike.
@@ -61,10 +61,10 @@ def size(net: nn.Module) -> int:
 
 
 def fitted(build: Callable[[int], nn.Module], target: int) -> int:
-    """The width at which `build` makes a network of `target` weights, as near as even widths come.
+    """The even width at which `build` makes a network nearest to `target` weights.
 
     Raises:
-        ValueError: none comes to within 10 %.
+        ValueError: no width comes within 10 %.
     """
 
     def weights(width: int) -> int:
@@ -114,8 +114,8 @@ def fit(
     """Trains for `steps` steps, and calls `watch` after each of `watches` equal parts of them.
 
     Returns:
-        the mean losses by network over each hundredth of the run; training ends at the first that is not finite, which
-        is None.
+        the mean losses by network over each hundredth of the run; training ends at the first loss that is not finite,
+        which is None.
     """
     curves: dict[str, list[float | None]] = {}
     sums: dict[str, float] = {}
@@ -158,7 +158,7 @@ class Cell:
 
 
 def kept(path: Path, make: Callable[[], dict]) -> dict:
-    """The result that `path` holds, or else that of `make`, which it holds from then on."""
+    """The result in the file `path`, or else the result of `make`, which is then written to it."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_suffix(f".{os.getpid()}")
@@ -182,7 +182,7 @@ def results(
     work: Callable[[Cell, Tell], dict],
     report: Report,
 ) -> dict[Cell, dict]:
-    """The result of each cell, kept in `folder`; only cells that have none are worked on."""
+    """The result of each cell, kept in `folder`; only cells without one are run."""
     cells = list(dict.fromkeys(cells))
     missing = [cell for cell in cells if not (folder / cell.path).exists()]
 
@@ -199,7 +199,7 @@ def results(
 
 
 def best(found: Mapping[Cell, dict], score: Callable[[dict], float]) -> Cell:
-    """The cell whose setting has the least median score over seeds."""
+    """The cell whose setting has the smallest median score over seeds."""
     groups: dict[Cell, list[float]] = {}
     for cell, result in found.items():
         groups.setdefault(replace(cell, seed=0), []).append(score(result))

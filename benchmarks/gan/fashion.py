@@ -3,15 +3,15 @@
     sfumato data get fashion-mnist
     python benchmarks/gan/fashion.py
 
-Every method trains at four rates with two seeds. A run is said to fail, as was laid down before the first one, where
+Every method trains at four rates with two seeds. By a rule laid down before the first run, a run fails if
 
     a loss is not finite,
     or the Fréchet distance is above four times the method's own best median over a rate,
     or fewer than five of the ten classes make 1 % or more of its pictures, as a classifier of real clothes sees them.
 
-The rate of the least median distance trains with three further seeds, which are the result: Fréchet distance of 1,000
-pictures to the test part, precision and recall (Kynkäänniemi et al. 2019, k = 5) against as many of it, in the features
-of the claims (`benchmarks/claims/common.py`).
+The rate with the smallest median distance trains with three further seeds, which are the result: Fréchet distance of
+1,000 pictures to the test part, precision and recall (Kynkäänniemi et al. 2019, k = 5) against as many test pictures,
+in the features of the claims (`benchmarks/claims/common.py`).
 """
 
 import argparse
@@ -43,7 +43,7 @@ WORSE, CLASSES, PRESENT = 4.0, 10, 0.01
 
 
 def present(labels: Tensor) -> int:
-    """How many classes have their share of labels (N,)."""
+    """How many classes have at least their minimal share of labels (N,)."""
     return int((labels.bincount(minlength=CLASSES) >= PRESENT * len(labels)).sum())
 
 

@@ -1,6 +1,7 @@
-"""Three GANs in plain torch: what each trains its critic and its generator for, and how.
+"""Three GANs in plain torch: the losses of critic and generator, and how they are trained.
 
-A generator G makes data of noise z, a critic D gives a datum a number. They learn in turns; softplus(a) = log(1 + e^a).
+A generator G makes data from noise z, a critic D gives each datum a number. They learn in turns; softplus(a) is
+log(1 + e^a).
 
     DCGAN    Radford et al. 2016, arXiv:1511.06434, with the non-saturating loss of Goodfellow et al. 2014, sec. 3
              D: softplus(-D(x)) + softplus(D(G(z)))                                     G: softplus(-D(G(z)))

@@ -3,12 +3,13 @@
     python benchmarks/gan/grid25.py
 
 The data are those of PacGAN (Lin et al. 2018, arXiv:1712.04086; the grid is Dumoulin et al.'s 2017,
-arXiv:1606.00704): means -4, -2, 0, 2, 4 in both directions, standard deviation 0.05. Of 2,500 drawn points it is told,
-as there, how many modes have a good point (one within three standard deviations; of real points 98.9 % are good), the
-share of good points, and the Kullback-Leibler divergence of the drawn points' nearest modes from even ones.
+arXiv:1606.00704): means -4, -2, 0, 2, 4 in both directions, standard deviation 0.05. As in that paper, three numbers
+are given for 2,500 drawn points: how many modes have a good point (one within three standard deviations; 98.9 % of real
+points are good), the share of good points, and the Kullback-Leibler divergence of the drawn points' nearest modes from
+uniform ones.
 
-Ten runs of a method train side by side (see `points`). The rate, and whether critic or denoiser sees coordinates or
-waves, are chosen by three others.
+Ten runs of a method train side by side (see `points`). Three other runs choose the rate, and whether critic or denoiser
+sees coordinates or waves.
 """
 
 import argparse
@@ -58,7 +59,7 @@ BATCH, WIDTH = 128, 64
 LATENT = {"dcgan": 2, "wgan-gp": 8, "r3gan": 8}  # 2 and 8 were tried for each; PacGAN has 2
 DRAWN, WATCHES, SHOWN = 2500, 10, 5
 RUNS, TRIALS = 10, 3
-PENALTY, GAMMA = 0.1, 0.1  # of WGAN-GP as its authors' own program for points has it; of R3GAN
+PENALTY, GAMMA = 0.1, 0.1  # of WGAN-GP, as in its authors' own program for points; of R3GAN
 WAVES = {
     "": (1.4, 2.8, 5.7),
     "-plain": (),
@@ -77,7 +78,7 @@ def real(n: int) -> Tensor:
 
 
 def measured(x: Tensor) -> dict[str, float]:
-    """What there is to say of points (N, 2) in the data's own unit.
+    """The numbers of points (N, 2) in the data's own unit.
 
     Returns:
         "modes" with a good point, share of "good" points, reverse "kl" over the nearest modes, and the "divergence" by
@@ -120,7 +121,7 @@ def contestant(method: str, option: str, members: int, lr: float) -> Contestant:
 
 
 def run(cell: Cell, members: int, steps: int, folder: Path, tell: Tell) -> dict:
-    """Trains the runs of one cell and measures them on the way; the last points go to a file beside the result."""
+    """Train the runs of one cell and measure them meanwhile; the last points go to a file beside the result."""
     torch.manual_seed(key("grid25", cell.seed))
     batch = members * BATCH
 
@@ -159,7 +160,7 @@ def run(cell: Cell, members: int, steps: int, folder: Path, tell: Tell) -> dict:
 
 
 def mean_divergence(result: dict) -> float:
-    """By which a setting is chosen; infinite where the training broke off."""
+    """The divergence that chooses a setting; infinite if the training broke off."""
     whole = len(result["looks"]) == WATCHES
     return statistics.fmean(run["divergence"] for run in result["looks"][-1]) if whole else math.inf
 

@@ -77,13 +77,13 @@ def train(
 
     Args:
         cell: the run.
-        name: of the experiment, by which chance is keyed.
+        name: name of the experiment, which keys the random numbers.
         build: (method, learning rate) -> a new contestant.
         real: the next batch of data.
         steps: of the denoiser.
         watch: called with the steps done and a function (number of pictures) -> pictures, `watches` times.
-        watches: how often; the last is at the end.
-        tell: told how far it is.
+        watches: number of calls of `watch`; the last is at the end.
+        tell: gets the progress.
     """
     torch.manual_seed(key(name, cell.seed))
 
@@ -111,7 +111,7 @@ def train(
 
 
 def drawing(model: Contestant, n: int) -> float:
-    """Floating-point operations of drawing `n` pictures, by BATCH: two of these differ by what a picture more costs."""
+    """Floating-point operations of drawing `n` pictures in batches; two such numbers give the cost of one picture."""
     return operations(lambda: model.draw(n, generator("cost"), BATCH)) / BATCH
 
 

@@ -4,8 +4,8 @@ Small matrices keep a processor waiting for the program; ten runs in one product
 of a batch (M x B, ...) stand one after another. Nothing passes from one member to another: each has its own weights,
 first and last, its own data and noise, and Adam goes its way number by number.
 
-A perceptron learns slowly what changes over less than its unit of length (Rahaman et al. 2019, arXiv:1806.08734). What
-judges a point may therefore see it by waves, too (Tancik et al. 2020, arXiv:2006.10739).
+A perceptron is slow to learn functions that change over less than its unit of length (Rahaman et al. 2019,
+arXiv:1806.08734). So a network that judges points may also see them by waves (Tancik et al. 2020, arXiv:2006.10739).
 """
 
 import math

@@ -3,13 +3,13 @@
     sfumato data get digits
     python benchmarks/gan/stacked_mnist.py
 
-The test of Metz et al. 2017 (arXiv:1611.02163): a classifier of real digits reads each colour of 25,600 drawn
-pictures. It is told how many of the 1,000 triples were drawn, and the Kullback-Leibler divergence of the drawn triples
-from those of the data, here 10,000 digits of MNIST's. Real triples, as many, show what is left to a perfect model: a
-sample is not quite even.
+This is the test of Metz et al. 2017 (arXiv:1611.02163): a classifier of real digits reads each colour of 25,600 drawn
+pictures. The table gives how many of the 1,000 triples were drawn, and the Kullback-Leibler divergence of the drawn
+triples from the triples of the data, here 10,000 digits of MNIST. The same number of real triples shows what a perfect
+model would get, because a sample is never quite uniform.
 
-The rate is the best of a grid, by one run a rate with a quarter of the operations and a fifth of the pictures; where
-only one is given, by none. Three other seeds train in full.
+The rate is the best of a grid, chosen by one run at each rate with a quarter of the operations and a fifth of the
+pictures. If only one rate is given, there is no such run. Three other seeds train in full.
 """
 
 import argparse
@@ -41,7 +41,7 @@ import fashion_accuracy
 SEEDS, TRIAL, TRIAL_BUDGET = (0, 1, 2), 100, 0.25
 DRAWN, DIGITS, TRIPLES = 25_600, 10, 1000
 HELD_OUT, EPOCHS = 1000, 10
-TIME = (0.6, 1.6)  # noisier than elsewhere: which digit it will be is settled early
+TIME = (0.6, 1.6)  # noisier than elsewhere, because the digit is decided early
 
 
 def digits() -> tuple[Tensor, Tensor]:
@@ -106,7 +106,7 @@ def law(y: Tensor) -> Tensor:
 
 
 def divergence(result: dict) -> float:
-    """By which a rate is chosen; infinite where the training broke off."""
+    """The divergence that chooses a rate; infinite if the training broke off."""
     return result.get("kl", math.inf)
 
 
