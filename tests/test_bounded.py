@@ -1,4 +1,4 @@
-"""Files that say more than they are: refused by their size before they are read."""
+"""Files that claim more than they hold: their size refuses them before they are read."""
 
 import json
 import os

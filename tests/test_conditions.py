@@ -1,4 +1,4 @@
-"""A model with several conditions, from what is asked for to the picture and back."""
+"""A model with several conditions, from the request to the picture and back."""
 
 import json
 

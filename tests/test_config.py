@@ -1,4 +1,4 @@
-"""Settings: what is written is what runs, and what cannot run is named with its range and its fix."""
+"""Settings: a run has exactly the written settings, and an impossible one is named with its range and its fix."""
 
 import json
 import re
@@ -417,7 +417,7 @@ def test_words_and_numbers_are_read_as_a_person_means_them(text, value):
 
 @given(st.text(st.characters(exclude_categories=()), max_size=20))
 def test_what_json_writes_is_read_as_the_same_text_and_dumped_so(text):
-    """Lone surrogates too: so Python gives a byte of a file's name that is no UTF-8."""
+    """Lone surrogates as well: Python writes a byte of a file name that is not UTF-8 as one."""
     meant = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
     assert settings_yaml.load(json.dumps(text), "x") == meant
     dumped = settings_yaml.dump({"path": meant})

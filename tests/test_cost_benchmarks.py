@@ -1,4 +1,4 @@
-"""Muon against AdamW, patches against pixels: what the scripts compute, in small."""
+"""Muon against AdamW, patches against pixels: the computations of the scripts on a small scale."""
 
 import json
 import math

@@ -1,7 +1,7 @@
-"""What the pages say is true: their code runs, their commands parse, and what they link to or name is there.
+"""The pages are true: their code runs, their commands parse, and their links and names exist.
 
 Blocks of one page run in order, in one namespace and in a temporary folder that holds `my-pictures`, 32 captioned
-drawings. Where a block trains, the network is tiny and the run four steps long; all else is as the page says.
+drawings. If a block trains, the network is tiny and the run four steps long; everything else is as on the page.
 """
 
 import ast

@@ -1,8 +1,8 @@
-"""Files that somebody wrote to do harm, or that a disk has damaged: each loads rightly or is refused in words.
+"""Files that somebody wrote to do harm, or that a disk damaged: each loads rightly or is refused in words.
 
-A seeded mutator replaces every value of a JSON file by odd ones, or cuts, flips, blows up and nests the file. What may
-come of it is what came before, or a `UserError`; it comes within a second and in bounded memory. The suite tries some
-hundred mutants; more of them, and other ones:
+A seeded mutator replaces every value of a JSON file by odd ones, or cuts, flips, blows up and nests the file. The
+result must be the same as before, or a `UserError`, within a second and in bounded memory. The suite tries some hundred
+mutants; this tries more and others:
 
     SFUMATO_MUTANTS=20000 SFUMATO_SEED=7 pytest -m slow tests/test_hostile.py
 """
@@ -41,9 +41,9 @@ from sfumato.training.card import read_losses
 from sfumato.training.checkpoint import newest_whole, read_checkpoint, save_checkpoint
 
 SEED = int(os.environ.get("SFUMATO_SEED", "20261128"))
-MUTANTS = int(os.environ.get("SFUMATO_MUTANTS", "2000"))  # of the slow test
-SECONDS = 1.0  # of this process's processor time for one mutant
-MEBIBYTES = 256  # that all mutants of a test may take more than before
+MUTANTS = int(os.environ.get("SFUMATO_MUTANTS", "2000"))  # mutants of the slow test
+SECONDS = 1.0  # processor time of this process for one mutant
+MEBIBYTES = 256  # additional memory for all mutants of a test
 
 DEEP: Any = 0
 for _ in range(60):
@@ -333,7 +333,7 @@ def prepared(tmp_path_factory) -> Path:
 
 
 def test_prepared_data_are_read_rightly_or_made_anew(prepared, tmp_path):
-    """Two promises: `Dataset` ends in words, and `prepare` makes the right pictures from any cache that was damaged."""
+    """Two promises: `Dataset` fails in words, and `prepare` makes the right pictures from any damaged cache."""
     chance, source = random.Random(f"{SEED} data"), open_source(prepared / "pictures")
     right = Dataset(prepared / "cache")
     index, rows = json.loads((right.folder / "index.json").read_bytes()), right.manifest

@@ -1,4 +1,4 @@
-"""What older versions wrote is read in the words of today."""
+"""Files of older versions are read under today's names."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What the machine still has, by all who may limit it."""
+"""What the machine can still give, by all its limits."""
 
 import resource
 import subprocess

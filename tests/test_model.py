@@ -1,4 +1,4 @@
-"""The model: built from settings, saved, read back, and drawing; and what it says to settings that cannot be."""
+"""The model: it is built from settings, saved, read back, and draws; and it refuses impossible settings in words."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What can be asked for. (How a model answers bad requests is in test_model.py.)"""
+"""Requests for pictures. (test_model.py tests how a model answers bad requests.)"""
 
 import dataclasses
 

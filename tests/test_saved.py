@@ -33,7 +33,7 @@ def folder(original, tmp_path) -> Path:
 
 
 def forge(folder: Path, name: str, data: bytes) -> None:
-    """Put ``data`` in place of a file and all hashes right again, as a person would who means harm."""
+    """Replace a file by ``data`` and correct all hashes, as a person with bad intent would."""
     (folder / name).write_bytes(data)
     rewrite(folder, lambda d: d["sha256"].update({name: hashlib.sha256(data).hexdigest()}))
 

@@ -1,4 +1,4 @@
-"""Where things are kept that can be made again."""
+"""Where files are kept that can be made again."""
 
 import pwd
 import tempfile

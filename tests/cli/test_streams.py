@@ -1,4 +1,4 @@
-"""Where the command line writes: no reader, no room, no such sign, no width, and the work goes on or ends in words."""
+"""Where the command line writes: without a reader, room, a character or width, the work goes on or ends in words."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""Every verb with every odd argument: it does its work, or it says in words what is wrong and how to mend it."""
+"""Every verb with every odd argument: it does its work, or says in words what is wrong and how to mend it."""
 
 import os
 import re
@@ -37,7 +37,7 @@ OPTIONS = {  # verb and its arguments -> options that take a number or a word
     ("data", "show", "pictures"): ("--columns", "--rows"),
     ("train", "nowhere"): ("--set", "--dry-run"),
 }
-RIGHT = {  # what is odd and right; --seed takes any of 64 bits, and " " stands for nothing said
+RIGHT = {  # odd values that are right; --seed takes any 64-bit number, and " " stands for no value
     "--seed": {"0", "9" * 20}, "--n": {"1"}, "--guidance": {"0"},
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Several conditions of one model: what is asked for, how they are summed up, and how each is dropped."""
+"""Several conditions of one model: how they are given, how they are joined, and how each is dropped."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Conditions that lie beside x: masks and smaller selves, in one to three dimensions and at any size."""
+"""Conditions that are planes beside x: masks and smaller versions, in one to three dimensions and at any size."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Files of tokenizers: what ours and BERT's write is read to the same tokens, and nothing else of the format runs."""
+"""Files of tokenizers: our files and BERT's give the same tokens as before, and nothing else of the format runs."""
 
 import json
 import time

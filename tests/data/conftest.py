@@ -1,4 +1,4 @@
-"""Pictures made on the fly: every one is different, by its seed, and none is flat."""
+"""Pictures made on the fly: each is different, by its seed, and none is flat."""
 
 import io
 from collections.abc import Callable

@@ -45,7 +45,7 @@ def test_links_that_lead_out_are_faults_and_are_not_read(tmp_path, folder, secre
 
 
 def test_links_that_stay_inside_are_read(tmp_path, folder):
-    """Negative control: links as such are no fault."""
+    """Negative control: links as such are not faults."""
     root = folder(tmp_path / "pictures", ["a.png", "b.png"])
     (root / "c.png").symlink_to("a.png")
     (tmp_path / "door").symlink_to(root)
@@ -99,7 +99,7 @@ def test_metadata_and_idx_and_shards_that_are_links_out_are_refused(tmp_path, fo
 
 
 def hostile_tar(path: Path, data: bytes) -> int:
-    """A tar (packed, if named .gz) with members that lead out in every way there is; how many."""
+    """A tar (packed, if named .gz) with members that lead out in every possible way, and their number."""
     with tarfile.open(path, "w:gz") if path.suffix == ".gz" else tarfile.open(path, "w") as tar:
         for name in ("good.png", "fine.png"):
             info = tarfile.TarInfo(name)

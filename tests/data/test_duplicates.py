@@ -1,4 +1,4 @@
-"""The same picture in another guise is found, other pictures are not, and the order of the pictures does not matter."""
+"""The same picture in another form is found, other pictures are not, and the order of the pictures does not matter."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Groups are held out whole: no frame of a film that was learned is among the pictures that judge."""
+"""Groups are held out whole: no frame of a film that was learned is among the held-out pictures."""
 
 import io
 import json

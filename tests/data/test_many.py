@@ -1,4 +1,4 @@
-"""A million pictures: what one more of them costs in memory and in questions to the file system."""
+"""A million pictures: the cost of one more in memory and in calls of the file system."""
 
 import os
 import tracemalloc

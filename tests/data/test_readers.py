@@ -1,4 +1,4 @@
-"""Table D1 of the reliability page: what is a fault, what is converted and told."""
+"""Table D1 of the reliability page: which files are faults, and which are converted and reported."""
 
 import io
 import random

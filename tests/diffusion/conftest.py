@@ -1,6 +1,6 @@
 """Exact denoisers: data whose posterior mean E[x_0 | x_t] is known in closed form, so that theorems can be tested.
 
-Everything is float64 and elementwise, so that what a test sees is the method and not the arithmetic.
+Everything is float64 and elementwise, so a test sees the method and not the arithmetic.
 """
 
 import math

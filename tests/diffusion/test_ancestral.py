@@ -1,4 +1,4 @@
-"""Ancestral sampling uses a learned variance where there is one; the right one makes every number of steps exact."""
+"""Ancestral sampling uses a learned variance if there is one; the right variance makes any number of steps exact."""
 
 import pytest
 import torch
@@ -56,4 +56,4 @@ def test_the_exact_reverse_variance_keeps_the_marginals_in_three_steps(schedule,
 
     # a variance of 200,000 draws has the relative standard error sqrt(2 / 200,000) = 0.003
     assert found == pytest.approx(true, rel=0.015)
-    assert without < 0.95 * true  # the posterior's variance is that of data of one point, and too small here
+    assert without < 0.95 * true  # the posterior's variance is right for data of one point, and too small here

@@ -1,4 +1,4 @@
-"""The variational bound is one: above the exact value, near it for many steps, and the same by its two forms."""
+"""The variational bound is a bound: above the exact value, near it for many steps, and the same in its two forms."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The weights integrate polynomials exactly; less than the whole integral costs an order; what cannot be is refused."""
+"""The weights integrate polynomials exactly; a part of the integral costs an order; impossible settings are refused."""
 
 import itertools
 

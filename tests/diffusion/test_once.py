@@ -1,4 +1,4 @@
-"""What depends on the times alone is computed once a grid, and changes no bit and no gradient."""
+"""Coefficients that depend only on the times are computed once for a grid, and change no bit and no gradient."""
 
 from dataclasses import dataclass
 

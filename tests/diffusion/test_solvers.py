@@ -96,7 +96,7 @@ def uneven_times(schedule, n):
 def errors(solver, exact, times, steps, past=0):
     """The error at the end of the way against the exact transport of quantiles, for each number of steps.
 
-    The way begins at the step `past`, and the solver knows the exact answers of the denoiser before.
+    The path begins at the step `past`, and the solver knows the exact earlier answers of the denoiser.
     """
     found = []
     for n in steps:
@@ -159,8 +159,8 @@ def test_the_order_test_sees_a_wrong_multistep_weight(weight, times, order, mixt
 def moments(solver, exact, n):
     """The mean and the variance at the end of n steps from the exact marginal.
 
-    The denoiser of Gaussian data is affine, and so is the whole way in its start and in every noise: read off from one
-    trajectory for each of them.
+    The denoiser of Gaussian data is affine, so the end is affine in the start and in every noise: its coefficients are
+    read off from one trajectory for each of them.
     """
     schedule, times = exact.process.schedule, smooth_times(exact.process.schedule, n)
     alpha, sigma = schedule(times[0])

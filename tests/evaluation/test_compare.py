@@ -1,4 +1,4 @@
-"""Comparing reports: only like with like, with a p-value that is right."""
+"""Comparing reports: only equal bases are compared, and the p-values are right."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What an evaluation takes is told before it begins, and the likelihood is measured only where it is asked for."""
+"""The time of an evaluation is printed before it begins, and the likelihood is measured only on request."""
 
 import json
 

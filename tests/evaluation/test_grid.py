@@ -1,4 +1,4 @@
-"""Grids of settings: every cell is of its own setting, from the same seeds, and drawn once."""
+"""Grids of settings: every cell has its own setting, the same seeds, and is drawn once."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The page: what it says is what the functions compute, what it names exists, and it needs nothing but itself."""
+"""The page: its numbers are what the functions compute, its names exist, and it needs no other file."""
 
 import base64
 import importlib

@@ -1,4 +1,4 @@
-"""What is kept is what was made: not a stale one, not a damaged one, and not without end."""
+"""The cache returns what was made: nothing stale, nothing damaged, and not without a limit."""
 
 import os
 from pathlib import Path

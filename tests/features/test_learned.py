@@ -1,4 +1,4 @@
-"""Features learned on the user's pictures: they tell what they were taught, from the training pictures alone."""
+"""Features learned on the user's pictures: they recognise what they were taught, and use training pictures alone."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

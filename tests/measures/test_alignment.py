@@ -1,4 +1,4 @@
-"""Pictures that fit their prompts are told from such that do not, by a probe that names itself by its weights."""
+"""The probe tells pictures that fit their prompts from others, and its hash depends on its weights."""
 
 import dataclasses
 import json

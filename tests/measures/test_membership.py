@@ -1,5 +1,4 @@
-"""A model that remembers is told by its losses, one that knows only the law is not; intervals hold what they
-promise."""
+"""The losses reveal a model that remembers, and not one that knows only the law; intervals keep their promise."""
 
 import math
 from types import SimpleNamespace

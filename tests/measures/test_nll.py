@@ -1,4 +1,4 @@
-"""`evaluate --metrics nll`: a known density gives its known bits, and the files hold what is printed."""
+"""`evaluate --metrics nll`: a known density gives its known bits, and the files hold the printed numbers."""
 
 import csv
 import json

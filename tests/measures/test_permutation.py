@@ -92,7 +92,7 @@ def test_a_small_difference_is_found_more_often_than_by_the_jackknife_alone():
 
 
 def test_laws_that_differ_at_one_distance_are_rarely_told_to_differ_in_it():
-    """What exchanges alone cannot see: which of the two is nearer is decided by the real pictures at hand."""
+    """Exchanges alone cannot see this: the actual real pictures decide which of the two is nearer."""
     wrong = 0
     for trial in range(TRIALS):
         a, b, real = drawn(trial, 0.0)

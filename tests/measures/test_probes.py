@@ -1,4 +1,4 @@
-"""Attributes are read from words, from colours and by a probe whose errors are known and taken off."""
+"""Attributes are read from words, from colours and by a probe whose errors are known and corrected."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What the tests of networks share: a way to give the parts that start at zero something to do."""
+"""For the tests of networks: a way to activate the parts that start at zero."""
 
 from collections.abc import Callable
 

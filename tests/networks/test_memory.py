@@ -1,4 +1,4 @@
-"""The memory that a network needs is known before it is taken."""
+"""The memory that a network needs is known before it is allocated."""
 
 import resource
 import subprocess

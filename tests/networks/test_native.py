@@ -1,4 +1,4 @@
-"""The kernel in C++ computes what PyTorch computes, for all shapes that it takes, and steps aside for all others."""
+"""The kernel in C++ computes what PyTorch computes for all shapes that it accepts, and leaves all others to PyTorch."""
 
 import copy
 import ctypes

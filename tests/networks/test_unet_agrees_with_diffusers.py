@@ -1,6 +1,6 @@
 """With the same weights, the U-Net returns what `diffusers`' U-Net returns: an independent check of all arithmetic.
 
-`benchmarks/unet_speed.py` takes the twin from here, so that what is timed is what is checked.
+`benchmarks/unet_speed.py` takes the twin from here, so the timed network is the checked one.
 """
 
 import re

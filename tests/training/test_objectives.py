@@ -1,4 +1,4 @@
-"""What is minimised is a setting: every kind trains, resumes to the same bits, and moves what it is said to move."""
+"""The objective is a setting: every kind trains, resumes to the same bits, and changes what it should change."""
 
 from collections.abc import Callable
 

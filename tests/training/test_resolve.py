@@ -1,4 +1,4 @@
-"""What "auto" means, and what a dry run tells."""
+"""The meaning of "auto", and the output of a dry run."""
 
 import re
 from collections.abc import Callable

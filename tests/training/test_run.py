@@ -1,4 +1,4 @@
-"""One folder, one run: what it refuses, what it writes down, and where it stops."""
+"""One folder, one run: what it refuses, what it writes, and where it stops."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A run that begins with the weights of a saved model: what is taken, what is not, and what is written down of it."""
+"""A run that begins with the weights of a saved model: which weights are taken, which are not, and the record of it."""
 
 import shutil
 from collections.abc import Callable

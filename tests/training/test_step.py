@@ -1,4 +1,4 @@
-"""A training step asks the device once, its batch is made ahead where that helps, and what it waits is written down."""
+"""A training step asks the device once, its batch is made ahead if that helps, and its waiting time is recorded."""
 
 import json
 import threading
