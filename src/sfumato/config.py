@@ -32,7 +32,7 @@ from sfumato.errors import ConfigError, shown, unknown
 from sfumato.lift import lifted
 from sfumato.settings.base import Settings, word
 from sfumato.settings.codecs import AnyCodec, PixelCodec
-from sfumato.settings.conditions import AnyCondition, ConditionName
+from sfumato.settings.conditions import AnyCondition, ConditionName, PictureCondition
 from sfumato.settings.data import Data
 from sfumato.settings.learning import Diffusion, Objective, Optimizer, Start, Training
 from sfumato.settings.networks import DiT, UNet
@@ -125,6 +125,8 @@ class Config(Settings):
             "data.depth": self.data.depth == 0,
             "data.validation": self.data.validation is None,
             "network.channels": getattr(self.network, "channels", 1) == 0,
+            **{f"conditions.{n}.codec.{name}": True for n, c in self.second_pictures.items() for name in c.codec.open},
+            **{f"conditions.{n}.depth": c.depth == 0 for n, c in self.second_pictures.items()},
             "conditions": any(condition.kind == "auto" for condition in self.conditions.values()),
             "training.batch": self.training.batch == 0,
             "training.steps": self.training.steps == 0,
@@ -133,6 +135,16 @@ class Config(Settings):
             "training.checkpoint_every": self.training.checkpoint_every == 0,
         }
         return tuple(name for name, is_automatic in marks.items() if is_automatic)
+
+    @property
+    def second_pictures(self) -> dict[str, PictureCondition]:
+        """The conditions that are second pictures of each sample, by name, in order."""
+        return {n: c for n, c in sorted(self.conditions.items()) if isinstance(c, PictureCondition)}
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The columns that name second pictures, by the names of their conditions."""
+        return {name: condition.column or name for name, condition in self.second_pictures.items()}
 
     @property
     def conditions_in_words(self) -> str:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
@@ -23,11 +22,11 @@ from sfumato.codecs.pixels import Pixels
 from sfumato.config import Config, adjusted, load_recipe, validate
 from sfumato.data import formats
 from sfumato.data.facts import LOOKED_AT, facts
-from sfumato.data.faults import DataError
+from sfumato.data.faults import DataError, Fault, listing
 from sfumato.data.readers import Reader, Unusable, arrays
 from sfumato.data.readers.npy import told
 from sfumato.data.readers.pictures import Pictures
-from sfumato.data.records import Source
+from sfumato.data.records import Record, Source
 from sfumato.settings.codecs import CODECS, ArrayCodec, CodecSettings, PictureSettings, PixelCodec
 
 LEAST_ALIKE = 0.9  # of the arrays that are looked at have one shape and dtype; the others are faults
@@ -95,15 +94,20 @@ def _resolve_arrays(config: Config, source: Source) -> Config:
     """
     codec = config.codec
     assert isinstance(codec, ArrayCodec)
-    if not codec.open and codec.channel_axis != "auto":
+    if not codec.open:
         return config
     forms: Counter[tuple[tuple[int, ...], str]] = Counter()
+    faults = list(source.faults)
     for record in source.records[:: max(1, -(-len(source.records) // LOOKED_AT))]:
-        with suppress(Unusable, OSError):
+        try:
             values = arrays.opened(record.open(), config.data.array)
             forms[values.shape, arrays.stored_as(values.dtype).name] += 1
+        except Unusable as error:
+            faults.append(error.at(record.locator))
+        except OSError as error:
+            faults.append(Fault(record.locator, "unreadable", error.strerror or str(error), "Make it readable"))
     if not forms:
-        return config  # preparing will name every file and its reason
+        raise DataError(f"{source.root}: no array can be read:\n{listing(faults)}", "repair them", faults)
     (shape, dtype), most = forms.most_common(1)[0]
     if not codec.shape and most < LEAST_ALIKE * forms.total():
         listed = ", ".join(f"{n:,} of {told(np.dtype(kind), sides)}" for (sides, kind), n in forms.most_common(4))
@@ -175,6 +179,72 @@ def looked_at(source: Source, **pictures: Any) -> Config:
     settings = config.model_dump(mode="json")
     settings["codec"] |= pictures
     return validate(settings, "codec")
+
+
+# ---- second pictures, which are conditions
+
+
+def with_second_pictures(config: Config, source: Source) -> Config:
+    """``config`` in which nothing is left open of the conditions that are second pictures.
+
+    Raises:
+        DataError: they have another number of sides than x.
+    """
+    conditions = {}
+    for name, condition in config.second_pictures.items():
+        lent = replace(source, records=second_records(config, source, name), root=source.root / config.columns[name])
+        found = resolved(_alone(config, name), lent)
+        codec = found.codec.model_dump(mode="json")
+        if "size" in found.codec.open and len(config.codec.sides) == 2:
+            codec["size"] = list(config.codec.sides[::-1])
+        depth = found.data.depth or 16
+        conditions[name] = {**condition.model_dump(mode="json"), "codec": codec, "depth": depth}
+    if not conditions:
+        return config
+    settings = config.model_dump(mode="json")
+    settings["conditions"] |= conditions
+    config = validate(settings, "conditions")
+    for name, condition in config.second_pictures.items():
+        if condition.codec.sides and len(condition.codec.sides) != len(config.codec.sides):
+            raise DataError(
+                f"conditions.{name}: its files have {len(condition.codec.sides)} sides, and the data "
+                f"{len(config.codec.sides)}",
+                "give second pictures or arrays of as many sides",
+            )
+    return config
+
+
+def second_records(config: Config, source: Source, name: str) -> list[Record]:
+    """The records of the second pictures of one condition."""
+    place = columns_asked(config).index(config.columns[name])
+    return [record.beside[place] for record in source.records if record.beside]
+
+
+def columns_asked(config: Config) -> tuple[str, ...]:
+    """The columns that name second pictures, each once, as ``Asked.pictures`` wants them."""
+    return tuple(dict.fromkeys(config.columns.values()))
+
+
+def readers_beside(config: Config) -> dict[str, tuple[int, Reader]]:
+    """What reads the second pictures: by condition, which of ``Record.beside`` it is, and the reader."""
+    columns = columns_asked(config)
+    return {name: (columns.index(config.columns[name]), second(config, name)[1]) for name in config.second_pictures}
+
+
+def second(config: Config, name: str) -> tuple[Codec, Reader]:
+    """The codec and the reader of the second pictures of one condition."""
+    alone = _alone(config, name)
+    kind = kind_of(alone.codec)
+    return kind.codec(alone.codec), kind.reader(alone)
+
+
+def _alone(config: Config, name: str) -> Config:
+    """``config`` as if the second pictures of one condition were the data; files with several arrays are not asked."""
+    condition = config.second_pictures[name]
+    settings = config.model_dump(mode="json")
+    settings["codec"] = condition.codec.model_dump(mode="json")
+    settings["data"] |= {"depth": condition.depth}
+    return validate(settings, f"conditions.{name}")
 
 
 def _found(source: Source) -> Kind:

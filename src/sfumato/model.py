@@ -25,6 +25,7 @@ from sfumato.codecs.codec import Codec
 from sfumato.conditioning import kinds as conditions
 from sfumato.conditioning.conditioners import Conditioners
 from sfumato.config import Config, validate
+from sfumato.data.dataset import Dataset
 from sfumato.diffusion.denoisers import Denoiser
 from sfumato.diffusion.processes import Gaussian
 from sfumato.diffusion.schedules import Shifted
@@ -69,7 +70,7 @@ def build_denoiser(config: Config, network: nn.Module) -> Denoiser:
     )
 
 
-CODEC = "codec."  # what the codec has learnt stands among the weights under this prefix
+CODEC, CONDITIONS = "codec.", "condition."  # what codec and conditions have learnt stands among the weights so
 
 
 @dataclass(eq=False)
@@ -124,7 +125,10 @@ class Model(Draws):
             )
         try:
             codec = kinds.kind_of(config.codec).codec(config.codec)
-            known = conditions.Known(codec.shape, classes, captions, files or {}, folder)
+            second = {name: kinds.second(config, name) for name in config.second_pictures}
+            known = conditions.Known(
+                codec.shape, classes, captions, files or {}, folder, codec, config.data.depth or 16, second
+            )
             conditioner = conditions.build(config.conditions, known)
             denoiser = build_denoiser(config, build_network(config, conditioner, codec.shape))
         except ValueError as error:  # each setting is in its range, but not with the others
@@ -141,6 +145,17 @@ class Model(Draws):
         if isinstance(self.denoiser.schedule, nn.Module):
             parts["schedule"] = self.denoiser.schedule
         return {f"{part}.{name}": p for part, module in parts.items() for name, p in module.named_parameters()}
+
+    @property
+    def fitted(self) -> dict[str, Tensor]:
+        """What the codec and the conditions have learnt of the data before training, by name."""
+        learnt = {f"{CODEC}{name}": value for name, value in self.codec.state().items()}
+        return learnt | {f"{CONDITIONS}{name}": value for name, value in self.conditioner.state().items()}
+
+    def fit(self, data: Dataset) -> None:
+        """The codec and the conditions learn of the data what they need to know before training."""
+        self.codec.fit(data.rows)
+        self.conditioner.fit(data)
 
     def to(self, device: str | torch.device) -> "Model":
         """Move the model; convolutions go channels-last, the layout in which they are fastest.
@@ -167,7 +182,7 @@ class Model(Draws):
     def _weights(self, half: bool) -> bytes:
         weights = {name: p.detach().cpu().contiguous() for name, p in self.parameters().items()}
         stored = {name: p.half() for name, p in weights.items()} if half else weights
-        return save(stored | {f"{CODEC}{name}": value for name, value in self.codec.state().items()})
+        return save(stored | self.fitted)
 
     # --- the folder --------------------------------------------------------------------------------------------
 
@@ -219,7 +234,7 @@ class Model(Draws):
     def _demand(self, shapes: Mapping[str, tuple[int, ...]], file: Path) -> None:
         """Raise a UserError unless ``file`` has the names and shapes of the parameters."""
         own = {name: tuple(parameter.shape) for name, parameter in self.parameters().items()}
-        own |= {f"{CODEC}{name}": tuple(value.shape) for name, value in self.codec.state().items()}
+        own |= {name: tuple(value.shape) for name, value in self.fitted.items()}
         odd = [f"{name} is missing" for name in own.keys() - shapes.keys()]
         odd += [f"{name} is unknown" for name in shapes.keys() - own.keys()]
         odd += [
@@ -243,6 +258,7 @@ class Model(Draws):
         for name, parameter in self.parameters().items():
             parameter.copy_(weights[name])
         self.codec.load_state({name: weights[f"{CODEC}{name}"] for name in self.codec.state()})
+        self.conditioner.load_state({name: weights[f"{CONDITIONS}{name}"] for name in self.conditioner.state()})
 
 
 def _unfit(odd: Sequence[str], file: Path) -> UserError:

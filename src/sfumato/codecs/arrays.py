@@ -81,6 +81,9 @@ class Arrays(Codec):
         x = (self.values(rows) - self.centre.reshape(self._ones)) / self.half.reshape(self._ones)
         return torch.from_numpy(np.ascontiguousarray(x, np.float32))
 
+    def of_file(self, array: np.ndarray) -> Tensor | None:
+        return self.encode(array[None])[0] if array.ndim == len(row_shape(self.shape, self.channel_axis)) else None
+
     def decode(self, x: Tensor) -> np.ndarray:
         """float (B, C, *sides) -> rows (B, ...); whole numbers are rounded, and cut to the range of the dtype."""
         values = x.detach().double().cpu().numpy() * self.half.reshape(self._ones) + self.centre.reshape(self._ones)

@@ -69,6 +69,11 @@ class Codec:
         """
         raise NotImplementedError(f"{type(self).__name__} must say how a row is written")
 
+    def of_file(self, array: np.ndarray) -> Tensor | None:
+        """x (C, *any sides) of an array that a person gives in the form of this kind's own files; None where arrays
+        are not its files."""
+        return None
+
     def augment(self, x_0: Tensor, u: Tensor) -> Tensor:
         """x_0 (B, C, *sides), mirrored along the last side where u (B,), uniform on [0, 1), is below 1/2."""
         return torch.where(u.view(-1, *[1] * (x_0.dim() - 1)) < 0.5, x_0.flip(-1), x_0)

@@ -92,6 +92,16 @@ class Conditioner(nn.Module):
             cache: a file that keeps the work for the next start.
         """
 
+    def fit(self, data: Dataset) -> None:
+        """Learns of the data what ``of`` and ``normalize`` need to know, before training starts."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What ``fit`` has learnt, by name; saved with the weights."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Takes back what ``state`` gave."""
+
     def files(self) -> dict[str, bytes]:
         """The files that a saved model must hold for this conditioner besides weights, by name."""
         return {}
@@ -270,6 +280,20 @@ class Conditioners(nn.Module):
         """As for a conditioner, one after the other."""
         for part in self.parts.values():
             part.prepare(texts, progress, cache)
+
+    def fit(self, data: Dataset) -> None:
+        """As for a conditioner, all of them."""
+        for part in self.parts.values():
+            part.fit(data)
+
+    def state(self) -> dict[str, Tensor]:
+        """As for a conditioner, of all: "low.range"."""
+        return {f"{name}.{entry}": value for name, part in self.parts.items() for entry, value in part.state().items()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """As for a conditioner, to all."""
+        for name, part in self.parts.items():
+            part.load_state({entry: state[f"{name}.{entry}"] for entry in part.state()})
 
     def files(self) -> dict[str, bytes]:
         """As for a conditioner, of all."""

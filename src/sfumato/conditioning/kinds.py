@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sfumato.codecs.codec import Codec
 from sfumato.conditioning.conditioners import ClassConditioner, Conditioner, Conditioners
-from sfumato.conditioning.planes import MaskConditioner, SmallerConditioner
+from sfumato.conditioning.planes import MaskConditioner, PictureConditioner, SmallerConditioner
 from sfumato.conditioning.text import SentenceConditioner, TextConditioner
 from sfumato.conditioning.tokens import read_tokenizer, train_tokenizer
+from sfumato.data.readers import Reader
 from sfumato.errors import UserError
 from sfumato.settings.conditions import ConditionSettings
 
@@ -23,6 +25,9 @@ class Known:
         captions: all captions of the data, for the vocabulary of a new model.
         files: the files of a saved model, by name; a new model also takes a vocabulary from here if there is one.
         folder: the folder of a saved model; None for a new one.
+        codec: the codec of x_0.
+        depth: bits that pictures of 16 bits use.
+        second: the codec and the reader of each condition that is a second picture, by name.
     """
 
     shape: tuple[int, ...]
@@ -30,6 +35,9 @@ class Known:
     captions: Sequence[str] = ()
     files: Mapping[str, bytes] = field(default_factory=dict)
     folder: Path | None = None
+    codec: Codec | None = None
+    depth: int = 16
+    second: Mapping[str, tuple[Codec, Reader]] = field(default_factory=dict)
 
 
 def vocabulary_of(name: str) -> str:
@@ -60,11 +68,15 @@ def of_sentence(name: str, settings: Any, known: Known) -> Conditioner:
 
 
 def of_mask(name: str, settings: Any, known: Known) -> Conditioner:
-    return MaskConditioner(known.shape, settings.law)
+    return MaskConditioner(known.shape, settings.law, known.codec, known.depth)
+
+
+def of_picture(name: str, settings: Any, known: Known) -> Conditioner:
+    return PictureConditioner(known.shape, name, *known.second[name])
 
 
 def of_smaller(name: str, settings: Any, known: Known) -> Conditioner:
-    return SmallerConditioner(known.shape, settings.factor, settings.noise)
+    return SmallerConditioner(known.shape, settings.factor, settings.noise, known.codec, known.depth)
 
 
 # kind -> (name of the condition, its settings, what is known) -> conditioner
@@ -74,6 +86,7 @@ KINDS: dict[str, Callable[[str, Any, Known], Conditioner]] = {
     "sentence": of_sentence,
     "mask": of_mask,
     "smaller": of_smaller,
+    "picture": of_picture,
 }
 
 

@@ -1,24 +1,29 @@
-"""Conditions that are planes beside x: a mask with the known part of a picture, and a smaller version of it.
+"""Conditions that are planes beside x: a mask with the known part, a smaller version, a second picture.
 
 A plane has the sides of x. ``Denoiser.predict`` adds it to the channels of the noisy x, so the network sees at every
 place what is known there (Saharia et al. 2022, arXiv:2111.05826; Ho et al. 2022, arXiv:2106.15282). Everything here
 works in one to three dimensions, and for any size that is drawn.
 
     mask      (1 + C)   1 where x_0 is known, and x_0 there; elsewhere 0. The null is 0 everywhere: nothing is known.
+    picture   (C' + 1)  a second picture of the sample, and 1; the null is 0 everywhere.
     smaller   (C + 1)   x_0 made smaller and enlarged again, and 1 minus the noise on it; the null is 0 everywhere.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sfumato.codecs.codec import Codec
 from sfumato.conditioning.conditioners import Conditioner
-from sfumato.conditioning.pictures import given
+from sfumato.conditioning.pictures import content, given
 from sfumato.conditioning.values import Planes, Value
 from sfumato.data.dataset import Dataset
+from sfumato.data.readers import Reader, Unusable
+from sfumato.durable import sha256
 from sfumato.errors import UserError
 from sfumato.keyed import generator
 from sfumato.transfer import moved
@@ -33,14 +38,17 @@ class PlanesConditioner(Conditioner):
     Args:
         shape: of x_0, (C, *sides).
         planes: their number.
+        codec: of x_0, by which arrays that a person gives are read; without it they are in units of x.
+        depth: bits that pictures of 16 bits use.
     """
 
     takes = "picture"
     place: Tensor
 
-    def __init__(self, shape: Sequence[int], planes: int) -> None:
+    def __init__(self, shape: Sequence[int], planes: int, codec: Codec | None = None, depth: int = 16) -> None:
         super().__init__()
         self.channels, self.sides, self.planes = shape[0], tuple(shape[1:]), planes
+        self.codec, self.depth = codec, depth
         self.register_buffer("place", torch.zeros(()), persistent=False)  # moves with the model
 
     def forward(self, values: Sequence[Value | None], sides: Sequence[int] | None = None) -> dict[str, Tensor]:
@@ -65,8 +73,8 @@ class MaskConditioner(PlanesConditioner):
         law: "boxes", "strokes", "halves", or "mixed", any of the three.
     """
 
-    def __init__(self, shape: Sequence[int], law: str) -> None:
-        super().__init__(shape, 1 + shape[0])
+    def __init__(self, shape: Sequence[int], law: str, codec: Codec | None = None, depth: int = 16) -> None:
+        super().__init__(shape, 1 + shape[0], codec, depth)
         self.law = law
 
     def of(self, data: Dataset, index: int, x_0: Tensor, u: float) -> Value | None:
@@ -76,7 +84,7 @@ class MaskConditioner(PlanesConditioner):
     def normalize(self, value: Any, field: str = "prompt") -> Value | None:
         if value is None or isinstance(value, Planes):
             return value
-        x, opaque, file, digest = given(value, self.channels, field)
+        x, opaque, file, digest = given(value, self.channels, field, self.codec, self.depth)
         if opaque is None or bool(opaque.all()):
             raise UserError(
                 f"{field}: {file or 'the picture'} has no transparent part, so nothing of it is to be drawn",
@@ -104,8 +112,10 @@ class SmallerConditioner(PlanesConditioner):
         noise: the largest standard deviation, in units of x.
     """
 
-    def __init__(self, shape: Sequence[int], factor: int, noise: float) -> None:
-        super().__init__(shape, shape[0] + 1)
+    def __init__(
+        self, shape: Sequence[int], factor: int, noise: float, codec: Codec | None = None, depth: int = 16
+    ) -> None:
+        super().__init__(shape, shape[0] + 1, codec, depth)
         self.factor, self.noise = factor, noise
 
     def smaller(self, sides: Sequence[int]) -> tuple[int, ...]:
@@ -122,11 +132,62 @@ class SmallerConditioner(PlanesConditioner):
     def normalize(self, value: Any, field: str = "prompt") -> Value | None:
         if value is None or isinstance(value, Planes):
             return value
-        x, _, file, digest = given(value, self.channels, field)
-        return Planes(torch.cat([x, torch.ones_like(x[:1])]), file, digest)
+        x, _, file, digest = given(value, self.channels, field, self.codec, self.depth)
+        return Planes(_marked(x), file, digest)
 
     def laid(self, x: Tensor, sides: Sequence[int]) -> Tensor:
         return enlarged(fitted(x, self.smaller(sides)), sides)
+
+
+class PictureConditioner(PlanesConditioner):
+    """A second picture of each sample: a sketch, a scan of another kind, the state before.
+
+    A file that a person gives is prepared as those of the training are: fitted to the same size, with all its bits.
+
+    Args:
+        shape: of x_0, (C, *sides).
+        name: of the condition, by which the data have its rows.
+        codec: of the second pictures.
+        reader: of their files.
+    """
+
+    def __init__(self, shape: Sequence[int], name: str, codec: Codec, reader: Reader) -> None:
+        super().__init__(shape, codec.shape[0] + 1, codec)
+        self.name, self.own, self.reader = name, codec, reader
+
+    def of(self, data: Dataset, index: int, x_0: Tensor, u: float) -> Value | None:
+        return Planes(_marked(self.own.encode(data.beside[self.name][[index]])[0]))
+
+    def normalize(self, value: Any, field: str = "prompt") -> Value | None:
+        if value is None or isinstance(value, Planes):
+            return value
+        if not isinstance(value, str | Path):
+            x, _, file, digest = given(value, self.own.shape[0], field, self.own)
+            return Planes(_marked(x), file, digest)
+        path = Path(value).expanduser()
+        data = content(path, field)
+        try:
+            row = self.reader(data, path.name).values
+        except Unusable as error:
+            raise UserError(f"{field}: {path}: {error.reason}", fix=error.fix) from None
+        return Planes(_marked(self.own.encode(row[None])[0]), path.name, sha256(data))
+
+    def laid(self, x: Tensor, sides: Sequence[int]) -> Tensor:
+        return fitted(x, sides)
+
+    def fit(self, data: Dataset) -> None:
+        self.own.fit(data.beside[self.name])
+
+    def state(self) -> dict[str, Tensor]:
+        return self.own.state()
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        self.own.load_state(state)
+
+
+def _marked(x: Tensor) -> Tensor:
+    """x (C, *sides) with a plane of ones, which says that it was given."""
+    return torch.cat([x, torch.ones_like(x[:1])])
 
 
 # --- sizes -----------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ class Dataset:
 
     Attributes:
         rows: read-only memory map (N, ...); of pictures (N, height, width, channels), uint8 or uint16.
+        beside: the rows of second pictures, by the names of their conditions, each as long as `rows`.
         captions: a tuple of captions for each row, possibly empty.
         labels: a class index for each row, or None if not every row has one.
         classes: names of the classes, by index.
@@ -48,6 +50,11 @@ class Dataset:
     def _open(self) -> None:
         self.index: dict[str, Any] = read_json(self.folder / INDEX, LARGEST_INDEX)
         self.rows: np.ndarray = open_array(self.folder / ROWS)
+        self.beside: dict[str, np.ndarray] = {
+            name: open_array(self.folder / beside_file(name)) for name in texts(self.index.get("beside", []))
+        }
+        if any(len(rows) != len(self.rows) for rows in self.beside.values()):
+            raise DataError(f"{self.folder} is incomplete or was changed", "delete it, and it is made anew")
         self.manifest_hash = manifest.file_hash(self.folder / manifest.NAME)
         if self.manifest_hash != self.index["manifest_hash"] or len(self.rows) != self.index["rows"]:
             raise DataError(f"{self.folder} is incomplete or was changed", "delete it, and it is made anew")
@@ -117,6 +124,13 @@ class Dataset:
         shape = " x ".join(map(str, (*reversed(sides), last)))
         lines.append(f"ready: {len(self):,} of {shape} ({self.rows.dtype})")
         return "\n".join(lines)
+
+
+def beside_file(name: str) -> str:
+    """The file of the second pictures of a condition; its name has letters, digits, dashes and underscores."""
+    if not re.fullmatch(r"[a-z][a-z0-9_-]{0,31}", name):
+        raise ValueError(f"{shown(name)} is no name of a condition")
+    return f"beside-{name}.npy"
 
 
 def texts(values: Any) -> tuple[str, ...]:

@@ -19,8 +19,12 @@ from sfumato.data.records import Record
 NAME = "manifest.jsonl"
 
 
-def row(record: Record, digest: str, size: int, read: Row) -> dict[str, Any]:
-    """The manifest's line of one record; unknown values are left out."""
+def row(record: Record, digest: str, size: int, read: Row, beside: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The manifest's line of one record; unknown values are left out.
+
+    Args:
+        beside: path and sha256 of its second pictures, by the names of their conditions.
+    """
     values = {
         "path": record.locator,
         "sha256": digest,
@@ -33,6 +37,7 @@ def row(record: Record, digest: str, size: int, read: Row) -> dict[str, Any]:
         "source": record.source,
         "group": record.group,
         "notes": list(read.notes),
+        "beside": beside or None,
     }
     return {key: value for key, value in values.items() if value not in (None, [])}
 

@@ -145,7 +145,7 @@ def _read(
             found.faults.append(fault)
         except ValueError as error:
             raise DataError(f"{table}, line {number}: {error}", "correct the line") from None
-    if not columns & {*CAPTION_KEYS, "label", *lent, *([column] if column else [])}:
+    if not lent and not columns & {*CAPTION_KEYS, "label", *([column] if column else [])}:
         raise DataError(
             f'{root / table}: no line has "text" (or "label"); found {", ".join(sorted(columns)) or "no lines at all"}',
             f"{EXAMPLE}.\n{LAYOUTS}",

@@ -15,9 +15,9 @@ import math
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from sfumato.data import manifest
-from sfumato.data.dataset import FAULTS, INDEX, ROWS, Dataset
+from sfumato.data.dataset import FAULTS, INDEX, ROWS, Dataset, beside_file
 from sfumato.data.faults import DataError, Fault, listing, tally
 from sfumato.data.listing import MARKER
 from sfumato.data.policies import POLICIES, check_enough, enforce, quarantine
@@ -71,13 +71,24 @@ class _Result:
     row: dict[str, Any] | None
     values: np.ndarray | None
     fault: Fault | None
+    beside: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-def scan(source: Source, reader: Reader, workers: int | None = None, progress: Progress | None = None) -> Report:
+# By the name of a condition: which of `Record.beside` is its second picture, and what that becomes.
+Beside = Mapping[str, tuple[int, Reader]]
+
+
+def scan(
+    source: Source,
+    reader: Reader,
+    workers: int | None = None,
+    progress: Progress | None = None,
+    beside: Beside | None = None,
+) -> Report:
     """Look at every file as `prepare` would, and write nothing."""
     rows, faults = [], list(source.faults)
     refused = {fault.path for fault in faults}
-    with contextlib.closing(_examine(source, reader, workers, progress)) as results:
+    with contextlib.closing(_examine(source, reader, workers, progress, beside or {})) as results:
         for result in results:
             if result.fault:
                 faults.append(result.fault)
@@ -102,6 +113,7 @@ def prepare(
     workers: int | None = None,
     progress: Progress | None = None,
     accept: Callable[[str], None] = lambda manifest_hash: None,
+    beside: Beside | None = None,
 ) -> Dataset:
     """The `Dataset` of `source`, made in `cache_dir`, or found there if nothing changed since.
 
@@ -113,6 +125,7 @@ def prepare(
         policy: "stop", "skip" or "quarantine" (see `sfumato.data.policies`).
         workers: threads that decode; by default one for each processor, at most 8.
         progress: called with (pictures done, pictures in all).
+        beside: the readers of second pictures, which become rows of their own.
         accept: called with the hash of the manifest; if it raises, the cache and every file stay as they were.
 
     Raises:
@@ -123,7 +136,8 @@ def prepare(
     if policy not in POLICIES:
         raise ValueError(f"policy = {policy!r} is none of {', '.join(POLICIES)}")
 
-    signature = _signature(source, reader)
+    beside = beside or {}
+    signature = _signature(source, reader, beside)
     ready = _reuse(cache, signature)
     if ready is not None and (not ready.index["faults"] or ready.index.get("policy") == policy != "stop"):
         accept(ready.manifest_hash)
@@ -132,9 +146,10 @@ def prepare(
         return ready
 
     cache.parent.mkdir(parents=True, exist_ok=True)
-    _check_space(cache.parent, len(source.records) * row_bytes(reader))
+    readers = (reader, *(each for _, each in beside.values()))
+    _check_space(cache.parent, len(source.records) * sum(map(row_bytes, readers)))
     with writing_aside(cache) as aside:
-        rows, faults = _write(source, reader, workers, progress, aside)
+        rows, faults = _write(source, reader, workers, progress, aside, beside)
         report = {"policy": policy, "pictures": len(rows), "faults": [asdict(fault) for fault in faults]}
         try:
             enforce(policy, source, len(rows), faults)
@@ -160,6 +175,7 @@ def prepare(
             "found": source.describe(),
             "reader": repr(reader),
             "rows": len(rows),
+            "beside": sorted(beside),
             "classes": list(source.classes),
             "faults": dict(Counter(fault.kind for fault in faults)),
             "notes": _notes(rows, reader),
@@ -175,11 +191,11 @@ def prepare(
 
 
 def _examine(
-    source: Source, reader: Reader, workers: int | None, progress: Progress | None
+    source: Source, reader: Reader, workers: int | None, progress: Progress | None, beside: Beside
 ) -> Generator[_Result, None, None]:
     """A result a record, in order."""
     records = source.records
-    work = partial(_one, reader=reader)
+    work = partial(_one, reader=reader, beside=beside)
     with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1), "sfumato-data") as pool:
         for start in range(0, len(records), _BLOCK):
             for index, result in enumerate(pool.map(work, records[start : start + _BLOCK]), start + 1):
@@ -188,7 +204,26 @@ def _examine(
                     progress(index, len(records))
 
 
-def _one(record: Record, reader: Reader) -> _Result:
+def _one(record: Record, reader: Reader, beside: Beside) -> _Result:
+    result = _read(record, reader)
+    if result.row is None or not beside:
+        return result
+    seconds: dict[str, np.ndarray] = {}
+    about: dict[str, Any] = {}
+    for name, (place, its_reader) in beside.items():
+        if place >= len(record.beside):
+            words = f"nothing says its {name!r}"
+            return _Result(None, None, Fault(record.locator, "condition missing", words, "Add it to its line"))
+        second = _read(record.beside[place], its_reader)
+        if second.fault:
+            words = f"its {name!r}, {second.fault.path}: {second.fault.reason}"
+            return _Result(None, None, Fault(record.locator, second.fault.kind, words, second.fault.fix))
+        assert second.row is not None and second.values is not None, "what is no fault has both"
+        about[name], seconds[name] = {key: second.row[key] for key in ("path", "sha256")}, second.values
+    return _Result({**result.row, "beside": about}, result.values, None, seconds)
+
+
+def _read(record: Record, reader: Reader) -> _Result:
     try:
         if record.size is not None and record.size > FILE_BYTES:
             words = f"{record.size:,} bytes, limit {FILE_BYTES:,}"
@@ -205,29 +240,40 @@ def _one(record: Record, reader: Reader) -> _Result:
 
 
 def _write(
-    source: Source, reader: Reader, workers: int | None, progress: Progress | None, aside: Path
+    source: Source, reader: Reader, workers: int | None, progress: Progress | None, aside: Path, beside: Beside
 ) -> tuple[list[dict[str, Any]], list[Fault]]:
-    """Decode everything into `aside`/rows.npy; the lines of the manifest and the faults."""
+    """Decode everything into `aside`/rows.npy, and second pictures beside it; the lines of the manifest, the faults."""
     faults = list(source.faults)
     refused = {fault.path for fault in faults}
     rows: list[dict[str, Any]] = []
-    values = write_array(aside / ROWS, reader.dtype, (max(1, len(source.records)), *reader.shape))
-    with contextlib.closing(_examine(source, reader, workers, progress)) as results:
+    many = max(1, len(source.records))
+    readers = {ROWS: reader, **{beside_file(name): each for name, (_, each) in beside.items()}}
+    files = {name: write_array(aside / name, each.dtype, (many, *each.shape)) for name, each in readers.items()}
+    with contextlib.closing(_examine(source, reader, workers, progress, beside)) as results:
         for result in results:
             if result.fault:
                 faults.append(result.fault)
             elif result.row and result.row["path"] not in refused:  # what was refused while listing stays refused
-                values[len(rows)] = result.values
+                files[ROWS][len(rows)] = result.values
+                for name, second in result.beside.items():
+                    files[beside_file(name)][len(rows)] = second
                 rows.append(result.row)
 
-    if len(rows) != len(values):  # a shorter array has another header: copy what was filled
-        shorter = write_array(aside / "shorter.npy", reader.dtype, (len(rows), *reader.shape))
-        for start in range(0, len(rows), 4096):
-            shorter[start : min(start + 4096, len(rows))] = values[start : min(start + 4096, len(rows))]
-        (aside / "shorter.npy").replace(aside / ROWS)
-        values = shorter
-    values.flush()
+    for name, values in files.items():
+        _cut(aside / name, values, len(rows))
     return rows, faults
+
+
+def _cut(path: Path, values: np.ndarray, length: int) -> None:
+    """The file at `path`, mapped as `values`, with its first `length` rows alone, on the disk."""
+    if length != len(values):  # a shorter array has another header: copy what was filled
+        shorter = write_array(path.with_name("shorter.npy"), values.dtype, (length, *values.shape[1:]))
+        for start in range(0, length, 4096):
+            shorter[start : min(start + 4096, length)] = values[start : min(start + 4096, length)]
+        path.with_name("shorter.npy").replace(path)
+        values = shorter
+    assert isinstance(values, np.memmap), "write_array maps"
+    values.flush()
 
 
 # ---- the cache
@@ -238,7 +284,7 @@ def row_bytes(reader: Reader) -> int:
     return math.prod(reader.shape) * reader.dtype.itemsize
 
 
-def _signature(source: Source, reader: Reader) -> str:
+def _signature(source: Source, reader: Reader, beside: Beside) -> str:
     """Changes when the listing (names, sizes, times, captions, labels) or a setting does."""
     said = hashlib.sha256(repr((FORMAT, reader, source.layout, source.classes)).encode())
     for r in source.records:
@@ -247,6 +293,10 @@ def _signature(source: Source, reader: Reader) -> str:
                 "utf-8", "surrogatepass"
             )
         )
+        for other in r.beside:
+            said.update(repr((other.locator, other.stamp)).encode("utf-8", "surrogatepass"))
+    if beside:
+        said.update(repr(sorted(beside.items())).encode())
     for fault in source.faults:
         said.update(repr(fault).encode("utf-8", "surrogatepass"))
     return said.hexdigest()

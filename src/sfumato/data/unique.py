@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from sfumato.codecs.codec import Codec
 from sfumato.data import manifest
-from sfumato.data.dataset import FAULTS, INDEX, ROWS, Dataset
+from sfumato.data.dataset import FAULTS, INDEX, ROWS, Dataset, beside_file
 from sfumato.data.duplicates import Duplicates, find_duplicates
 from sfumato.data.faults import DataError
 from sfumato.data.listing import MARKER
@@ -57,6 +57,11 @@ def _write(data: Dataset, found: Duplicates, signature: str, folder) -> None:
         for start in range(0, len(keep), 4096):
             pixels[start : start + 4096] = data.rows[keep[start : start + 4096]]
         pixels.flush()
+        for name, rows in data.beside.items():
+            kept = write_array(aside / beside_file(name), rows.dtype, (len(keep), *rows.shape[1:]))
+            for start in range(0, len(keep), 4096):
+                kept[start : start + 4096] = rows[keep[start : start + 4096]]
+            kept.flush()
         write_durably(aside / manifest.NAME, encoded)
         write_durably(aside / FAULTS, json.loads((data.folder / FAULTS).read_text(encoding="utf-8")))
         write_durably(aside / MARKER, "")

@@ -81,7 +81,7 @@ class ArrayCodec(CodecSettings):
 
     @property
     def open(self) -> tuple[str, ...]:
-        return tuple(name for name in ("shape", "dtype") if not getattr(self, name))
+        return tuple(name for name in ("shape", "dtype", "channel_axis") if getattr(self, name) in ((), "", "auto"))
 
 
 class AutoCodec(PictureSettings):

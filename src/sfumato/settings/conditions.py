@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from sfumato.settings.base import Settings, within, word
+from sfumato.settings.codecs import AnyCodec, AutoCodec
 
 
 class ConditionSettings(Settings):
@@ -85,11 +86,29 @@ class SmallerCondition(ConditionSettings):
     dropout: float = withheld()
 
 
+class PictureCondition(ConditionSettings):
+    """A second picture or array of each sample, which a column of metadata.csv or metadata.jsonl names."""
+
+    kind: Literal["picture"] = "picture"
+    column: str = Field("", max_length=200, description="that names the file; empty: the condition's own name")
+    codec: AnyCodec = word(
+        AutoCodec(size=0, channels=0, bits=0), "what the files are, as for `codec`; pictures get the size of x"
+    )
+    depth: int = within(0, 0, 16, "bits that files of 16 bits use; 0: from the data")
+    dropout: float = withheld()
+
+
 NAME_RULE = "it begins with a small letter, and has at most 32 small letters, digits, dashes and underscores"
 
 ConditionName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$", description=NAME_RULE)]
 
 AnyCondition = Annotated[
-    AutoCondition | ClassCondition | TextCondition | SentenceCondition | MaskCondition | SmallerCondition,
+    AutoCondition
+    | ClassCondition
+    | TextCondition
+    | SentenceCondition
+    | MaskCondition
+    | SmallerCondition
+    | PictureCondition,
     Field(discriminator="kind"),
 ]

@@ -80,9 +80,11 @@ def dry_run(config: Config, report: Report, out: Path | None = None) -> Estimate
     source = source_of(config)
     config = fitted(config, source, donor, report)
     reader = kinds.kind_of(config.codec).reader(config)
+    beside = kinds.readers_beside(config)
     found = scan(
         source,
         reader,
+        beside=beside,
         progress=lambda done, total: report.progress("checking pictures", done, total),
     )
     enforce(config.data.policy, source, found.pictures, list(found.faults))
@@ -93,7 +95,7 @@ def dry_run(config: Config, report: Report, out: Path | None = None) -> Estimate
         # without groups, of which so few pictures may be one
         few = [dataclasses.replace(record, group=None) for record in usable[:: -(-len(usable) // TRIAL)]]
         trial = dataclasses.replace(source, records=few, faults=())
-        data = prepare(trial, reader, Path(folder) / "data")
+        data = prepare(trial, reader, Path(folder) / "data", beside=beside)
         captions = [caption for record in usable for caption in record.captions]
         prepared = build(config, data, captions, len(usable), donor)
         trainer = trainer_of(prepared)
@@ -104,7 +106,7 @@ def dry_run(config: Config, report: Report, out: Path | None = None) -> Estimate
     config, model = trainer.config, prepared.model
     training = config.training
     checkpoint = sum(t.numel() * t.element_size() for part in trainer.parts().values() for t in part.values())
-    rows = len(usable) * row_bytes(reader)
+    rows = len(usable) * (row_bytes(reader) + sum(row_bytes(each) for _, each in beside.values()))
     saving = -(-training.steps // training.checkpoint_every) * cost.checkpoint
     validating = -(-training.steps // training.validate_every) * cost.validation
     return Estimate(

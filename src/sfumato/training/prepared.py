@@ -86,7 +86,8 @@ def fitted(config: Config, source: Source, donor: Donor | None, report: Report) 
     if donor:
         config = like(config, donor.config)
     config = kinds.resolved(config, source)
-    return sized(config, lambda: largest_size(facts(source.records).short_sides), report)
+    config = sized(config, lambda: largest_size(facts(source.records).short_sides), report)
+    return kinds.with_second_pictures(config, source)
 
 
 def tell_of_cuts(model: Model, captions: list[str], report: Report) -> None:
@@ -133,7 +134,7 @@ def build(
     torch.manual_seed(key(config.training.seed, "weights"))
     files = donor.files if donor else None
     model = Model.build(config, data.classes, sorted(set(captions)), files).to(device())
-    model.codec.fit(data.rows)
+    model.fit(data)
     lineage = {"start": donor.into(model)} if donor else {}
     return Prepared(config, data, train.tolist(), validation.tolist(), model, lineage)
 
@@ -163,6 +164,7 @@ def prepared_data(
         policy=config.data.policy,
         progress=lambda done, total: report.progress("reading the data", done, total),
         accept=accept,
+        beside=kinds.readers_beside(config),
     )
     if config.data.duplicates == "drop":
         codec = kind.codec(config.codec)

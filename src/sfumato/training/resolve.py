@@ -55,7 +55,7 @@ def source_of(config: Config) -> Source:
     """The data of ``data.path``, listed as the settings ask."""
     data = config.data
     stacked = None if data.stacked == "auto" else data.stacked
-    return open_source(locate(data.path), asked=Asked(data.group, stacked, data.array))
+    return open_source(locate(data.path), asked=Asked(data.group, stacked, data.array, kinds.columns_asked(config)))
 
 
 def largest_size(sides: Sequence[int]) -> int:

@@ -10,6 +10,7 @@ from sfumato.bounded import read_bytes
 from sfumato.conditioning.kinds import files_needed
 from sfumato.conditioning.tokens import LARGEST
 from sfumato.config import load_recipe
+from sfumato.data.dataset import Dataset
 from sfumato.errors import UserError
 from sfumato.lift import lifted_weights
 from sfumato.model import Model
@@ -55,6 +56,8 @@ def open_unfinished(run: Path, say: Callable[[str], None]) -> Model:
     with torch.no_grad():
         for name, parameter in model.parameters().items():
             parameter.copy_(averages[name])
+    if model.fitted:  # by the data of the run
+        model.fit(Dataset(run / ("data-unique" if config.data.duplicates == "drop" else "data")))
     step, steps = state["step"], config.training.steps
     model.record = {"steps": step, "unfinished": True, "manifest_sha256": facts["manifest_sha256"]}
     say(f"{run} has not finished: this is its average at step {step:,} of {steps:,}")
