@@ -23,6 +23,7 @@ _HOMES = {
     "open_source": "sfumato.data",
     "prepare": "sfumato.data",
     "Pictures": "sfumato.data.readers.pictures",
+    "Terminal": "sfumato.cli.progress",
     "train": "sfumato.training.run",
     "open_model": "sfumato.generation.draw",
     "use_backend": "sfumato.export.backend",

@@ -35,7 +35,7 @@ from sfumato.settings.codecs import AnyCodec, PixelCodec
 from sfumato.settings.conditions import AnyCondition, ConditionName, PictureCondition
 from sfumato.settings.data import Data
 from sfumato.settings.learning import Diffusion, Objective, Optimizer, Start, Training
-from sfumato.settings.networks import DiT, UNet
+from sfumato.settings.networks import DiT, OwnNetwork, UNet
 from sfumato.settings.sampling import Sampling
 
 WITHOUT_INFLUENCE = {"about", "release"}  # groups that change nothing in a run
@@ -69,7 +69,7 @@ class Config(Settings):
     about: About = About()
     data: Data
     codec: AnyCodec = PixelCodec()
-    network: Annotated[UNet | DiT, Field(discriminator="kind")] = UNet()
+    network: Annotated[UNet | DiT | OwnNetwork, Field(discriminator="kind")] = UNet()
     start: Start = Start()
     diffusion: Diffusion = Diffusion()
     conditions: dict[ConditionName, AnyCondition] = Field(default={}, max_length=16)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sfumato import registry
 from sfumato.codecs.codec import Codec
+from sfumato.codecs.grid import encoded, labelled_grid
 from sfumato.conditioning.conditioners import Asked, Conditioners, warn_of_cut
 from sfumato.conditioning.values import Condition
 from sfumato.config import Config, validate
@@ -33,6 +34,7 @@ from sfumato.request import Request, Size
 from sfumato.settings.sampling import Sampling
 from sfumato.transfer import memory_format
 
+SHEET_COLUMNS = 8
 ALWAYS_FITS = 256  # pixels of a side up to which the free memory is not checked
 
 # A listener: it gets the places of a batch, the number of all places, and the step that was done.
@@ -75,6 +77,15 @@ def demand_finite(x: Tensor) -> Tensor:
             fix="choose the grid log-snr or the solver ddim, or more steps",
         )
     return x
+
+
+class Pictures(list[Image.Image]):
+    """Pictures, of which a notebook shows a sheet."""
+
+    def _repr_png_(self) -> bytes | None:
+        """The sheet as PNG; nothing where there are none."""
+        columns = min(len(self), SHEET_COLUMNS)
+        return encoded(labelled_grid(self, [""] * len(self), columns)) if self else None
 
 
 class Draws:
@@ -288,8 +299,10 @@ class Draws:
         size: Size = None,
         on_step: Callable[[Step], None] | None = None,
         **settings: object,
-    ) -> list[Image.Image]:
+    ) -> "Pictures":
         """Pictures for prompts: ``n`` each, in order; picture i of a prompt has seed ``seed + i``.
+
+        A notebook shows them side by side.
 
         Args:
             prompts: one or more prompts, class names, or conditions by name, ``{"text": "a cat", "class": "cat"}``;
@@ -310,4 +323,4 @@ class Draws:
         conditions, seeds = zip(*jobs, strict=True)
         watch: OnStep = (lambda places, total, step: on_step(step)) if on_step else unseen
         batches = self.drawn(conditions, seeds, chosen, negative, size, watch)
-        return [picture for _, x in batches for picture in self.pictures(x)]
+        return Pictures(picture for _, x in batches for picture in self.pictures(x))

@@ -9,6 +9,7 @@ Nothing in it can run code, and loading checks every hash (see ``saved``).
     model.generate("a red heart", seed=7)[0].save("heart.png")
 """
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +36,43 @@ from sfumato.lift import lifted_weights
 from sfumato.networks import native
 from sfumato.transfer import memory_format
 from sfumato.user_cache import user_cache
+
+
+def part_name(part: object) -> str:
+    """The name by which settings know a part of one's own: that of its class, or of the function."""
+    while hasattr(part, "func"):  # of functools.partial
+        part = part.func  # pyright: ignore[reportAttributeAccessIssue]
+    return getattr(part, "__name__", type(part).__name__)
+
+
+def own_network(config: Config, handed_in: nn.Module | None, where: str) -> nn.Module | None:
+    """A copy of the network that was handed in, None where the settings describe one.
+
+    Args:
+        config: settings, resolved.
+        handed_in: by the program.
+        where: what is opened, for the message.
+
+    Raises:
+        UserError: the settings name another network, or one and none was handed in.
+    """
+    kind, name = config.network.kind, getattr(config.network, "name", "")
+    if handed_in is None and kind != "own":
+        return None
+    if handed_in is None:
+        raise UserError(
+            f"{where}: its network is {name}, a part of the program that trained it, and no file holds code",
+            fix=f"open it in Python and hand the network in: sfumato.Model.load(folder, network={name}(...))",
+        )
+    if kind != "own":
+        raise UserError(
+            f"{where}: its network is a {kind}, and {part_name(handed_in)} was handed in", fix="leave network out"
+        )
+    if part_name(handed_in) != name:
+        raise UserError(
+            f"{where}: its network is {name}, and {part_name(handed_in)} was handed in", fix=f"hand {name} in"
+        )
+    return copy.deepcopy(handed_in)
 
 
 def build_network(config: Config, conditioner: Conditioners, shape: Sequence[int]) -> nn.Module:
@@ -105,6 +143,7 @@ class Model(Draws):
         captions: Sequence[str] = (),
         files: Mapping[str, bytes] | None = None,
         folder: Path | None = None,
+        network: nn.Module | None = None,
     ) -> "Model":
         """A new model with random weights; draw them after ``torch.manual_seed``.
 
@@ -114,6 +153,7 @@ class Model(Draws):
             captions: to build the vocabulary of a trained text encoder from.
             files: the files of a saved model, which has such vocabularies already.
             folder: the folder of these files.
+            network: in the place of one that the settings describe; from ``own_network``.
 
         Raises:
             UserError: settings that are still automatic, or that make no network or no process together.
@@ -130,7 +170,8 @@ class Model(Draws):
                 codec.shape, classes, captions, files or {}, folder, codec, config.data.depth or 16, second
             )
             conditioner = conditions.build(config.conditions, known)
-            denoiser = build_denoiser(config, build_network(config, conditioner, codec.shape))
+            network = network or build_network(config, conditioner, codec.shape)
+            denoiser = build_denoiser(config, network)
         except ValueError as error:  # each setting is in its range, but not with the others
             raise UserError(
                 f"{config.name}: {error}", fix="change one of the settings that the message names"
@@ -140,7 +181,8 @@ class Model(Draws):
     # --- weights -----------------------------------------------------------------------------------------------
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """All trained weights by name, in a fixed order: the network's, the conditioner's, a learned schedule's."""
+        """All weights by name, in a fixed order: the network's, the conditioner's, a learned schedule's. Those that
+        require no gradient are saved with the others, and never trained."""
         parts = {"network": self.denoiser.network, "conditioner": self.conditioner}
         if isinstance(self.denoiser.schedule, nn.Module):
             parts["schedule"] = self.denoiser.schedule
@@ -156,6 +198,12 @@ class Model(Draws):
         """The codec and the conditions learn of the data what they need to know before training."""
         self.codec.fit(data.rows)
         self.conditioner.fit(data)
+
+    def buffers(self) -> dict[str, Tensor]:
+        """What the network keeps beside its weights, such as running statistics, by name."""
+        network = self.denoiser.network
+        kept = network.state_dict().keys()
+        return {f"network.{name}": buffer for name, buffer in network.named_buffers() if name in kept}
 
     def to(self, device: str | torch.device) -> "Model":
         """Move the model; convolutions go channels-last, the layout in which they are fastest.
@@ -182,7 +230,8 @@ class Model(Draws):
     def _weights(self, half: bool) -> bytes:
         weights = {name: p.detach().cpu().contiguous() for name, p in self.parameters().items()}
         stored = {name: p.half() for name, p in weights.items()} if half else weights
-        return save(stored | self.fitted)
+        buffers = {name: value.cpu().contiguous() for name, value in self.buffers().items()}
+        return save(stored | buffers | self.fitted)
 
     # --- the folder --------------------------------------------------------------------------------------------
 
@@ -207,22 +256,27 @@ class Model(Draws):
         return Path(path)
 
     @classmethod
-    def load(cls, path: str | Path, device: str | torch.device = "cpu") -> "Model":
+    def load(cls, path: str | Path, device: str | torch.device = "cpu", network: nn.Module | None = None) -> "Model":
         """Reads a model folder, ready to generate.
 
+        Args:
+            path: the folder.
+            device: where it will draw.
+            network: for a model with a network of one's own: an equal one, whose copy gets the weights.
+
         Raises:
-            UserError: no model there, a file is missing or does not match its hash, a weight has another shape, or
-                the file is not safetensors (a pickle is refused and never run).
+            UserError: no model there, a file is missing or does not match its hash, a weight has another shape, the
+                file is not safetensors (a pickle is refused and never run), or the network is not that of the model.
         """
         path = Path(path)
         description = saved.read_description(path / saved.DESCRIPTION)
         files = saved.read_beside_weights(path, description)
         shapes = saved.read_shapes(path, description).shapes
         config = validate(description["config"], str(path / saved.DESCRIPTION))
-        file = path / saved.WEIGHTS
+        file, own = path / saved.WEIGHTS, own_network(config, network, str(path))
         bound = AtMost(sum(map(math.prod, shapes.values())), file, saved.DESCRIPTION)
         with torch.random.fork_rng(devices=[]), bound:
-            model = cls.build(config, description["classes"], files=files, folder=path)
+            model = cls.build(config, description["classes"], files=files, folder=path, network=own)
         model._demand(
             lifted_weights(shapes, model.parameters()), file
         )  # before the weights are read, of which there may be many
@@ -234,7 +288,7 @@ class Model(Draws):
     def _demand(self, shapes: Mapping[str, tuple[int, ...]], file: Path) -> None:
         """Raise a UserError unless ``file`` has the names and shapes of the parameters."""
         own = {name: tuple(parameter.shape) for name, parameter in self.parameters().items()}
-        own |= {name: tuple(value.shape) for name, value in self.fitted.items()}
+        own |= {name: tuple(value.shape) for name, value in {**self.buffers(), **self.fitted}.items()}
         odd = [f"{name} is missing" for name in own.keys() - shapes.keys()]
         odd += [f"{name} is unknown" for name in shapes.keys() - own.keys()]
         odd += [
@@ -248,15 +302,16 @@ class Model(Draws):
     @torch.no_grad()
     def _take(self, weights: Mapping[str, Tensor], file: Path) -> None:
         """Copies ``weights``, of the right names and shapes, into the parameters; a UserError unless all are finite."""
+        buffers = self.buffers()
         odd = [
             f"{name} holds what is no finite number ({value.dtype})"
             for name, value in weights.items()
-            if not value.is_floating_point() or not value.isfinite().all()
+            if not (value.is_floating_point() or name in buffers) or not value.isfinite().all()
         ]
         if odd:
             raise _unfit(odd, file)
-        for name, parameter in self.parameters().items():
-            parameter.copy_(weights[name])
+        for name, tensor in {**self.parameters(), **buffers}.items():
+            tensor.copy_(weights[name])
         self.codec.load_state({name: weights[f"{CODEC}{name}"] for name in self.codec.state()})
         self.conditioner.load_state({name: weights[f"{CONDITIONS}{name}"] for name in self.conditioner.state()})
 

@@ -116,11 +116,11 @@ def forget(what: str) -> None:
     """Breaks the restoring of one part of the state, as a careless trainer might."""
     restore, load_state, draw, rate_factor = Trainer.restore, Optimizer.load_state, loop.draw, loop.rate_factor
 
-    def forgetful(self: Trainer, step: int, parts: dict) -> None:
+    def forgetful(self: Trainer, step: int, parts: dict, frozen: str = "") -> None:
         fresh = [{name: v.clone() for name, v in track.items()} for track in self.ema.tracks]
         if what == "optimizer":
             Optimizer.load_state = lambda self, tensors: None
-        restore(self, step, parts)
+        restore(self, step, parts, frozen)
         Optimizer.load_state = load_state
         if what == "random numbers":
             loop.draw = lambda shape, *key, **named: draw(shape, "another process", *key, **named)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
 import sfumato
 from sfumato import saved
@@ -47,6 +48,10 @@ class Drawn:
         files = self.codec.files(self.row, kept)
         return files if ".png" in files else {**files, RECIPE_ENDING: kept["sfumato"].encode()}
 
+    def _repr_png_(self) -> bytes:
+        """A notebook shows the picture."""
+        return self.png()
+
     def png(self) -> bytes:
         """The PNG with its recipe; of another kind of data, how a person sees it."""
         return self.files().get(".png") or encoded(self.picture)
@@ -57,17 +62,22 @@ def one_if_equal(sides: Sequence[int]) -> int | list[int]:
     return sides[0] if len(set(sides)) == 1 else list(sides)
 
 
-def open_model(name: str | Path | None = None, say: Callable[[str], None] | None = None) -> Model:
+def open_model(
+    name: str | Path | None = None,
+    say: Callable[[str], None] | None = None,
+    network: nn.Module | None = None,
+) -> Model:
     """The model of this name (see `model_folder`), or the present model of an unfinished run there.
 
     Args:
         name: see `model_folder`.
         say: called if a run has not finished; prints to standard error by default.
+        network: as for ``Model.load``.
     """
     folder = model_folder(name)
     if not (folder / saved.DESCRIPTION).is_file() and is_run(folder):
-        return open_unfinished(folder, say or partial(print, file=sys.stderr))
-    return Model.load(folder)
+        return open_unfinished(folder, say or partial(print, file=sys.stderr), network)
+    return Model.load(folder, network=network)
 
 
 def draw(

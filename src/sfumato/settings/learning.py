@@ -32,9 +32,12 @@ class Diffusion(Settings):
 class Objective(Settings):
     """What is minimised, and at which times."""
 
-    kind: Literal["simple", "hybrid", "vlb"] = word(
-        "simple", "weighted squared error; hybrid: with the bound for a learned variance; vlb: the bound alone"
+    kind: Literal["simple", "hybrid", "vlb", "own"] = word(
+        "simple",
+        "weighted squared error; hybrid: with the bound for a learned variance; vlb: the bound alone; own: that which "
+        "a program hands in",
     )
+    name: str = Field(default="", max_length=200, description="of an own objective")
     weight: Literal["simple", "x", "v", "flow", "min_snr", "edm"] = word("v", "weight of the error over noise levels")
     chain: int = within(1000, 2, 100000, "steps of the chain whose bound `hybrid` and `vlb` minimise")
     vlb_share: float = within(1e-3, 0, 1, "share of the bound in `hybrid`")

@@ -68,3 +68,11 @@ class DiT(Settings):
                 f"width = {self.width} is not a multiple of 4 and of heads = {self.heads}: use a multiple of {step}"
             )
         return self
+
+
+class OwnNetwork(Settings):
+    """A network that a program hands in (`sfumato.train(..., network=...)`). A file names it and holds none of it."""
+
+    kind: Literal["own"] = "own"
+    name: str = Field(min_length=1, max_length=200, description="of its class")
+    learned_variance: bool = word(False, "half of its channels are the variance of a step")

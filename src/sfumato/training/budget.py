@@ -175,11 +175,13 @@ def sized(config: Config, largest: Callable[[], int], report: Report) -> Config:
         config: settings, perhaps with open ones; as they are where none of the three is open.
         largest: side in pixels that the pictures fill, asked for only when it matters.
         report: told how far it is.
+
+    A network of one's own gets the lowest rung: it has a width already.
     """
     seconds = config.training.time or HOUR
     if config.codec.sides and getattr(config.network, "channels", 1) and config.training.batch:
         return config
-    ladder = rungs(config, largest())
+    ladder = rungs(config, largest())[: 1 if config.network.kind == "own" else None]
     chosen = on(config, ladder[0])
     pace = pictures_a_second(chosen) if len(ladder) > 1 else 0.0
     for rung in ladder[1:]:
@@ -210,7 +212,7 @@ def pictures_a_second(config: Config) -> float:
     """The pace of training, on made-up pictures without a condition; 0 where a step does not fit into the memory."""
     training = config.training
     n = min(training.batch, MADE_UP)
-    overrides = ["condition.kind=none", "training.steps=1000000"]
+    overrides = ["condition.kind=none", "training.steps=1000000", "objective.kind=simple"]
     overrides += [f"training.{name}=1000000" for name in ("sample_every", "validate_every", "checkpoint_every")]
     config = adjusted(config, *overrides)
     codec = kinds.kind_of(config.codec).codec(config.codec)

@@ -10,7 +10,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -88,8 +88,8 @@ def _check_finite(step: int, parts: dict[str, dict[str, Tensor]]) -> None:
         )
 
 
-def read_checkpoint(folder: Path, only: str = "") -> tuple[dict, dict[str, dict[str, Tensor]]]:
-    """State and parts of one checkpoint, or ``only`` the part of that name.
+def read_checkpoint(folder: Path, only: Sequence[str] = ()) -> tuple[dict, dict[str, dict[str, Tensor]]]:
+    """State and parts of one checkpoint, or ``only`` the parts of those names.
 
     Raises:
         UserError: names the file that is missing, cut or changed.
@@ -107,7 +107,7 @@ def read_checkpoint(folder: Path, only: str = "") -> tuple[dict, dict[str, dict[
         for name, expected in hashes.items():
             if Path(name).name != name:
                 raise ValueError("it names a file outside its folder")
-            if only and Path(name).stem != only:
+            if only and Path(name).stem not in only:
                 continue
             data = (folder / name).read_bytes()
             if sha256(data) != expected:

@@ -6,22 +6,27 @@ stop it anywhere, start it again, and the same weights come out.
 
 import contextlib
 import dataclasses
+import functools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from sfumato import registry
+from sfumato.codecs.codec import Codec
 from sfumato.conditioning.values import Condition, augmented
 from sfumato.config import Config
 from sfumato.data.dataset import Dataset
 from sfumato.diffusion.bound import decoder_of
 from sfumato.diffusion.denoisers import Denoiser
 from sfumato.diffusion.laws import Law
+from sfumato.diffusion.objectives import Loss
+from sfumato.durable import sha256
 from sfumato.errors import UserError
 from sfumato.keyed import Draw, Order, draw, seed_process
 from sfumato.model import Model
@@ -47,6 +52,15 @@ def precision_of(name: str, device: torch.device) -> torch.dtype:
         }
         name = "bf16" if device.type in fast and fast[device.type]() else "fp32"
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
+
+
+def objective_of(config: Config, codec: Codec) -> Loss:
+    """The objective that the settings name, for data of this codec."""
+    settings = config.objective
+    weight = registry.resolve("objective.weight", registry.WEIGHTS, settings.weight)(config.diffusion.sigma_data)
+    objective = registry.resolve("objective.kind", registry.OBJECTIVES, settings.kind)
+    learned, decoder = config.network.learned_variance, decoder_of(codec.bin, codec.bounds)
+    return objective(weight, settings.chain, settings.vlb_share, learned, decoder)
 
 
 @dataclass
@@ -111,6 +125,7 @@ class Trainer:
         model: on its device, in its final memory format.
         data: prepared pictures.
         train_indices, validation_indices: the split.
+        objective: of one's own, in the place of that which the settings name.
         waited: seconds that the steps of this process have waited for their batches.
     """
 
@@ -120,6 +135,7 @@ class Trainer:
     train_indices: Sequence[int]
     validation_indices: Sequence[int]
     step: int = 0
+    objective: Loss | None = None
     waited: float = 0.0
     parameters: dict[str, nn.Parameter] = field(init=False)
     ema: EMA = field(init=False)
@@ -128,7 +144,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         config, model = self.config, self.model
-        self.parameters = model.parameters()
+        self.parameters = {name: p for name, p in model.parameters().items() if p.requires_grad}
         self.ema = EMA(self.parameters, config.training.ema)
         o = config.optimizer
         self.optimizer = Optimizer(self.parameters, o.kind, o.lr, o.betas, o.weight_decay)
@@ -137,15 +153,7 @@ class Trainer:
         law = registry.resolve("objective.time_law", registry.TIME_LAWS, config.objective.time_law)
         self.law = law(schedule, config.objective.time_mean, config.objective.time_std, config.objective.chain)
         self.validation_law = self.law  # as it is before it has seen a loss, so that validation losses compare
-        weight = registry.resolve("objective.weight", registry.WEIGHTS, config.objective.weight)
-        objective = registry.resolve("objective.kind", registry.OBJECTIVES, config.objective.kind)
-        self.objective = objective(
-            weight(config.diffusion.sigma_data),
-            config.objective.chain,
-            config.objective.vlb_share,
-            config.network.learned_variance,
-            decoder_of(model.codec.bin, model.codec.bounds),
-        )
+        self.loss_of = self.objective or objective_of(config, model.codec)
         self.dtype = precision_of(config.training.precision, model.device)
         if config.training.activation_checkpointing:
             checkpoint_activations(model.denoiser.network)
@@ -158,7 +166,13 @@ class Trainer:
         """Loss per example (B,): closed-form noise at the times ``t``, conditioned prediction, weighted error."""
         with self.autocast():
             condition = self.model.conditioner(batch.conditions)
-            return self.objective(self.network, batch.x_0, t, batch.noise, **condition)
+            losses = self.loss_of(self.network, batch.x_0, t, batch.noise, **condition)
+        if losses.shape != t.shape:
+            raise UserError(
+                f"objective: it gave {tuple(losses.shape)} for a batch of {len(t)}",
+                fix=f"return one loss per example, ({len(t)},): a mean over all dimensions but the first",
+            )
+        return losses
 
     def training_loss(self, batch: Batch) -> Tensor:
         """Loss per example (B,) at the times that the law draws, as the law weights it; the law may learn from it."""
@@ -252,19 +266,37 @@ class Trainer:
                     total += (weights * self.loss(batch, t)).sum().item()
         return total / (len(indices) * VALIDATION_DRAWS) if indices else math.nan
 
+    @functools.cached_property
+    def frozen(self) -> str:
+        """SHA-256 of the weights that require no gradient; empty without any."""
+        left = {n: p.detach().cpu().contiguous() for n, p in self.model.parameters().items() if not p.requires_grad}
+        return sha256(save(left)) if left else ""
+
     # --- checkpoints -------------------------------------------------------------------------------------------
 
     def parts(self) -> dict[str, dict[str, Tensor]]:
         """All tensors of the run's state, by file."""
         averages = {f"ema-{i}": track for i, track in enumerate(self.ema.tracks)}
         law = {"law": state} if (state := self.law.state()) else {}
-        return {"weights": dict(self.parameters), "optimizer": self.optimizer.state(), **averages, **law}
+        buffers = {"buffers": kept} if (kept := self.model.buffers()) else {}
+        return {"weights": dict(self.parameters), "optimizer": self.optimizer.state(), **averages, **law, **buffers}
 
     @torch.no_grad()
-    def restore(self, step: int, parts: dict[str, dict[str, Tensor]]) -> None:
-        """Takes back what ``parts`` gave at ``step``."""
+    def restore(self, step: int, parts: dict[str, dict[str, Tensor]], frozen: str = "") -> None:
+        """Takes back what ``parts`` gave at ``step``; the frozen weights must be those of then.
+
+        Raises:
+            UserError: they are others, or the parts are those of another model.
+        """
+        if frozen != self.frozen:
+            raise UserError(
+                "network: the weights that require no gradient are not those of the run's beginning, and no "
+                "checkpoint holds them",
+                fix="hand the network in with the frozen weights that it had, or choose another folder with --out",
+            )
         self.step = step
-        own = {"weights": self.parameters, **{f"ema-{i}": track for i, track in enumerate(self.ema.tracks)}}
+        own: dict[str, Mapping[str, Tensor]] = {"weights": self.parameters, "buffers": self.model.buffers()}
+        own |= {f"ema-{i}": track for i, track in enumerate(self.ema.tracks)}
         for part, tensors in {**own, "law": self.law.state()}.items():
             if tensors.keys() != parts.get(part, {}).keys():
                 raise UserError(

@@ -11,20 +11,23 @@ import torch
 from sfumato import kinds
 from sfumato.allocator import keep_freed_memory
 from sfumato.config import Config
-from sfumato.data.dataset import Dataset
+from sfumato.data.dataset import INDEX, ROWS, Dataset
 from sfumato.data.facts import facts
 from sfumato.data.preparation import prepare
+from sfumato.data.readers import Reader
 from sfumato.data.records import Source
 from sfumato.data.unique import unique
 from sfumato.durable import writing
+from sfumato.errors import UserError
 from sfumato.keyed import key
 from sfumato.machine import demand_threads
-from sfumato.model import Model
+from sfumato.model import Model, own_network
 from sfumato.report import Report
 from sfumato.training.budget import chosen, costs, sized, timed
 from sfumato.training.claim import same_pictures
 from sfumato.training.environment import device
 from sfumato.training.loop import Trainer
+from sfumato.training.own import NOTHING, Own
 from sfumato.training.resolve import gate, largest_size, like, resolve_rest, source_of
 from sfumato.training.start import Donor, started
 
@@ -39,6 +42,7 @@ class Prepared:
     validation_indices: list[int]
     model: Model
     lineage: dict[str, Any] = field(default_factory=dict)
+    own: Own = NOTHING
 
 
 def machine_settings(config: Config) -> None:
@@ -48,17 +52,24 @@ def machine_settings(config: Config) -> None:
         torch.set_num_threads(demand_threads("training.threads", config.training.threads))
 
 
-def prepare_run(config: Config, out: Path, report: Report) -> Prepared:
-    """Read the data, resolve the open settings, and build the model with its first weights."""
+def prepare_run(config: Config, out: Path, report: Report, own: Own = NOTHING) -> Prepared:
+    """Read the data, resolve the open settings, and build the model with its first weights.
+
+    Args:
+        config: settings that name the parts of ``own``.
+        out: the run folder.
+        report: where progress goes.
+        own: parts that the program hands in.
+    """
     begin = time.perf_counter()
     donor = started(config, out)
-    source = source_of(config)
+    source = own.source(config, report)
     config = fitted(config, source, donor, report)
-    data = prepared_data(config, out / "data", report, same_pictures(out), source)
+    data = prepared_data(config, out / "data", report, same_pictures(out), source, own.readers)
     captions = [caption for row in data.captions for caption in row]
 
     def ready(config: Config) -> Prepared:
-        prepared = build(config, data, captions, len(data), donor)
+        prepared = build(config, data, captions, len(data), donor, own)
         with writing("the captions' vectors", out):
             prepared.model.conditioner.prepare(
                 captions,
@@ -107,7 +118,14 @@ def tell_of_cuts(model: Model, captions: list[str], report: Report) -> None:
 
 
 def trainer_of(prepared: Prepared) -> Trainer:
-    return Trainer(prepared.config, prepared.model, prepared.data, prepared.train_indices, prepared.validation_indices)
+    return Trainer(
+        prepared.config,
+        prepared.model,
+        prepared.data,
+        prepared.train_indices,
+        prepared.validation_indices,
+        objective=prepared.own.objective,
+    )
 
 
 def build(
@@ -116,6 +134,7 @@ def build(
     captions: list[str],
     pictures: int,
     donor: Donor | None = None,
+    own: Own = NOTHING,
 ) -> Prepared:
     """The resolved settings, and the model with its first weights.
 
@@ -125,6 +144,7 @@ def build(
         captions: of all pictures.
         pictures: how many there are in all.
         donor: the model whose weights are taken where they fit; random ones without it.
+        own: parts that the program hands in.
     """
     classes = len(data.classes) if data.labels else 0
     preferred = donor.config.conditions if donor else None
@@ -133,10 +153,67 @@ def build(
     train, validation = data.split(config.data.validation)
     torch.manual_seed(key(config.training.seed, "weights"))
     files = donor.files if donor else None
-    model = Model.build(config, data.classes, sorted(set(captions)), files).to(device())
+    network = own_network(config, own.network, "network")
+    model = Model.build(config, data.classes, sorted(set(captions)), files, network=network).to(device())
+    if network is not None:
+        try_out(model)
     model.fit(data)
     lineage = {"start": donor.into(model)} if donor else {}
-    return Prepared(config, data, train.tolist(), validation.tolist(), model, lineage)
+    return Prepared(config, data, train.tolist(), validation.tolist(), model, lineage, own)
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether a folder holds prepared data, such as `data` in that of a run."""
+    return (folder / INDEX).is_file() and (folder / ROWS).is_file()
+
+
+def as_prepared(folder: Path, reader: Reader, report: Report) -> Dataset:
+    """The data of a folder that was prepared before.
+
+    Raises:
+        UserError: they were prepared for another codec, or are damaged.
+    """
+    data = Dataset(folder)
+    if data.index["reader"] != repr(reader):
+        raise UserError(
+            f"data.path: {folder} was prepared as {data.index['reader']}, and this model needs {reader!r}",
+            fix="give the folder of the original data",
+        )
+    report.say(data.describe())
+    return data
+
+
+@torch.no_grad()
+def try_out(model: Model) -> None:
+    """Calls a network of one's own once, as training will, so that what does not fit is told before the first step.
+
+    Raises:
+        UserError: what it returns is not like x_0.
+        Exception: what the network raises, with a note of what it was called with.
+    """
+    network, name = model.denoiser.network, model.config.network.name  # pyright: ignore[reportAttributeAccessIssue]
+    channels, *sides = model.codec.shape
+    x = torch.zeros(2, channels + model.conditioner.planes, *sides, device=model.device)
+    condition = model.conditioner([{}, {}], sides)
+    condition.pop("planes", None)
+    told = ", ".join(
+        [f"x {tuple(x.shape)}, noise level (2,)", *(f"{k} {tuple(v.shape)}" for k, v in condition.items())]
+    )
+    was = network.training
+    network.eval()
+    try:
+        answer = network(x, torch.full((2,), 500.0, device=model.device), **condition)
+    except Exception as error:
+        error.add_note(f"in sfumato: {name} was called with {told}")
+        raise
+    finally:
+        network.train(was)
+    wanted = (2, channels * (2 if model.denoiser.learned_variance else 1), *sides)
+    found = tuple(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
+    if found != wanted:
+        raise UserError(
+            f"network: {name} was called with {told}, and returned {found}", fix=f"let it return a tensor {wanted}"
+        )
 
 
 def prepared_data(
@@ -145,6 +222,7 @@ def prepared_data(
     report: Report,
     accept: Callable[[str], None] = lambda manifest_hash: None,
     source: Source | None = None,
+    workers: int | None = None,
 ) -> Dataset:
     """The data of ``data.path``, checked and fitted to the codec, from the cache when nothing has changed.
 
@@ -154,17 +232,21 @@ def prepared_data(
         report: where progress goes.
         accept: see ``prepare``.
         source: that of ``data.path``, where it has been listed already.
+        workers: threads that read; see ``prepare``.
     """
-    source = source or source_of(config)
     kind = kinds.kind_of(config.codec)
+    reader = kind.reader(config)
+    if source is None and is_prepared(Path(config.data.path)):
+        return as_prepared(Path(config.data.path), reader, report)
     data = prepare(
-        source,
-        kind.reader(config),
+        source or source_of(config),
+        reader,
         cache,
         policy=config.data.policy,
         progress=lambda done, total: report.progress("reading the data", done, total),
         accept=accept,
         beside=kinds.readers_beside(config),
+        workers=workers,
     )
     if config.data.duplicates == "drop":
         codec = kind.codec(config.codec)

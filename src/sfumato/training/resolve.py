@@ -22,6 +22,7 @@ from typing import Any
 from sfumato import kinds
 from sfumato.config import Config, adjusted, validate
 from sfumato.data import catalogue
+from sfumato.data.map_style import HANDED_IN
 from sfumato.data.records import Asked, Source
 from sfumato.data.sources import open_source
 from sfumato.errors import UserError
@@ -37,6 +38,11 @@ LEAST_HELD_OUT = 0.02
 
 def locate(path: str) -> Path:
     """The folder of ``data.path``: on the disk, or a named data set from the local cache."""
+    if path.startswith(HANDED_IN):
+        raise UserError(
+            f"data.path: {path.removeprefix(HANDED_IN)} is a data set that a program handed in, and no folder",
+            fix="give the folder `data` of the run, which holds it as it was prepared, or hand it in again",
+        )
     folder = Path(os.path.expanduser(path))  # unchanged where there is no home
     if folder.exists():
         return folder

@@ -91,7 +91,7 @@ def measured(trainer: Trainer, pictures: int) -> int:
         batch = batch.to(model.device)
         with trainer.autocast():
             condition = model.conditioner(batch.conditions)
-            loss = trainer.objective(model.denoiser, batch.x_0, batch.u, batch.noise, **condition)
+            loss = trainer.loss_of(model.denoiser, batch.x_0, batch.u, batch.noise, **condition)
         loss.mean().backward()
     for parameter in trainer.parameters.values():
         parameter.grad = None

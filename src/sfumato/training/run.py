@@ -12,14 +12,18 @@ run/
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from sfumato.config import Config
 from sfumato.data.listing import MARKER
+from sfumato.data.map_style import MapStyle
+from sfumato.diffusion.objectives import Loss
 from sfumato.durable import writing
 from sfumato.lift import lifted_weights
 from sfumato.model import Model
@@ -29,11 +33,13 @@ from sfumato.training.budget import Promise
 from sfumato.training.card import loss_curve, model_card, read_losses
 from sfumato.training.checkpoint import RunLock, newest_whole, save_checkpoint
 from sfumato.training.claim import claim, other_threads, settled
+from sfumato.training.events import Callback, Event, Telling
 from sfumato.training.interrupts import Interrupted, Interruptible, Stop
 from sfumato.training.judge import judge
 from sfumato.training.log import Log
 from sfumato.training.loop import Trainer, run
 from sfumato.training.optimizers import rate_factor
+from sfumato.training.own import Own
 from sfumato.training.prepared import machine_settings, prepare_run, trainer_of
 from sfumato.training.room import demand_room
 from sfumato.training.samples import draw_sheet, sample_sheet, sheet_conditions
@@ -46,6 +52,11 @@ def train(
     out: Path | str,
     report: Report | None = None,
     command: str = "train(...) again",
+    *,
+    data: MapStyle | None = None,
+    network: nn.Module | None = None,
+    objective: Loss | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Model:
     """Trains, or goes on with, the run in folder ``out`` and returns the finished model (also in ``out/model``).
 
@@ -54,13 +65,18 @@ def train(
         out: the run folder. One that holds checkpoints is resumed, and goes on where more steps are asked for.
         report: where progress goes.
         command: the command that resumes the run, for messages.
+        data, network, objective: parts of one's own in the place of those that the settings name (see
+            ``sfumato.training.own.Own``). The run and its model know them by their names.
+        callbacks: called with every ``sfumato.training.events.Event``.
 
     Raises:
-        UserError: bad data, another process in the folder, settings that the folder's run cannot take, or a damaged
-            run.
+        UserError: bad data, a part that cannot be used, another process in the folder, settings that the folder's run
+            cannot take, or a damaged run.
         Interrupted: stopped by a signal, everything saved.
     """
-    out, report = Path(out), report or Silent()
+    out, told = Path(out), Telling(report or Silent(), callbacks)
+    own = Own(data, network, objective)
+    config = own.named(config)
     with writing("the run", out):
         out.mkdir(parents=True, exist_ok=True)
         (out / MARKER).touch()  # so that a run inside a folder of pictures is not taken for pictures
@@ -68,18 +84,20 @@ def train(
     stop = Stop(out, command)
     try:
         machine_settings(config)
-        prepared = prepare_run(settled(config, out), out, Interruptible(report, stop))
+        prepared = prepare_run(settled(config, out), out, Interruptible(told, stop), own)
         with writing("the run", out):
             claim(out, prepared.config, prepared.data, prepared.model)
-        if told := other_threads(out):
-            report.say(told)
+        if words := other_threads(out):
+            told.say(words)
         trainer = trainer_of(prepared)
         demand_room(trainer)
         with writing("the run", out):
-            progress = fit(trainer, out, report, stop)
+            progress = fit(trainer, out, told, stop)
             if trainer.step < prepared.config.training.steps:
                 raise stop.interrupted(f"at step {trainer.step:,}")
-            return finish(trainer, progress, out, {"command": command, **prepared.lineage}, report)
+            model = finish(trainer, progress, out, {"command": command, **prepared.lineage}, told)
+        told.tell(Event("finished", trainer.step, trainer.step, file=out / "model"))
+        return model
     finally:
         stop.restore()
         lock.release()
@@ -119,15 +137,19 @@ def lengthened(trainer: Trainer, schedules: list[dict[str, int]], report: Report
     return [*schedules, {"from": trainer.step, "steps": training.steps}]
 
 
-def fit(trainer: Trainer, out: Path, report: Report, stop: Stop) -> Progress:
+def fit(trainer: Trainer, out: Path, report: Telling, stop: Stop) -> Progress:
     """Resumes from the newest whole checkpoint, trains to the end or to a signal, and saves."""
     training = trainer.config.training
+
+    def tell(name: str, numbers: dict[str, float] | None = None, file: Path | None = None) -> None:
+        report.tell(Event(name, trainer.step, training.steps, numbers or {}, file=file))
+
     found = newest_whole(out, report.say)
     state, parts = found or ({"log_bytes": 0, "seconds": 0.0}, {})
     parts = {part: lifted_weights(tensors, trainer.parameters) for part, tensors in parts.items()}
     best = Best.restored(state, parts)
     if found:
-        trainer.restore(state["step"], parts)
+        trainer.restore(state["step"], parts, state.get("frozen", ""))
         report.say(f"resuming at step {trainer.step:,} of {training.steps:,}")
     schedules = lengthened(trainer, state.get("schedules", []), report)
     log = Log(out, state["log_bytes"], trainer.step, report.say)
@@ -145,6 +167,7 @@ def fit(trainer: Trainer, out: Path, report: Report, stop: Stop) -> Progress:
             report.say(late)
         if trainer.step % LOG_EVERY == 0:
             log.scalars(trainer.step, pictures_per_second=speed, waiting_for_data=waited / seconds, **numbers)
+        tell("step", {"pictures_per_second": speed, **numbers})
 
     def validate() -> None:
         due = trainer.step % training.validate_every == 0 or trainer.step == training.steps
@@ -154,9 +177,12 @@ def fit(trainer: Trainer, out: Path, report: Report, stop: Stop) -> Progress:
         log.write(trainer.step, validation_loss=loss)
         log.scalars(trainer.step, validation_loss=loss)
         report.say(f"step {trainer.step:,}: validation loss {loss:.4f}")
+        tell("validated", {"validation_loss": loss})
 
     def sample() -> None:
-        sample_sheet(trainer, out / "samples" / f"step-{trainer.step:08d}.png")
+        sheet = out / "samples" / f"step-{trainer.step:08d}.png"
+        sample_sheet(trainer, sheet)
+        tell("sampled", file=sheet)
 
     def evaluate() -> None:
         if not best.due(trainer):
@@ -166,11 +192,13 @@ def fit(trainer: Trainer, out: Path, report: Report, stop: Stop) -> Progress:
         log.scalars(trainer.step, **score.numbers())
         mark = "  (best so far)" if best.lowest[0] == trainer.step else ""
         report.say(f"step {trainer.step:,}: {score}{mark}")
+        tell("evaluated", score.numbers())
 
     def save() -> None:
         facts = {"log_bytes": log.length(), "seconds": rate.total, "waited": rate.waited, "schedules": schedules}
-        facts |= best.state()
-        save_checkpoint(out, trainer.step, trainer.parts() | best.parts(), facts, training.keep)
+        facts |= best.state() | ({"frozen": trainer.frozen} if trainer.frozen else {})
+        folder = save_checkpoint(out, trainer.step, trainer.parts() | best.parts(), facts, training.keep)
+        tell("saved", file=folder)
 
     try:
         if trainer.step == 0 and not stop():
@@ -185,8 +213,10 @@ def fit(trainer: Trainer, out: Path, report: Report, stop: Stop) -> Progress:
         ]
         run(trainer, on_step, actions, stop)
         save()
-    except Interrupted:  # in an evaluation: the step before it is done, and the evaluation comes first next time
-        save()
+    except BaseException as error:
+        # In an evaluation the step before it is done, and the evaluation comes first next time.
+        if isinstance(error, Interrupted) or report.failed:
+            save()
         raise
     finally:
         log.close()
@@ -203,7 +233,7 @@ def finish(trainer: Trainer, progress: Progress, out: Path, lineage: dict[str, A
         averages, step = best.weights, best.lowest[0]
         report.say(f"the model gets the weights of step {step:,}, the best of {len(best.scores)} evaluations")
     with torch.no_grad():
-        for name, parameter in model.parameters().items():
+        for name, parameter in trainer.parameters.items():
             parameter.copy_(averages[name].half() if config.training.half else averages[name])
     texts = (model.conditioner.text_of(model.conditioner.normalize(asked)) for asked in sheet_conditions(trainer)[0])
     training, validation = read_losses(out / "loss.jsonl")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from sfumato.bounded import read_bytes
 from sfumato.conditioning.kinds import files_needed
@@ -13,7 +14,7 @@ from sfumato.config import load_recipe
 from sfumato.data.dataset import Dataset
 from sfumato.errors import UserError
 from sfumato.lift import lifted_weights
-from sfumato.model import Model
+from sfumato.model import Model, own_network
 from sfumato.training.checkpoint import checkpoints, read_checkpoint
 from sfumato.training.claim import FACTS, SETTINGS
 
@@ -23,12 +24,14 @@ def is_run(folder: Path) -> bool:
     return (folder / SETTINGS).is_file() and (folder / FACTS).is_file()
 
 
-def open_unfinished(run: Path, say: Callable[[str], None]) -> Model:
+def open_unfinished(run: Path, say: Callable[[str], None], network: nn.Module | None = None) -> Model:
     """The model of an unfinished run.
 
     Args:
         run: a run folder, in which another process may be training.
         say: gets the step of the model, and damaged checkpoints.
+
+        network: as for ``Model.load``.
 
     Raises:
         UserError: there is no whole checkpoint yet, or the run was begun by a version that did not keep what is needed.
@@ -37,7 +40,7 @@ def open_unfinished(run: Path, say: Callable[[str], None]) -> Model:
     part = f"ema-{config.sampling.ema}"
     for folder in reversed(checkpoints(run)):
         try:
-            state, parts = read_checkpoint(folder, only=part)
+            state, parts = read_checkpoint(folder, only=(part, "buffers"))
             break
         except UserError as error:  # damaged, or deleted by the process that trains
             say(f"{error}; falling back to the checkpoint before it")
@@ -49,13 +52,15 @@ def open_unfinished(run: Path, say: Callable[[str], None]) -> Model:
     needed = [run / name for name in files_needed(config.conditions)]
     if "classes" not in facts or not all(file.is_file() for file in needed):
         raise UserError(f"{run}: the run was begun by an older version", fix="let it finish, and draw from its model")
+    own = own_network(config, network, str(run))
     with torch.random.fork_rng(devices=[]):
         files = {file.name: read_bytes(file, LARGEST) for file in needed}
-        model = Model.build(config, facts["classes"], files=files, folder=run)
+        model = Model.build(config, facts["classes"], files=files, folder=run, network=own)
+    tensors: dict[str, torch.Tensor] = {**model.parameters(), **model.buffers()}
     averages = lifted_weights(parts[part], model.parameters())
     with torch.no_grad():
-        for name, parameter in model.parameters().items():
-            parameter.copy_(averages[name])
+        for name, value in {**averages, **parts.get("buffers", {})}.items():
+            tensors[name].copy_(value)
     if model.fitted:  # by the data of the run
         model.fit(Dataset(run / ("data-unique" if config.data.duplicates == "drop" else "data")))
     step, steps = state["step"], config.training.steps

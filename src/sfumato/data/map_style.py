@@ -1,0 +1,198 @@
+"""A data set of one's own, handed in by a program: anything with ``len(data)`` and ``data[i]``, as PyTorch has it.
+
+    data[i]                                an array (sides), (sides, C) or (C, sides), a tensor, or a Pillow image
+    data[i], "a red apple"                 with its caption
+    data[i], 3                             with its class, by number (named by ``data.classes`` where there is one)
+    data[i], {"text": ..., "class": ...}   with conditions by name; "text" may be a list of captions, and
+                                           "group", "licence" and "source" are understood as in a table
+
+Each item becomes a record whose file is a ``.npy``, or a ``.png`` for an image, so all that holds for a folder holds
+for it: faults are named, rows are kept in a memory map, the manifest's hash names the data, and a run that goes on
+demands the same data. Items are read once for the list and once more when they are prepared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from sfumato.data.faults import DataError
+from sfumato.data.records import Record, Source, order_classes
+from sfumato.errors import did_you_mean, shown
+
+HANDED_IN = "own:"  # data.path of data that were handed in begins with this
+PLAIN = ("text", "class", "group", "licence", "source")
+
+
+class MapStyle(Protocol):
+    """What a data set must have."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+def source_of(
+    data: MapStyle,
+    name: str,
+    as_pictures: bool = False,
+    group: str = "",
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Source:
+    """The list of a data set's items.
+
+    Args:
+        data: with the items named above; ``data[i]`` is the same at every reading.
+        name: of the data set, for people.
+        as_pictures: arrays (height, width) or (height, width, 1, 3 or 4) of uint8 or uint16 are pictures.
+        group: the condition by which items belong together, "group" by default.
+        progress: told how many of how many items are listed.
+
+    Raises:
+        DataError: there is nothing in it, or an item is none of the above; names item, value and fix.
+    """
+    total = len(data)
+    if not total:
+        raise DataError(f"data: {name} is empty", "hand in a data set of at least two items")
+    classes = tuple(str(label) for label in getattr(data, "classes", ()))
+    write = _png if as_pictures else _npy
+    records = []
+    for i in range(total):
+        values, said = _parted(data[i], i, classes)
+        _refuse_unread(said, i, group)
+        file, ending = write(values, i)
+        digest = hashlib.sha256(file).digest()
+        records.append(
+            Record(
+                f"{i}{ending}",
+                _Fetch(data, i, write, digest),
+                captions=_captions(said.get("text"), i),
+                label=_text(said.get("class"), "class", i),
+                licence=_text(said.get("licence"), "licence", i),
+                source=_text(said.get("source"), "source", i),
+                stamp=(len(file), int.from_bytes(digest[:8])),
+                group=_text(said.get(group or "group"), group or "group", i),
+            )
+        )
+        progress(i + 1, total)
+    found = order_classes(record.label for record in records)
+    order = tuple(label for label in classes if label in found) if classes else found
+    return Source(Path(name), "a data set handed in", records, order if set(order) == set(found) else found)
+
+
+class _Fetch:
+    """Reads one item again, as a file; it must be what it was."""
+
+    __slots__ = ("data", "digest", "index", "write")
+
+    def __init__(self, data: MapStyle, index: int, write: Callable[[Any, int], tuple[bytes, str]], digest: bytes):
+        self.data, self.index, self.write, self.digest = data, index, write, digest
+
+    def __call__(self) -> bytes:
+        item = self.data[self.index]
+        file = self.write(item[0] if isinstance(item, tuple) else item, self.index)[0]
+        if hashlib.sha256(file).digest() != self.digest:
+            raise DataError(
+                f"data[{self.index}] changes from one reading to the next, so no run could be repeated",
+                "give the same values at every reading; data.flip mirrors, and an objective of your own can augment",
+            )
+        return file
+
+
+def _parted(item: Any, i: int, classes: Sequence[str]) -> tuple[Any, dict[str, Any]]:
+    """An item's values and what is said of them, by name."""
+    if not isinstance(item, tuple):
+        return item, {}
+    if len(item) != 2:
+        raise DataError(f"data[{i}] is a tuple of {len(item)}", "give the values, or a pair: the values and conditions")
+    values, said = item
+    if said is None:
+        return values, {}
+    if isinstance(said, str):
+        return values, {"text": said}
+    if not isinstance(said, Mapping):
+        said = {"class": said}
+    label = said.get("class")
+    if label is not None and not isinstance(label, str):
+        number = _whole(label, i)
+        if classes and not 0 <= number < len(classes):
+            raise DataError(f"data[{i}] is of class {number}, and data.classes has {len(classes)}", "name every class")
+        said = {**said, "class": classes[number] if classes else str(number)}
+    return values, dict(said)
+
+
+def _refuse_unread(said: Mapping[str, Any], i: int, group: str) -> None:
+    possible = [*PLAIN, *([group] if group else [])]
+    for name in said:
+        if name not in possible:
+            raise DataError(
+                f"data[{i}] says {name!r}, which nothing reads{did_you_mean(name, possible)}",
+                f"known are {', '.join(possible)}",
+            )
+
+
+def _whole(label: Any, i: int) -> int:
+    try:
+        return int(label.item() if hasattr(label, "item") else label.__index__())
+    except (AttributeError, TypeError, ValueError, RuntimeError):
+        raise DataError(
+            f"data[{i}] says {shown(label)} beside its values",
+            'give a caption, a class, or conditions by name, such as {"text": "a cat", "class": "cat"}',
+        ) from None
+
+
+def _captions(value: Any, i: int) -> tuple[str, ...]:
+    captions = tuple(value) if isinstance(value, list | tuple) else () if value is None else (value,)
+    for caption in captions:
+        _text(caption, "text", i)
+    return tuple(caption for caption in captions if caption.strip())
+
+
+def _text(value: Any, name: str, i: int) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise DataError(f"data[{i}]: its {name} is {shown(value)}", "give it as a text")
+    return value
+
+
+def _npy(values: Any, i: int) -> tuple[bytes, str]:
+    """The file of an item and its ending: arrays as NumPy writes them, images as PNG."""
+    if isinstance(values, Image.Image):
+        return _png(values, i)
+    array = values.detach().cpu().numpy() if hasattr(values, "detach") else values
+    if not isinstance(array, np.ndarray):
+        raise DataError(f"data[{i}] is a {type(values).__name__}", "give a NumPy array, a tensor or a Pillow image")
+    stream = io.BytesIO()
+    try:
+        np.save(stream, array, allow_pickle=False)
+    except ValueError as error:
+        raise DataError(f"data[{i}] is an array of {array.dtype} ({error})", "give an array of numbers") from None
+    return stream.getvalue(), ".npy"
+
+
+def _png(values: Any, i: int) -> tuple[bytes, str]:
+    """A picture as PNG, without loss."""
+    if not isinstance(values, Image.Image):
+        values = _image(np.asarray(values.detach().cpu() if hasattr(values, "detach") else values), i)
+    stream = io.BytesIO()
+    try:
+        values.save(stream, "PNG", compress_level=1)
+    except OSError as error:
+        raise DataError(f"data[{i}] is an image of mode {values.mode} ({error})", "convert it to RGB or L") from None
+    return stream.getvalue(), ".png"
+
+
+def _image(array: np.ndarray, i: int) -> Image.Image:
+    array = array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array
+    grey = array.ndim == 2 and array.dtype in (np.uint8, np.uint16)
+    if not grey and not (array.ndim == 3 and array.shape[-1] in (3, 4) and array.dtype == np.uint8):
+        raise DataError(
+            f"data[{i}] is an array of {array.dtype} {array.shape}, which is no picture",
+            "give (height, width), or (height, width, 3 or 4) of uint8, or train with codec.kind = arrays",
+        )
+    return Image.fromarray(np.ascontiguousarray(array))
