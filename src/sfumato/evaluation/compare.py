@@ -2,8 +2,8 @@
 
 Reports are compared part by part, and only where the basis of the part is the same: a Fréchet distance in another
 feature space, or of another number of pictures, is another quantity. Where a number is a mean over pictures, and both
-reports drew the same prompts from the same seeds, the test is paired; else it takes the two means for independent, with
-the standard errors of their intervals. The p-value is two-sided, from Student's law or the normal one.
+reports drew the same prompts from the same seeds, the test is paired; otherwise it takes the two means as independent,
+with the standard errors of their intervals. The p-value is two-sided, from Student's law or the normal one.
 
 Many tests at once find differences where there are none: among 40 tests without any, two have p < 0.05 on average.
 Holm's correction (Holm 1979) enlarges the p-values of a family so that the chance of any false alarm among all of them
@@ -27,11 +27,11 @@ Values = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Compared:
-    """A row of one report less the same row of another.
+    """A row of one report minus the same row of another.
 
     Attributes:
         difference: with its interval and p-value.
-        paired: whether picture was compared with picture.
+        paired: whether pictures were compared one by one.
     """
 
     difference: Difference
@@ -61,7 +61,7 @@ def same_draws(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
 def compare(
     first: Mapping[str, Any], second: Mapping[str, Any], name: str, values: tuple[Values, Values] = ({}, {})
 ) -> Compared | None:
-    """`second` less `first` in the row `name`; None where they are not comparable.
+    """`second` minus `first` in the row `name`; None if they are not comparable.
 
     Args:
         first: a report, as report.json holds it.
@@ -85,8 +85,10 @@ def compare(
 
 
 def independent(first: Interval, second: Interval) -> Difference:
-    """The test of two independent numbers by their intervals, which are taken for those of the normal law, as wide on
-    both sides as on the wider one."""
+    """The test of two independent numbers by their intervals.
+
+    The intervals are taken as normal, and as wide on both sides as on the wider side.
+    """
     from scipy.stats import norm
 
     gap = second.mean - first.mean
@@ -110,6 +112,6 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def _reach(value: Interval) -> float:
-    """From the mean to the farther end: the nearer one may have been moved to the end of the values' range."""
+    """The distance from the mean to the farther end; the nearer end may have been moved to the limit of the values."""
     assert value.low is not None and value.high is not None
     return max(value.high - value.mean, value.mean - value.low)

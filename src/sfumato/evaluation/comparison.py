@@ -6,8 +6,8 @@ reports allow:
 
     paired             Student's, picture by picture of one seed and prompt
     paired exchange    of a number of whole sets: the pictures of a pair change sides
-    exchange           the same where the pictures are no pairs
-    independent        of two independent numbers, by their intervals; wider than need be
+    exchange           the same for pictures that are not pairs
+    independent        of two independent numbers, by their intervals; wider than necessary
 
 and all p-values of the comparison are one family for Holm's correction.
 """
@@ -71,9 +71,9 @@ class Test:
     """A side against the first.
 
     Attributes:
-        difference: its number less that of the first.
-        kind: which test it is.
-        adjusted: the p-value by Holm's correction, None where there is none.
+        difference: its number minus the number of the first.
+        kind: the name of the test.
+        adjusted: the p-value by Holm's correction, None if there is none.
     """
 
     difference: Difference
@@ -87,7 +87,8 @@ class Test:
 
 @dataclass(frozen=True)
 class Line:
-    """A row of the reports: a value a side, None where it has none that is comparable, and a test a side but one."""
+    """A row of the reports: a value for each side, None if none is comparable, and a test for each side but the
+    first."""
 
     part: str
     key: str
@@ -99,13 +100,13 @@ class Line:
 
 @dataclass(frozen=True)
 class Drift:
-    """The shares of a part's groups in what a side draws, against the first side.
+    """The shares of a part's groups in the pictures of a side, compared with the first side.
 
     Attributes:
         part: its title.
         side: its name.
         told: in words, with the total variation distance and its p-value, which is not of the family corrected.
-        alarm: whether the shares have surely moved.
+        alarm: whether the shares have certainly changed.
     """
 
     part: str
@@ -119,10 +120,10 @@ class Comparison:
     """The sides, the lines, and what could not be compared and why.
 
     Attributes:
-        sides: the first is what the others are held against.
+        sides: the sides; the others are compared with the first.
         lines: in the order of the first report.
         apart: sentences.
-        drifts: those of the groups whose shares were read in both.
+        drifts: the drifts of groups whose shares were read in both.
     """
 
     sides: Sequence[Side]
@@ -208,7 +209,7 @@ def slug(name: str) -> str:
 
 
 class Named:
-    """A report of work that is done for several models: every task is told with the model's name."""
+    """A report of work for several models: every task carries the model's name."""
 
     def __init__(self, name: str, report: Report) -> None:
         self.name, self.report = name, report
@@ -226,7 +227,7 @@ class Named:
 def exact_differences(
     first: Side, second: Side, yardsticks: tuple[Yardstick | None, Yardstick | None], seed: int, report: Report
 ) -> Exact:
-    """`second` less `first` in what is measured of whole sets, where both were held against the same real pictures."""
+    """`second` minus `first` in numbers of whole sets, if both were compared with the same real pictures."""
     one, other = yardsticks
     if one is None or other is None or first.rows is None or second.rows is None:
         return {}

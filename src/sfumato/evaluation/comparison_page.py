@@ -20,17 +20,17 @@ NAMES = 56  # letters of a row's name in the terminal, at most
 
 KINDS = {
     "paired": "pictures of one seed and prompt compared one by one (Student's test)",
-    "paired exchange": "a number of whole sets, against what 200 exchanges within pairs of one seed and prompt make",
-    "exchange": "the same where the pictures are no pairs: all change places",
-    "independent": "two numbers by their intervals, as if nothing were common to them: wider than need be",
+    "paired exchange": "a number of whole sets, compared with 200 exchanges within pairs of one seed and prompt",
+    "exchange": "the same for pictures that are not pairs: all are exchanged",
+    "independent": "two numbers by their intervals, as if they had nothing in common: wider than necessary",
 }
 
 
 def holm_told(count: int) -> str:
-    """What p means on a page of so many tests."""
+    """The meaning of p on a page with so many tests."""
     return (
-        f"p is by Holm's correction over all {count} tests of this page: without any true difference, the chance of "
-        f"one p below {SIGNIFICANT} or more is at most 5 %."
+        f"p has Holm's correction over all {count} tests of this page: if there is no true difference, the chance of "
+        f"any p below {SIGNIFICANT} is at most 5 %."
     )
 
 
@@ -71,7 +71,7 @@ def verdict(line: Line, test: Test) -> str:
 
 
 def count(found: Comparison) -> int:
-    """How many tests there are."""
+    """The number of tests."""
     return sum(test is not None and test.adjusted is not None for line in found.lines for test in line.tests)
 
 
@@ -195,7 +195,7 @@ def _cell(value: Interval | None) -> str:
 
 
 def sheet(sides: Sequence[Side]) -> Figure | None:
-    """The first pictures of all that drew the same prompts from the same seeds, a row a side; None without any."""
+    """The first pictures of all models with the same prompts and seeds, a row for each; None if there are none."""
     first = sides[0]
     if not first.shown:
         return None

@@ -1,4 +1,4 @@
-"""About how long an evaluation takes on this machine: measured on a few pictures, told before it begins."""
+"""About how long an evaluation takes on this machine: measured on a few pictures, printed before it begins."""
 
 import math
 import time
@@ -11,7 +11,7 @@ from sfumato.measures.nll import DRAWS
 from sfumato.model import Model
 from sfumato.settings.sampling import Sampling
 
-PICTURES, STEPS = 8, 2  # that are drawn for the measurement
+PICTURES, STEPS = 8, 2  # pictures and steps of the measurement
 SLOPES = 100  # of the probability-flow ODE, about; each has a derivative by every probe, which costs twice as much
 SHORT = 20  # seconds; what takes less is not worth a line
 
@@ -47,7 +47,7 @@ class Cost:
 
 
 def told(parts: Sequence[tuple[str, float]], instead: Sequence[tuple[str, float]]) -> str:
-    """Lines of what takes long, the sum, and what is left out because nobody asked for it."""
+    """Lines with the long parts, the sum, and the parts that are left out because nobody asked for them."""
     total = sum(seconds for _, seconds in parts)
     lines = [f"  {name:<48}{duration(seconds)}" for name, seconds in parts if seconds >= SHORT]
     whole = duration(total) if total < 60 else f"about {duration(total)}"

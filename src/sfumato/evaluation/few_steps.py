@@ -1,6 +1,6 @@
-"""Which times are best for few steps of a model: a searched grid beside the named ones.
+"""The best times for few steps of a model: a searched grid beside the named ones.
 
-The search (`sfumato.diffusion.grid_search`) sees other noise than that on which the grids are compared.
+The search (`sfumato.diffusion.grid_search`) sees other noise than the comparison of the grids.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from sfumato.model import Model
 from sfumato.report import Report
 from sfumato.settings.sampling import Sampling
 
-FINE = 60  # steps of the way that counts as the truth
+FINE = 60  # steps of the path that counts as the truth
 GREY = 127.5  # levels of 255 a unit of x of pictures
 
 
@@ -43,9 +43,9 @@ def search_grid(model: Model, settings: Sampling, conditions: Sequence[Asked], s
     Args:
         model: in evaluation mode.
         settings: how the model draws; its solver must add no noise, or the grids could not be compared.
-        conditions: one a picture; as many pictures are searched on as are compared.
-        seed: that of the first picture.
-        report: told how far each part is.
+        conditions: one for each picture; as many pictures are used for the search as for the comparison.
+        seed: seed of the first picture.
+        report: gets the progress of each part.
     """
     count = len(conditions)
     searched_on, compared_on = range(seed, seed + count), range(seed + count, seed + 2 * count)

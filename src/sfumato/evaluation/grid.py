@@ -1,9 +1,9 @@
 """One or two settings of sampling, each at several values: the metrics of every combination, drawn from the same seeds.
 
-Every cell asks for the same pictures from the same seeds, so that the cells differ by their settings and by nothing
-else, and the difference of two has a paired test (`sfumato.measures.permutation`). The best cell of a table is also the
-luckiest, so every other cell is tested against it, with Holm's correction over the table; those without a significant
-difference are marked as no worse. Take the cheapest of these.
+Every cell draws the same prompts from the same seeds, so the cells differ only by their settings, and the difference of
+two has a paired test (`sfumato.measures.permutation`). The best cell of a table is also the luckiest, so every other
+cell is tested against it, with Holm's correction over the table; cells without a significant difference are marked as
+no worse. Take the cheapest of these.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -37,7 +37,8 @@ METRICS = {
     "fd": ("Fréchet distance", "lower"),
     "accuracy": ("class accuracy", "higher"),
 }
-# What is no setting of a cell: a list of times fixes the steps, and the others do not decide how one picture is drawn.
+# These are not settings of a cell: a list of times fixes the steps, and the others do not decide how a picture is
+# drawn.
 LEFT_OUT = {"times", "ema", "prompts"}
 
 
@@ -212,7 +213,7 @@ def measured(model: Model, path: str, axes: tuple[Axis, Axis], n: int, seed: int
 
 
 class _Part(Silent):
-    """A report of one cell's drawing as a part of the whole, so that the time left is that of the whole."""
+    """A report of one cell's drawing as a part of the whole, so that the time left is for the whole."""
 
     def __init__(self, task: str, report: Report, before: int, total: int, note: str) -> None:
         self.task, self.report, self.before, self.total, self.note = task, report, before, total, note
@@ -245,7 +246,7 @@ def _cell(
 
 
 def _best(cells: Sequence[Cell], metric: str) -> int:
-    """The place of the best cell; of equals that of the fewest evaluations."""
+    """The place of the best cell; among equals, the one with the fewest evaluations."""
     sign = -1 if METRICS[metric][1] == "higher" else 1
     return min(range(len(cells)), key=lambda i: (sign * cells[i].values[metric].mean, cells[i].samples.evaluations))
 

@@ -36,7 +36,7 @@ def quality_part(
     """Distances, fidelity and diversity in one feature space.
 
     Args:
-        space: where it is blind to what a picture shows, only distances are told, and why.
+        space: the feature space; if it is blind to what a picture shows, only distances are given, with the reason.
         reference: features (N, D) of real pictures.
         control: features (N, D) of other real pictures: what a perfect model would reach.
         drawn: features (N, D).
@@ -74,8 +74,8 @@ def quality_part(
     return Part(
         f"quality-{space.name.replace(' ', '-')}",
         f"Quality in the features {space.name}",
-        "Drawn pictures against real ones, and as many other real ones against the same. Distances say how far the "
-        "laws are apart, and the Vendi score how many pictures would be as diverse. " + (space.blind or NEIGHBOURS),
+        "Drawn pictures are compared with real ones, and as many other real ones with the same. Distances say how far "
+        "apart the laws are, and the Vendi score how diverse the pictures are. " + (space.blind or NEIGHBOURS),
         [Row(name, told[name][0], value, of_real.get(name), told[name][1]) for name, value in of_drawn.items()],
         basis,
     )
@@ -114,8 +114,8 @@ def accuracy_part(
     return Part(
         "accuracy",
         "Class accuracy",
-        "How often the classifier of the learned features takes a drawn picture for the class that was asked for; of "
-        "real pictures that it was not trained on, the same is its ceiling. Wilson's intervals.",
+        "How often the classifier of the learned features takes a drawn picture for the class that was asked for. Its "
+        "accuracy on real pictures that it was not trained on stands beside it. The intervals are Wilson's.",
         rows,
         basis,
     )
@@ -172,7 +172,7 @@ def speed_part(samples: Samples, machine: str) -> Part:
     return Part(
         "speed",
         "Speed",
-        "Of the drawing of these pictures, with whatever else the machine was doing.",
+        "How fast these pictures were drawn, beside all other work of the machine.",
         [
             Row("rate", "pictures/s", rate, better="higher"),
             Row("evaluations", "network evaluations a picture", evaluations, better="lower"),

@@ -1,9 +1,9 @@
-"""The gate before a model leaves the house: what is checked, and what is said where a check fails.
+"""The gate before a model leaves the house: the checks, and the reason and the fix if one fails.
 
 A check is one sentence with a yes or a no. Thresholds are the recipe's (`release.at_most`, `release.at_least`) and name
-the report's numbers as "part.row"; with a star, as in "memorization-*.near-copies", every part (or row) of such a name
-is held to it. The mean is held against the threshold, and its interval is printed beside it. A number that was not
-measured fails. Every failed check gives its reason and a fix.
+the report's numbers as "part.row". With a star, as in "memorization-*.near-copies", a threshold applies to every part
+(or row) of such a name. The mean is compared with the threshold, and its interval is printed with it. A number that was
+not measured fails. Every failed check gives its reason and a fix.
 """
 
 import json
@@ -38,7 +38,7 @@ class Check:
         name: what is checked.
         passed: whether it holds.
         told: what was found and what is demanded.
-        fix: what to do where it fails.
+        fix: what to do if it fails.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Check:
         return f"{'passed ' if self.passed else 'REFUSED'}  {self.name}: {self.told}{fix}"
 
 
-# What helps where a number misses its threshold, by the beginning of its part.
+# What helps if a number misses its threshold, by the beginning of its part.
 HELP = {
     "accuracy": "train longer, or look at the classes that are confused (recall by class in the report)",
     "quality": "train longer, draw with more steps, or compare settings with sfumato compare --grid",
@@ -64,12 +64,12 @@ HELP = {
 
 
 def foreseen(named: Sequence[str], material: Material, n: int) -> list[str]:
-    """Why a release will be refused, as far as it can be known before anything is drawn; a sentence each.
+    """Why a release will be refused, as far as this is known before anything is drawn; one sentence for each reason.
 
     Args:
         named: the thresholds, "part.row".
-        material: the data, and what of them the model has seen.
-        n: pictures that are asked for.
+        material: the data, and which of them the model has seen.
+        n: number of pictures to draw.
     """
     found = []
     held_out, drawn = len(material.unseen), min(n, len(material.data) // 3)
@@ -118,7 +118,7 @@ def _threshold(name: str, pattern: str, found: Mapping[str, Any], limit: float, 
 
 
 def _unmeasured(pattern: str, demand: str, measured: Sequence[str], left_out: Mapping[str, str]) -> Check:
-    """A threshold of a number that there is not: why, or which names there are."""
+    """A threshold for a number that does not exist: the reason, or the names that exist."""
     why = next((why for metric, why in left_out.items() if pattern.startswith(metric)), "")
     if why:
         reason, _, fix = why.partition("; fix: ")
@@ -128,7 +128,7 @@ def _unmeasured(pattern: str, demand: str, measured: Sequence[str], left_out: Ma
 
 
 def lineage_checks(model: Model, data: Dataset) -> list[Check]:
-    """Whether the data of the training are at hand, and its code was committed."""
+    """Whether these are the training data, and whether the code of the training was committed."""
     trained_on, found = model.record.get("manifest_sha256", "nothing"), data.manifest_hash
     same = f"manifest {found[:12]}, that of the training"
     other = f"manifest {found[:12]}, but the model was trained on {trained_on[:12]}"
@@ -166,13 +166,13 @@ def licence_checks(data: Dataset, demands: Release) -> list[Check]:
 
 
 def data_card(data: Dataset, attributes: Sequence[Attribute] = ATTRIBUTES) -> str:
-    """The data card in Markdown (Gebru et al. 2021): what there is, where from, under which licence.
+    """The data card in Markdown (Gebru et al. 2021): content, sources and licences of the data.
 
-    Every share is one of all pictures of the data, and not of those that an evaluation has looked at.
+    Every share refers to all pictures of the data, and not only to those that an evaluation has read.
 
     Args:
-        data: what the model was trained on.
-        attributes: whose words are counted in the captions.
+        data: the training data.
+        attributes: the attributes whose words are counted in the captions.
     """
     sources = "\n".join(f"| {source} | {licence} | {count:,} |" for source, licence, count in licences(data))
     classes = ""
@@ -196,7 +196,7 @@ Manifest: SHA-256 `{data.manifest_hash}`, a line a picture with its own hash. {c
 
 
 def _attribute(attribute: Attribute, captions: Sequence[Sequence[str]]) -> str:
-    """How many captions say each value of an attribute; nothing where none does."""
+    """How many captions name each value of an attribute; nothing if none does."""
     said = attribute.labels(captions).tolist()
     if all(label == len(attribute.words) for label in said):
         return ""

@@ -1,9 +1,9 @@
 """A report: lines for the terminal, JSON for programs; `sfumato.evaluation.report_page` is the page for people.
 
-A report is a list of parts. A part is a list of rows, each a measured quantity of the drawn pictures and, where there
-is one, of as many real pictures beside it: what a perfect model would reach. The basis of a part is all that its
+A report is a list of parts. A part is a list of rows, each a measured quantity of the drawn pictures and, if there is
+one, of as many real pictures: the value that a perfect model would reach. The basis of a part is everything that its
 numbers depend on besides the model (feature space, number of pictures, data); two reports are compared part by part,
-and only where the basis is the same.
+and only if the basis is the same.
 """
 
 import json
@@ -67,13 +67,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was found.
+    """The result of an evaluation.
 
     Attributes:
-        about: model, data, settings: what the numbers are of.
+        about: the model, data and settings of the numbers.
         parts: the numbers.
         files: more files of the report by name.
-        words: what the terminal is told besides the rows.
+        words: lines for the terminal besides the rows.
         left_out: metric -> why it was not measured, and what helps.
         pictures: drawn ones beside real ones, at most one figure.
     """

@@ -1,4 +1,4 @@
-"""The page of a report: pictures and a verdict in plain words first, then every number, then what they are of."""
+"""The page of a report: first pictures and a verdict in plain words, then every number, then model and settings."""
 
 import json
 from collections.abc import Sequence

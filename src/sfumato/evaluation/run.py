@@ -1,10 +1,10 @@
-"""The whole evaluation of a model: pictures drawn once, looked at by every metric, told in one report.
+"""The whole evaluation of a model: pictures are drawn once, measured by every metric, and reported together.
 
 Three sets of one size are compared: drawn pictures; reference pictures, which the model was trained on where the data
-are its own; and control pictures, real ones that are none of these (held-out ones first). The drawn ones are asked for
-what other pictures show: with the prompts of the reference, the two would be alike in more than their laws, and
-unbiased distances would fall below 0. Every metric is measured on the control set, too: that is what a perfect model
-would reach.
+are its own; and control pictures, real ones that are none of these (held-out ones first). The prompts of the drawn ones
+come from yet other pictures: with the prompts of the reference, the two sets would be alike in more than their laws,
+and unbiased distances would fall below 0. Every metric is also measured on the control set: a perfect model would reach
+that value.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ from sfumato.settings.sampling import Sampling
 OF_SAMPLES = {"quality", "statistics", "speed", "memorization", "alignment", "bias"}  # those that need drawn pictures
 OF_FEATURES = {"quality", "memorization", "alignment", "bias"}
 FEWEST = 16  # pictures of a set: fewer have no intervals
-LEAST_MEMBERS = 1000  # pictures of a kind whose membership is tested, where there are as many
+LEAST_MEMBERS = 1000  # pictures of each kind in the membership test, if there are as many
 
 
 def evaluate(
@@ -125,8 +125,8 @@ def evaluate(
 
 
 def sets_of(material: Material, n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Reference, control, and the pictures whose conditions are asked for: three sets of `n` indices, or a third of the
-    data each, without a common one.
+    """Reference, control, and the pictures that give the prompts: three disjoint sets of `n` indices, or of a third of
+    the data each.
 
     Raises:
         UserError: the data are too few.

@@ -52,15 +52,15 @@ class Samples:
 def draw_samples(
     model: Model, asked_for: Sequence[Asked], settings: Sampling, seed: int, folder: Path, report: Report
 ) -> Samples:
-    """Draw one picture a condition; picture i has the seed `seed` + i.
+    """Draw one picture for each condition; picture i has the seed `seed` + i.
 
     Args:
         model: in evaluation mode.
-        asked_for: (N) conditions, None where there is none.
+        asked_for: (N) conditions, None for no condition.
         settings: from `model.sampling`.
-        seed: that of the first picture.
-        folder: keeps them; what it holds of the same request is not drawn again.
-        report: told how far it is.
+        seed: seed of the first picture.
+        folder: keeps the pictures; pictures of the same request in it are not drawn again.
+        report: gets the progress.
     """
     conditions = [model.conditioner.normalize(condition) for condition in asked_for]
     total = len(conditions)
@@ -124,6 +124,6 @@ def show(samples: Samples, codec: Codec, folder: Path) -> None:
 
 
 def drawn_already(folder: Path) -> int:
-    """How many pictures a folder of `draw_samples` holds, whatever they were asked for; for an estimate of the time."""
+    """How many pictures a folder of `draw_samples` holds, of any request; for an estimate of the time."""
     note = folder / "samples.json"
     return int(json.loads(note.read_text(encoding="utf-8"))["done"]) if note.is_file() else 0

@@ -1,4 +1,4 @@
-"""What an evaluation measures, and how: the command line fills it, and everything after it reads it."""
+"""The settings of an evaluation: the command line fills them, and all other code reads them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,8 @@ BY_DEFAULT = tuple(metric for metric in METRICS if metric != "nll")  # which can
 
 @dataclass(frozen=True)
 class Likelihoods:
-    """How the likelihood is measured: pictures at most, steps of the chain, random vectors a picture."""
+    """How the likelihood is measured: largest number of pictures, steps of the chain, random vectors for each
+    picture."""
 
     pictures: int = 32
     chain: int = 1000

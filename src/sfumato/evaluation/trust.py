@@ -49,25 +49,25 @@ from sfumato.page import Figure, png
 from sfumato.report import Report
 from sfumato.settings.sampling import Sampling
 
-MOST = 20_000  # real pictures that a network computes features of
+MOST = 20_000  # largest number of real pictures whose features a network computes
 HELD_OUT = 0.3  # share of the prompts, and of the things that probes are measured on, kept from their training
 TEMPLATES = ("a person", "a doctor", "a teacher", "a cook", "an artist")
-TOLD_APART = 300  # prompts, of which each picture has one
-EACH = 40  # pictures drawn of a template
+TOLD_APART = 300  # prompts among which each picture's own is searched
+EACH = 40  # pictures drawn for each template
 
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """What every measurement of drawn pictures starts from.
+    """The input of every measurement of drawn pictures.
 
     Attributes:
         model: in evaluation mode.
-        material: the data and what the model has seen of them.
+        material: the data, and which of them the model has seen.
         settings: how pictures are drawn.
         reference: indices (N,) of real pictures that drawn ones are compared with.
         control: indices (N,) of other real pictures.
-        asked: indices (N,) of the real pictures whose conditions were asked for.
-        conditions: (N) what was asked for.
+        asked: indices (N,) of the real pictures that gave the prompts.
+        conditions: (N) the conditions of the drawn pictures.
         rows: stored rows (N, ...), drawn.
         spaces: feature spaces; the first is learned on the data.
         out: folder of what is drawn.
@@ -108,7 +108,7 @@ class Drawn:
 
     @property
     def last_space(self) -> FeatureSpace:
-        """A space that was not learned on these data: it cannot tell training pictures by having seen them."""
+        """A space that was not learned on these data, so it cannot recognise training pictures."""
         return self.spaces[-1]
 
 
@@ -307,8 +307,8 @@ def bias_parts(
             left_out.append(f"bias, {attribute.name}: no picture of the data is about any template")
             continue
         about = (
-            f"Read from words in the data and by a probe on {space.name} in {EACH} drawn pictures a template, "
-            f"corrected for its errors (it is right about {_accuracy(probe)} of held-out pictures)."
+            f"In the data, words give the value; in {EACH} drawn pictures of each template, a probe on {space.name} "
+            f"reads it, corrected for its errors (it is right about {_accuracy(probe)} of held-out pictures)."
         )
         if found.without_data:
             about += f" Without pictures in the data: {', '.join(found.without_data)}."
@@ -335,7 +335,9 @@ def _labels(drawn: Drawn, own: LearnedFeatures, threshold: float) -> Part:
         drawn.seed,
         threshold=threshold,
     )
-    about = "Labels of the data against what the classifier of the learned features reads, corrected for its errors."
+    about = (
+        "Labels of the data, and classes that the classifier of the learned features reads, corrected for its errors."
+    )
     basis = {**drawn.basis, "classifier": own.sha256[:12]}
     return bias_part("label", found, {}, about, basis, Reading(said, torch.zeros_like(said), errors))
 
@@ -344,7 +346,7 @@ def _probe(drawn: Drawn, attribute: Attribute) -> tuple[Probe, FeatureSpace]:
     """A probe of an attribute, and the space that it reads.
 
     Raises:
-        UserError: too few pictures whose captions say its values.
+        UserError: too few pictures have captions that name its values.
     """
     data = drawn.material.data
     labels = attribute.labels(data.captions)

@@ -26,7 +26,7 @@ OF_OTHERS = "What is equal, or nearer to another than a fifth of the usual dista
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """What a probe said of each drawn picture.
+    """The answers of a probe for each drawn picture.
 
     Attributes:
         said: (N,) numbers of values.
@@ -44,7 +44,7 @@ class Reading:
 
     @classmethod
     def of(cls, part: str, arrays: Mapping[str, np.ndarray]) -> "Reading | None":
-        """What `values.npz` holds of a part, None where it is not one of groups."""
+        """The reading of a part from `values.npz`, None if the part has no groups."""
         names = [f"{part}.{name}" for name in ("said", "template", "confusion")]
         if not all(name in arrays for name in names):
             return None
@@ -67,9 +67,9 @@ def memorization_part(space: str, found: Memorization, figures: Sequence[Figure]
     return Part(
         key_of("memorization", space),
         f"Memorization in the {space if space in OF_DATA else f'features {space}'}",
-        "Whether drawn pictures are nearer to the pictures of the training than to as many that were held out, which "
-        "are the control: without copying half of them are. A near-copy is nearer to a training picture, in units of "
-        "the distance to its held-out neighbours, than all but 0.1 % of the held-out pictures are; that many are "
+        "Are drawn pictures nearer to training pictures than to as many held-out ones? The held-out pictures are the "
+        "control: without copying, half of the drawn pictures are. A near-copy is nearer to a training picture, in "
+        "units of the distance to its held-out neighbours, than all but 0.1 % of the held-out pictures; so many are "
         "expected without copying. The p-values are one-sided: how often an honest model would have so many.",
         [
             Row("share", "share nearer to training pictures", found.share, single(0.5), "lower"),
@@ -85,7 +85,7 @@ def memorization_part(space: str, found: Memorization, figures: Sequence[Figure]
 
 
 def membership_part(found: Membership, basis: Basis) -> Part:
-    """Whether the loss of a picture tells that the model was trained on it."""
+    """Whether the loss of a picture reveals that the model was trained on it."""
     together = found.together
     rows = [
         Row("auc", "AUC of all noise levels", together.auc, single(0.5), "lower"),
@@ -99,8 +99,8 @@ def membership_part(found: Membership, basis: Basis) -> Part:
     return Part(
         "membership",
         "Membership test of one query",
-        f"How well the loss tells {found.members:,} pictures of the training from {found.others:,} held-out ones. "
-        "This is the weakest attack worth the name: what it finds is there, and other attacks find more.",
+        f"How well the loss tells {found.members:,} training pictures from {found.others:,} held-out ones. "
+        "This is the weakest attack worth the name: what it finds is there, but other attacks find more.",
         rows,
         {**basis, "pictures": found.members + found.others},
         columns=("found", "by guessing"),
@@ -137,11 +137,11 @@ def alignment_part(drawn: Alignment, real: Alignment, basis: Basis) -> Part:
         "Prompt alignment",
         "A probe of pictures and sentences, trained on real pictures of other prompts, tells the prompt of each "
         f"picture from {drawn.prompts - 1:,} others. A guess is right in {drawn.chance_1:.1%}, one of ten in "
-        f"{drawn.chance_10:.1%}. Real pictures of the same prompts are the ceiling.",
+        f"{drawn.chance_10:.1%}. The results for real pictures of the same prompts stand beside it.",
         [
             row("recall-1", "own prompt is the nearest"),
             row("recall-10", "own prompt is among the ten nearest"),
-            row("gap", "cosine with the own prompt less the others"),
+            row("gap", "cosine with the own prompt minus the others"),
             row("cosine", "cosine with the own prompt"),
         ],
         {**basis, "pictures": drawn.pictures, "prompts": drawn.prompts},
@@ -161,10 +161,10 @@ def bias_part(
     Args:
         attribute: its name.
         overall: all templates, or all pictures.
-        templates: prompt template -> its comparison; none where there are no templates.
+        templates: prompt template -> its comparison; none if there are no templates.
         about: what was read, and by which probe.
         basis: what the numbers depend on.
-        reading: what was read of each drawn picture, by which another model is compared.
+        reading: the values that were read from each drawn picture; another model is compared with these.
     """
     rows = [
         Row(f"share:{value}", f"share of {value}", after, before)
@@ -185,7 +185,7 @@ def bias_part(
     return Part(
         key_of("bias", attribute),
         f"Shares by {attribute}",
-        f"{about} The distance in the column of the data is what chance alone would make of so many pictures. "
+        f"{about} The distance in the column of the data is the distance that chance alone gives for so many pictures. "
         + ". ".join(sentence[0].upper() + sentence[1:] for sentence in told)
         + ".",
         rows,

@@ -1,8 +1,8 @@
-"""The numbers of a report as answers to what people ask, a plain sentence each.
+"""The numbers of a report as answers to plain questions, one sentence each.
 
-Do they look real? Is the variety there? Are they copies? Do they follow what was asked for? Each answer holds a number
-of the drawn pictures against that of real ones (what a perfect model would reach): yes, if it comes within their
-interval or to nine tenths of them; no, if it does not come to half; else partly. An answer is only as good as the
+Do they look real? Is the variety there? Are they copies? Do they follow what was asked for? Each answer compares a
+number of the drawn pictures with the same number of real ones (what a perfect model would reach): yes, if it reaches
+their interval or nine tenths of them; no, if it does not reach half; otherwise partly. An answer is only as good as the
 features, so it comes from the space in which the drawn pictures do worst.
 """
 
@@ -14,7 +14,7 @@ from sfumato.evaluation.report import Part, Row
 from sfumato.measures.interval import digits
 from sfumato.page import Figure, Section, marked
 
-NEARLY, HARDLY = 0.9, 0.5  # of what real pictures reach
+NEARLY, HARDLY = 0.9, 0.5  # shares of the value of real pictures
 LEAST_PROMPTS = 40
 SURELY = 0.001  # p-value of so many near-copies
 WORDS = {True: "Yes. ", False: "No. ", None: "Partly. "}
@@ -30,7 +30,7 @@ class Answer:
 
 
 def answers(parts: Sequence[Part]) -> list[Answer]:
-    """The answers that the parts allow."""
+    """The answers that the parts can give."""
     found = [
         _quality(
             parts,
@@ -90,8 +90,8 @@ def _prompts(parts: Sequence[Part]) -> Answer | None:
     if prompts < LEAST_PROMPTS:
         return Answer(question, None, f"{prompts} unseen prompts are too few to say; raise --n.")
     sentence = (
-        f"Among {prompts} unseen prompts the own one is one of the ten nearest for {{drawn}} of the drawn pictures "
-        f"and for {{real}} of real ones ({10 / prompts:.0%} by guessing)."
+        f"A picture's own prompt is among the ten nearest of {prompts} unseen prompts for {{drawn}} of the drawn "
+        f"pictures and for {{real}} of real ones ({10 / prompts:.0%} by guessing)."
     )
     return _reached(question, next(row for row in part.rows if row.key == "recall-10"), sentence)
 
@@ -106,7 +106,7 @@ def _copies(parts: Sequence[Part]) -> Answer | None:
     if not found:
         return None
     p, row, space = min(found, key=lambda each: each[0])
-    expected = "" if row.real is None else f", where {row.real.mean:.1%} are expected of a model that copies nothing"
+    expected = "" if row.real is None else f"; a model that copies nothing would have {row.real.mean:.1%}"
     told = f"{row.drawn.mean:.1%} are near-copies of training pictures in the space {space.replace('-', ' ')}{expected}"
     return Answer("Are they new, and not copies?", p >= SURELY, f"{WORDS[p >= SURELY]}{told} (p {digits(p)}).")
 

@@ -1,9 +1,9 @@
 """The yardstick of several models, or of several settings of one: the same real pictures in the same features.
 
-`sfumato.evaluation.run.evaluate` has the same one, so that a number is the same wherever it is measured. Where two sets
-of drawn pictures are held against the same real ones, the difference of their numbers has a test of its own
-(`sfumato.measures.permutation`): what only these real pictures add to both cancels, and so does what pairs (the same
-seed and prompt) have in common. Two intervals beside each other know nothing of either.
+`sfumato.evaluation.run.evaluate` has the same one, so a number is the same wherever it is measured. If two sets of
+drawn pictures are compared with the same real ones, the difference of their numbers has its own test
+(`sfumato.measures.permutation`): the contribution of these real pictures to both cancels, as does the common part of
+pairs (the same seed and prompt). Two separate intervals know nothing of either.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,7 +45,7 @@ class Yardstick:
         data: fitted to the model.
         codec: of the model.
         reference: (N,) indices of the real pictures.
-        conditions: (N,) what is asked for: what other pictures show.
+        conditions: (N,) the conditions to draw, which come from other pictures.
         asks_for_classes: the name of the condition that holds a class, None without one.
         spaces: the first is learned on the data.
         kept: the folder that keeps features.
