@@ -133,7 +133,7 @@ def written(found: Comparison, out: Path) -> str:
         told = "<p>Numbers with another basis are other quantities. These parts are left out of the tables:</p>"
         sections.append(Section("Not compared", [f"{told}<ul>{why}</ul>"]))
     names = ", ".join(escape(side.name) for side in found.sides[1:])
-    introduction = f"<p>{names} held against {escape(found.sides[0].name)}, row by row.</p>"
+    introduction = f"<p>{names} compared with {escape(found.sides[0].name)}, row by row.</p>"
     write(out, page("Models side by side", introduction, sections), sections)
     write_atomically(out / "comparison.json", to_json(found))
     return f"{text(found)}\n\n{PAGE}, comparison.json and more in {out.resolve()}"

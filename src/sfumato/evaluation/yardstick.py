@@ -109,7 +109,7 @@ def feature_differences(
     Args:
         a: features (N, D).
         b: features (N, D).
-        reference: features (M, D) of the real pictures that both are held against.
+        reference: features (M, D) of the real pictures that both are compared with.
         paired: whether a[i] and b[i] are of one seed and prompt.
         seed: decides the exchanges.
         names: some of SET_STATISTICS.
