@@ -192,7 +192,7 @@ def wave(settings_of, monkeypatch, tmp_path):
     del settings["data"]["size"]
     made = Model.build(Config.model_validate(settings)).to("cpu").eval()
     assert isinstance(made.codec, Arrays)
-    made.codec.centre, made.codec.half = 40.0, 9.0
+    made.codec.centre, made.codec.half = np.array([40.0]), np.array([9.0])
     monkeypatch.setattr("sfumato.generation.draw.open_model", lambda *name: made)
     monkeypatch.chdir(tmp_path)
     cli.generate(seed=5, steps=2, out=tmp_path)
