@@ -120,7 +120,7 @@ def test_a_part_that_one_has_not_is_told(tmp_path):
         (["emoji", "emoji", "--data", "x", "--grid", "steps=1,2"], "--grid takes one model"),
         (["emoji", "--data", "x", "--grid", "stepps=1,2"], "did you mean 'steps'"),
         (["emoji", "--data", "x", "--grid", "steps=1,2", "--metric", "fid"], "did you mean 'fd'"),
-        (["emoji", "--data", "x", "--grid", "steps=1,2", "--metric", "accuracy"], "accuracy needs a model with classes"),
+        (["emoji", "--data", "x", "--grid", "steps=1,2", "--metric", "accuracy"], "needs a model with classes"),
     ],
 )
 def test_what_cannot_be_is_told(arguments, message, capsys, tmp_path):
