@@ -35,7 +35,9 @@ def main() -> None:
     from sfumato.data.dataset import Dataset
 
     train, held_out = Dataset(folder / "runs" / "digits" / "data").split(model.config.data.validation)
-    judge = SVC().fit(data.images[train].reshape(len(train), -1), data.labels[train])
+    judge = SVC(gamma=0.001).fit(  # pyright: ignore[reportArgumentType]
+        data.images[train].reshape(len(train), -1), data.labels[train]
+    )
     right = judge.predict(data.images[held_out].reshape(len(held_out), -1)) == data.labels[held_out]
     asked = np.repeat(np.arange(10), DRAWN)
     rows = [

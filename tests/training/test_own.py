@@ -182,6 +182,33 @@ def test_conditions_groups_and_validation_come_from_the_items(tmp_path):
     assert [r.captions for r in data.records[:2]] == [("wave 0",), ("wave 1",)] and data.records[5].group == "g1"
 
 
+def test_a_second_array_of_every_item_is_a_condition(tmp_path):
+    class Echoes(Waves):
+        def __getitem__(self, i: int) -> Any:
+            values, said = super().__getitem__(i)
+            return values, {"class": said["class"], "before": np.roll(values, 1)}
+
+    class Beside(Own):
+        def __init__(self) -> None:
+            super().__init__(channels=3)  # x, the second array, and where there is one
+
+        def forward(self, x: Tensor, level: Tensor) -> Tensor:
+            return super().forward(x, level)[:, :1]
+
+    asked = ["conditions={before: {kind: picture, dropout: 0}}"]
+    changes = [change for change in SMALL if not change.startswith("condition.")]
+    given = load_recipe("folder", [*changes, *asked, "training.steps=2", "training.checkpoint_every=2"])
+    with pytest.raises(RuntimeError) as caught:
+        train(given, tmp_path / "unseen", data=Echoes(), network=Own())
+    assert any("x (2, 3, 24)" in note for note in caught.value.__notes__)
+    model = train(given, tmp_path / "run", data=Echoes(), network=Beside())
+    assert model.conditioner.planes == 2
+    rows = np.load(tmp_path / "run" / "data" / "rows.npy")
+    assert rows.shape == (40, 1, 24) and len(list((tmp_path / "run" / "data").glob("*.npy"))) == 2
+    with pytest.raises(DataError, match="says nothing of 'before'"):
+        train(given, tmp_path / "none", data=Waves(), network=Beside())
+
+
 def test_the_default_objective_handed_in_gives_the_same_weights_as_by_name(tmp_path):
     own = partial(objectives.denoising_loss, weight=objectives.edm(0.5))
     named = train(config(steps=3), tmp_path / "named", data=Waves())

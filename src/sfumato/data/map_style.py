@@ -4,7 +4,8 @@
     data[i], "a red apple"                 with its caption
     data[i], 3                             with its class, by number (named by ``data.classes`` where there is one)
     data[i], {"text": ..., "class": ...}   with conditions by name; "text" may be a list of captions, and
-                                           "group", "licence" and "source" are understood as in a table
+                                           "group", "licence" and "source" are understood as in a table; a second
+                                           array or image goes by the name of its condition of the kind picture
 
 Each item becomes a record whose file is a ``.npy``, or a ``.png`` for an image, so all that holds for a folder holds
 for it: faults are named, rows are kept in a memory map, the manifest's hash names the data, and a run that goes on
@@ -43,6 +44,7 @@ def source_of(
     name: str,
     as_pictures: bool = False,
     group: str = "",
+    pictures: Sequence[str] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Source:
     """The list of a data set's items.
@@ -51,7 +53,8 @@ def source_of(
         data: with the items named above; ``data[i]`` is the same at every reading.
         name: of the data set, for people.
         as_pictures: arrays (height, width) or (height, width, 1, 3 or 4) of uint8 or uint16 are pictures.
-        group: the condition by which items belong together, "group" by default.
+        group: the name under which an item says to which others it belongs, "group" by default.
+        pictures: the names of second pictures, as of ``Asked.pictures``; every item has all of them.
         progress: told how many of how many items are listed.
 
     Raises:
@@ -65,13 +68,14 @@ def source_of(
     records = []
     for i in range(total):
         values, said = _parted(data[i], i, classes)
-        _refuse_unread(said, i, group)
+        _refuse_unread(said, i, [*([group] if group else []), *pictures])
         file, ending = write(values, i)
         digest = hashlib.sha256(file).digest()
         records.append(
             Record(
                 f"{i}{ending}",
                 _Fetch(data, i, write, digest),
+                beside=tuple(_second(data, i, said, column) for column in pictures),
                 captions=_captions(said.get("text"), i),
                 label=_text(said.get("class"), "class", i),
                 licence=_text(said.get("licence"), "licence", i),
@@ -86,17 +90,35 @@ def source_of(
     return Source(Path(name), "a data set handed in", records, order if set(order) == set(found) else found)
 
 
+def _second(data: MapStyle, i: int, said: Mapping[str, Any], column: str) -> Record:
+    """The second picture of an item under one name."""
+    if column not in said:
+        raise DataError(f"data[{i}] says nothing of {column!r}, which a condition reads", "give it for every item")
+    file, ending = _npy(said[column], i)
+    digest = hashlib.sha256(file).digest()
+    stamp = (len(file), int.from_bytes(digest[:8]))
+    return Record(f"{i}-{column}{ending}", _Fetch(data, i, _npy, digest, column), stamp=stamp)
+
+
 class _Fetch:
-    """Reads one item again, as a file; it must be what it was."""
+    """Reads one item, or a second picture of it, again as a file; it must be what it was."""
 
-    __slots__ = ("data", "digest", "index", "write")
+    __slots__ = ("column", "data", "digest", "index", "write")
 
-    def __init__(self, data: MapStyle, index: int, write: Callable[[Any, int], tuple[bytes, str]], digest: bytes):
-        self.data, self.index, self.write, self.digest = data, index, write, digest
+    def __init__(
+        self,
+        data: MapStyle,
+        index: int,
+        write: Callable[[Any, int], tuple[bytes, str]],
+        digest: bytes,
+        column: str = "",
+    ) -> None:
+        self.data, self.index, self.write, self.digest, self.column = data, index, write, digest, column
 
     def __call__(self) -> bytes:
         item = self.data[self.index]
-        file = self.write(item[0] if isinstance(item, tuple) else item, self.index)[0]
+        values, said = item if isinstance(item, tuple) else (item, {})
+        file = self.write(said[self.column] if self.column else values, self.index)[0]
         if hashlib.sha256(file).digest() != self.digest:
             raise DataError(
                 f"data[{self.index}] changes from one reading to the next, so no run could be repeated",
@@ -127,8 +149,8 @@ def _parted(item: Any, i: int, classes: Sequence[str]) -> tuple[Any, dict[str, A
     return values, dict(said)
 
 
-def _refuse_unread(said: Mapping[str, Any], i: int, group: str) -> None:
-    possible = [*PLAIN, *([group] if group else [])]
+def _refuse_unread(said: Mapping[str, Any], i: int, further: Sequence[str]) -> None:
+    possible = [*PLAIN, *further]
     for name in said:
         if name not in possible:
             raise DataError(

@@ -15,6 +15,7 @@ from sfumato.data.map_style import HANDED_IN, MapStyle, source_of
 from sfumato.data.records import Source
 from sfumato.diffusion.objectives import Loss
 from sfumato.errors import UserError
+from sfumato.kinds import columns_asked
 from sfumato.model import part_name
 from sfumato.report import Report, Silent
 from sfumato.training.resolve import source_of as listed
@@ -91,6 +92,7 @@ class Own:
             part_name(self.data),
             config.codec.kind == "pixels",
             group,
+            columns_asked(config),
             lambda done, total: report.progress("listing the data", done, total),
         )
 
