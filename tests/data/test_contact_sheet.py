@@ -2,7 +2,10 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from sfumato.cli import main as cli
+from sfumato.codecs.png import png
 from sfumato.data import DataError, contact_sheet, open_source, prepare
 from sfumato.data.readers.pictures import Pictures
 from sfumato.data.sheet import GAP, LINE, MARGIN
@@ -75,3 +78,34 @@ def test_with_a_size_the_sheet_shows_the_pixels_that_a_model_would_see(source, t
         enlarged = np.asarray(dataset.rows[index]).repeat(4, 0).repeat(4, 1)
         assert np.array_equal(sheet[:, left : left + 32], enlarged)
     assert not np.array_equal(np.asarray(contact_sheet(source, 20, 1, 32))[top : top + 32], sheet)
+
+
+@pytest.mark.parametrize("shape", [(30,), (2, 40), (9, 12, 3), (6, 7, 8)])
+def test_a_folder_of_arrays_is_shown_and_scanned(shape, tmp_path, capsys):
+    (tmp_path / "data").mkdir()
+    for i in range(6):
+        np.save(tmp_path / "data" / f"{i}.npy", np.random.default_rng(i).normal(40, 9, shape).astype(np.float32))
+    (tmp_path / "data" / "broken.npy").write_bytes(b"no array")
+    out = tmp_path / "sheet.png"
+    assert cli.main(["data", "show", str(tmp_path / "data"), "--rows", "1", "--out", str(out)]) == 0
+    sheet = np.asarray(Image.open(out))
+    assert (sheet == (0xB3, 0x26, 0x1E)).all(-1).sum() == 96 * 96  # the broken one
+    tile = sheet[-(96 + 2 * LINE + MARGIN) :][:96, MARGIN + 96 + GAP :][:, :96]
+    assert tile.std() > 10
+    assert cli.main(["data", "scan", str(tmp_path / "data")]) == 1
+    assert "usable pictures: 6; faults: 1" in capsys.readouterr().out
+    assert cli.main(["data", "show", str(tmp_path / "data"), "--size", "8"]) == 2
+    assert "--size is of pictures" in capsys.readouterr().err
+
+
+def test_pictures_of_12_bits_are_shown_in_their_own_range_at_a_size_that_is_no_square(tmp_path):
+    (tmp_path / "data").mkdir()
+    for i in range(6):
+        values = np.full((20, 40, 1), 4095, np.uint16)
+        (tmp_path / "data" / f"{i}.png").write_bytes(png(values, 12, {}))
+    out = tmp_path / "sheet.png"
+    assert cli.main(["data", "show", str(tmp_path / "data"), "--size", "48x24", "--rows", "1", "--out", str(out)]) == 0
+    sheet = np.asarray(Image.open(out))
+    assert (sheet == 255).all(-1).sum() == 6 * 96 * 48  # white, each pixel twice as large
+    for size in ("3x40", "48x24x2"):
+        assert cli.main(["data", "show", str(tmp_path / "data"), "--size", size]) == 2

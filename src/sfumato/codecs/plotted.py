@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-WIDTH, HEIGHT = 192, 64  # pixels of a signal's picture; several channels share at most four heights
+WIDTH, HEIGHT = 128, 80  # pixels of a signal's picture; several channels share at most four heights
 FINER = 4  # lines are drawn this much larger and then reduced, so that they are smooth
 GAP = 1  # pixels between slices
 
@@ -32,7 +32,7 @@ def lines(signals: np.ndarray) -> Image.Image:
         points = list(zip(places.tolist(), heights.tolist(), strict=True))
         if length == 1:
             points = [(0.0, points[0][1]), (float(wide), points[0][1])]
-        draw.line(points, fill=0, width=FINER)
+        draw.line(points, fill=0, width=FINER + 2)
     return sheet.resize((WIDTH, sheet.height // FINER), Image.Resampling.BOX)
 
 
