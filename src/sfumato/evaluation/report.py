@@ -127,5 +127,5 @@ def text(parts: Sequence[Part]) -> str:
         for row in part.rows:
             real = f"  | {row.real}" if row.real else ""
             better = f"  ({row.better} is better)" if row.better else ""
-            lines.append(f"  {row.name:<{WIDTH}}{row.drawn}{real}{better}")
+            lines.append(f"  {row.name:<{WIDTH - 1}} {row.drawn}{real}{better}")
     return "\n".join(lines[1:])
