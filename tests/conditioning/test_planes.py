@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from sfumato.codecs.arrays import Arrays
 from sfumato.conditioning.conditioners import Conditioners
 from sfumato.conditioning.planes import MaskConditioner, PlanesConditioner, SmallerConditioner, fitted, known_by
 from sfumato.conditioning.values import Planes, augmented, record_of, words_of
@@ -129,6 +130,43 @@ def test_an_image_a_file_and_an_array_of_one_picture_are_one_condition(tmp_path)
     first, *others = [conditioner([conditioner.normalize(way)])["planes"] for way in ways]
     for other in others:
         torch.testing.assert_close(other, first)
+
+
+def test_a_mask_beside_a_picture_hides_what_is_white_in_it(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    hidden = np.zeros((8, 8), np.uint8)
+    hidden[:, 4:] = 255
+    Image.fromarray(hidden).save(tmp_path / "m.png")
+    np.save(tmp_path / "m.npy", hidden > 0)
+    conditioner = MaskConditioner((3, 8, 8), "mixed")
+    ways = [
+        f"{tmp_path / 'a.png'}:{tmp_path / 'm.png'}", f"{tmp_path / 'a.png'}:{tmp_path / 'm.npy'}",
+        (Image.fromarray(pixels), Image.fromarray(hidden)), (pixels, hidden),
+    ]  # fmt: skip
+    transparent = np.concatenate([pixels, 255 - hidden[..., None]], axis=2)
+    [expected] = conditioner([conditioner.normalize(Image.fromarray(transparent))])["planes"]
+    assert not expected[1:, :, 4:].any() and expected[0].bool().tolist() == [[True] * 4 + [False] * 4] * 8
+    for way in ways:
+        assert torch.equal(conditioner([conditioner.normalize(way)])["planes"][0], expected)
+    first, second = (conditioner.normalize(way) for way in ways[:2])
+    assert isinstance(first, Planes) and isinstance(second, Planes)
+    assert record_of({"mask": first})["mask"]["file"] == "a.png:m.png" and first.sha256 != second.sha256
+    with pytest.raises(UserError, match=r"the mask has the sides \(4, 4\), and the picture \(8, 8\)"):
+        conditioner.normalize((pixels, np.ones((4, 4))))
+    with pytest.raises(UserError, match=r"none.png cannot be read"):
+        conditioner.normalize(f"{tmp_path / 'a.png'}:{tmp_path / 'none.png'}", "condition mask")
+
+
+def test_arrays_are_masked_in_their_own_units(tmp_path):
+    codec = Arrays((1, 12), "float32", "none")
+    row = np.arange(45, 57, dtype=np.float32)
+    codec.fit(np.stack([row, row + 3]))
+    np.save(tmp_path / "a.npy", row)
+    np.save(tmp_path / "m.npy", np.arange(12) > 8)
+    value = MaskConditioner((1, 12), "mixed", codec).normalize(f"{tmp_path / 'a.npy'}:{tmp_path / 'm.npy'}")
+    assert isinstance(value, Planes) and value.x[0].tolist() == [1.0] * 9 + [0.0] * 3
+    torch.testing.assert_close(value.x[1, :9], codec.encode(row[None])[0, 0, :9])
 
 
 @pytest.mark.parametrize(

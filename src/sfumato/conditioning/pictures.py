@@ -54,6 +54,33 @@ def given(
     return *as_x(value, channels, field), "", ""
 
 
+def with_mask(value: Any) -> tuple[Any, Any]:
+    """A picture and its mask, from a pair or from "picture.png:mask.png"; None for the mask if there is none."""
+    if isinstance(value, tuple) and len(value) == 2:
+        return value
+    if isinstance(value, str) and ":" in value and not Path(value).expanduser().exists():
+        picture, _, mask = value.rpartition(":")
+        return picture, mask
+    return value, None
+
+
+def known_of(mask: Any, field: str) -> tuple[Tensor, str, str]:
+    """Where a mask hides nothing, bool (*sides); the name of its file and the SHA-256 of its bytes.
+
+    Args:
+        mask: a picture, white where it hides; or an array (*sides), not 0 where it hides.
+        field: the name for the message.
+    """
+    if isinstance(mask, str | Path) and Path(mask).suffix.lower() == ".npy":
+        path = Path(mask).expanduser()
+        data = content(path, field)
+        return torch.from_numpy(np_of(data, path, field) == 0), path.name, sha256(data)
+    if isinstance(mask, np.ndarray | Tensor):
+        return torch.as_tensor(mask) == 0, "", ""
+    x, _, file, digest = given(mask, 1, field)
+    return x[0] <= 0, file, digest
+
+
 def content(path: Path, field: str) -> bytes:
     """The bytes of a file within bounds; a pipe or a device is none."""
     try:

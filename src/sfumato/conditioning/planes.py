@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sfumato.codecs.codec import Codec
 from sfumato.conditioning.conditioners import Conditioner
-from sfumato.conditioning.pictures import content, given
+from sfumato.conditioning.pictures import content, given, known_of, with_mask
 from sfumato.conditioning.values import Planes, Value
 from sfumato.data.dataset import Dataset
 from sfumato.data.readers import Reader, Unusable
@@ -66,7 +66,8 @@ class MaskConditioner(PlanesConditioner):
     """A mask, and x_0 where it is known.
 
     In training masks are drawn by a law; see ``known_by``. A person gives a picture whose transparent part is to be
-    drawn.
+    drawn, or a picture (or array) and a mask of the same sides, "picture.png:mask.png": white, or what is not 0 in an
+    array, is to be drawn. What the picture has there is hidden from the network.
 
     Args:
         shape: of x_0, (C, *sides).
@@ -84,11 +85,21 @@ class MaskConditioner(PlanesConditioner):
     def normalize(self, value: Any, field: str = "prompt") -> Value | None:
         if value is None or isinstance(value, Planes):
             return value
+        value, mask = with_mask(value)
         x, opaque, file, digest = given(value, self.channels, field, self.codec, self.depth)
+        if mask is not None:
+            opaque, its_file, its_digest = known_of(mask, field)
+            file, digest = f"{file}:{its_file}", sha256(f"{digest}:{its_digest}".encode()) if digest else ""
+            if opaque.shape != x.shape[1:]:
+                raise UserError(
+                    f"{field}: the mask has the sides {tuple(opaque.shape)}, and the picture {tuple(x.shape[1:])}",
+                    fix="give a mask of the sides of the picture",
+                )
         if opaque is None or bool(opaque.all()):
             raise UserError(
                 f"{field}: {file or 'the picture'} has no transparent part, so nothing of it is to be drawn",
-                fix="erase to transparency what the model shall draw, and save it as PNG",
+                fix="erase to transparency what the model shall draw, and save it as PNG; or give a mask beside it, "
+                "PICTURE:MASK, white where the model shall draw",
             )
         known = opaque[None].to(x)
         return Planes(torch.cat([known, x * known]), file, digest)
