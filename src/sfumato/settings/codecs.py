@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny, WrapValidator, model_validator
 
@@ -13,6 +13,7 @@ from sfumato.settings.base import LARGEST_SIZE, Settings, within, word
 class CodecSettings(Settings):
     """Abstract: what one kind of data is. A kind of your own derives from this; see ``sfumato.kinds.register``."""
 
+    pictorial: ClassVar[bool] = False  # whether the rows are pictures
     kind: str
 
     @property
@@ -59,6 +60,7 @@ class PictureSettings(CodecSettings):
 class PixelCodec(PictureSettings):
     """Pictures as they are: pixels in [-1, 1]."""
 
+    pictorial: ClassVar[bool] = True
     kind: Literal["pixels"] = "pixels"
 
 

@@ -90,7 +90,7 @@ class Own:
         return source_of(
             self.data,
             part_name(self.data),
-            config.codec.kind == "pixels",
+            config.codec.pictorial,
             group,
             columns_asked(config),
             lambda done, total: report.progress("listing the data", done, total),
