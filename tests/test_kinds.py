@@ -82,6 +82,8 @@ def test_every_whole_number_survives_and_has_a_bin_of_its_own(dtype):
     codec.fit(rows)
     x = codec.encode(rows)
     assert np.array_equal(codec.decode(x), rows)
+    beyond = codec.decode(torch.tensor([-1.4, 1.4]).expand(1, 1, 2))
+    assert beyond.ravel().tolist() == [rows.min(), rows.max()]
     assert (x.min(), x.max()) == (-1, 1) and codec.bin == pytest.approx(2 / (int(rows.max()) - int(rows.min())))
 
 

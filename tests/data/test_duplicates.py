@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageEnhance
 
+from sfumato.codecs.arrays import Arrays
 from sfumato.codecs.pixels import Pixels
 from sfumato.data import duplicates as module
 from sfumato.data.duplicates import find_duplicates, groups_of, perceptual_hash, reduced
@@ -174,3 +175,13 @@ def test_what_cannot_be_scanned_is_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(MissingPackage, match="faiss-cpu"):
         groups_of(stacked([scene(0), scene(1)]))
+
+
+@pytest.mark.parametrize("shape", [(1, 40), (2, 9, 10), (1, 6, 7, 8)])
+def test_copies_among_arrays_are_equal_ones_and_near_ones_and_nothing_else(shape):
+    rows = np.random.default_rng(0).normal(40, 9, (60, *shape))
+    rows[7], rows[50] = rows[3], rows[20] + np.random.default_rng(1).normal(0, 0.1, shape)
+    rows[30] = 1e4 + 1e-3 * rows[30]  # far from all others, and of small differences of its own
+    codec = Arrays(shape, "float64")
+    codec.fit(rows)
+    assert [indices for indices, _ in module.groups_of_values(codec, rows)] == [(3, 7), (20, 50)]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from sfumato.codecs.arrays import Arrays
 from sfumato.codecs.pixels import Pixels
 from sfumato.data.dataset import Dataset
 from sfumato.errors import UserError
@@ -198,3 +199,24 @@ def test_vicreg_is_nothing_for_equal_decorrelated_views_and_known_for_collapsed_
     torch.testing.assert_close(vicreg(flat, flat), torch.tensor(25 * 0.99, dtype=torch.float64))
     twice = z[:, :1].repeat(1, 2)  # two entries, each of two covariances (64/63)^2, in both views
     torch.testing.assert_close(vicreg(twice, twice), torch.tensor(2 * (64 / 63) ** 2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("shape", "seen"),
+    [
+        ((2, 30), (30,)),
+        ((1, 5000), (1024,)),
+        ((3, 7, 90), (5, 64)),
+        ((1, 6, 7, 8), (6, 7, 8)),
+        ((1, 8, 64, 32), (4, 32, 16)),
+    ],
+)
+def test_features_are_learned_in_one_to_three_dimensions_and_long_sides_are_reduced(tmp_path, shape, seen):
+    rows = np.random.default_rng(0).normal(0, 1, (40, *shape)).astype(np.float32)
+    codec = Arrays(shape, "float32")
+    codec.fit(rows)
+    network = learned(cast(Dataset, Drawn(rows, None)), codec, np.arange(30), tmp_path, Silent(), 0, 256)
+    with torch.inference_mode():
+        x = codec.encode(rows[:5])
+        assert network.sides == seen and network.prepared(x).shape == (5, shape[0], *seen)
+        assert network(x).shape == (5, 128) and network(x).isfinite().all() and network(x).std(0).max() > 0

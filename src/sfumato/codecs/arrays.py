@@ -85,11 +85,10 @@ class Arrays(Codec):
         return self.encode(array[None])[0] if array.ndim == len(row_shape(self.shape, self.channel_axis)) else None
 
     def decode(self, x: Tensor) -> np.ndarray:
-        """float (B, C, *sides) -> rows (B, ...); whole numbers are rounded, and cut to the range of the dtype."""
+        """float (B, C, *sides) -> rows (B, ...); whole numbers are rounded, and cut to the range of the data."""
         values = x.detach().double().cpu().numpy() * self.half.reshape(self._ones) + self.centre.reshape(self._ones)
         if self.whole:
-            limits = np.iinfo(self.dtype)
-            values = values.round().clip(limits.min, limits.max)
+            values = values.round().clip(self.low.min(), self.high.max())
         return np.ascontiguousarray(as_filed(values, self.channel_axis, 1), self.dtype)
 
     def values(self, rows: np.ndarray) -> np.ndarray:
