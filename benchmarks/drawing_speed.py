@@ -57,7 +57,7 @@ V = (
     "diffusion.parameterization=v",
     "diffusion.sigma_data=1",
     "objective.weight=v",
-    "objective.time_law=uniform",
+    "times.kind=uniform",
 )
 OURS = ("dpm++2m/log-snr", "dpm++2m/karras", "dpm++2m-sde/karras")  # our recipes use the first
 EVALUATIONS = (3, 4, 5, 6, 8, 10, 12, 15, 20)

@@ -85,3 +85,41 @@ def test_what_an_optimizer_keeps_is_found_again_under_the_new_name():
     old = {"adamw/conditioner.embedding.weight/exp_avg": 1, "muon/network.in.weight/momentum_buffer": 2}
     new = {"adamw/conditioner.class.embedding.weight/exp_avg": 1, "muon/network.in.weight/momentum_buffer": 2}
     assert lifted_weights(old, names) == new == lifted_weights(new, names)
+
+
+WHOLE = {"weight": "edm", "chain": 1000, "vlb_share": 0.001, "time_mean": -0.2, "time_std": 1.4}
+
+
+@pytest.mark.parametrize(
+    ("objective", "lifted_objective", "times"),
+    [
+        (
+            {"kind": "simple", **WHOLE, "time_law": "logit_normal"},
+            {"kind": "simple", "weight": "edm"},
+            {"kind": "logit_normal", "mean": -0.2, "std": 1.4},
+        ),
+        ({"kind": "vlb", **WHOLE, "time_law": "uniform"}, {"kind": "vlb", "chain": 1000}, {"kind": "uniform"}),
+        (
+            {"kind": "hybrid", **WHOLE, "time_law": "log_normal"},
+            {"kind": "hybrid", "weight": "edm", "chain": 1000, "vlb_share": 0.001},
+            {"kind": "log_normal", "mean": -0.2, "std": 1.4},
+        ),
+        ({"weight": "v", "time_law": "uniform"}, {"kind": "simple", "weight": "v"}, {"kind": "uniform"}),
+    ],
+)
+def test_the_law_of_the_times_moves_out_of_the_objective(objective, lifted_objective, times):
+    found = lifted({"objective": objective})
+    assert (found["objective"], found["times"]) == (lifted_objective, times)
+
+
+def test_an_old_word_on_the_command_line_changes_the_times_of_a_recipe():
+    def of(*changes: str) -> dict:
+        return load_recipe("folder", changes).times.model_dump()
+
+    assert of("objective.time_mean=0.5") == {"kind": "logit_normal", "mean": 0.5, "std": 1.4}
+    assert of("objective.time_law=uniform") == {"kind": "uniform"}
+    assert of("times.kind=log_normal", "times.mean=-1.2") == {"kind": "log_normal", "mean": -1.2, "std": 1.0}
+    with pytest.raises(ConfigError, match=r"times\.mean is a setting of another times\.kind"):
+        of("times.kind=uniform", "times.mean=1")
+    with pytest.raises(ConfigError, match=r"objective\.chain is a setting of another objective\.kind"):
+        of("objective.chain=10")

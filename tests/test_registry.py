@@ -8,7 +8,7 @@ import torch
 from sfumato import registry
 from sfumato.diffusion.schedules import Flow, Schedule
 from sfumato.errors import UserError
-from sfumato.settings import learning, networks
+from sfumato.settings import learning, networks, objectives
 from sfumato.settings.base import Settings
 from sfumato.settings.sampling import Sampling
 
@@ -16,8 +16,7 @@ from sfumato.settings.sampling import Sampling
 WORDS: dict[str, tuple[type[Settings], str, Any]] = {
     "schedule": (learning.Diffusion, "schedule", registry.SCHEDULES),
     "parameterization": (learning.Diffusion, "parameterization", registry.PARAMETERIZATIONS),
-    "weight": (learning.Objective, "weight", registry.WEIGHTS),
-    "time_law": (learning.Objective, "time_law", registry.TIME_LAWS),
+    "weight": (objectives.SimpleObjective, "weight", registry.WEIGHTS),
     "solver": (Sampling, "solver", registry.SOLVERS),
     "grid": (Sampling, "grid", registry.GRIDS),
 }
@@ -27,6 +26,15 @@ WORDS: dict[str, tuple[type[Settings], str, Any]] = {
 def test_every_word_that_a_recipe_may_say_has_an_object_and_the_other_way_round(name):
     group, field, entries = WORDS[name]
     assert set(get_args(group.model_fields[field].annotation)) == set(entries)
+
+
+def kinds_of(union: Any) -> set[str]:
+    return {get_args(kind.model_fields["kind"].annotation)[0] for kind in get_args(get_args(union)[0])}
+
+
+def test_every_kind_of_objective_and_of_times_has_an_object():
+    assert kinds_of(objectives.AnyObjective) == {*registry.OBJECTIVES, "own"}
+    assert kinds_of(objectives.AnyTimes) == set(registry.TIME_LAWS)
 
 
 def test_every_network_of_the_recipes_has_a_class():
@@ -53,7 +61,7 @@ def test_weights_are_positive_numbers(name):
 @pytest.mark.parametrize("name", registry.TIME_LAWS)
 def test_time_laws_stay_within_the_process(name):
     u = torch.linspace(0.001, 0.999, 99)
-    t, weights = registry.TIME_LAWS[name](Flow(), 0.0, 1.0, 10).draw(u)
+    t, weights = registry.TIME_LAWS[name](Flow(), objectives.LogitNormalTimes(), 10).draw(u)
     assert t.shape == weights.shape == u.shape and (weights == 1).all() and (t >= 0).all() and (t <= 1).all()
 
 

@@ -22,7 +22,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     x = Features().test[: arguments.pictures]
-    simple = ["diffusion.parameterization=v", "objective.weight=simple", "objective.time_law=uniform"]
+    simple = ["diffusion.parameterization=v", "objective.weight=simple", "times.kind=uniform"]
     head("schedule", "L_T", "sum of KL", "L_0", "bits/dim")
     for schedule in arguments.schedules:
         models = [trained(f"schedule-{schedule}", [f"diffusion.schedule={schedule}", *simple], s, STEPS) for s in SEEDS]

@@ -34,8 +34,9 @@ from sfumato.settings.base import Settings, word
 from sfumato.settings.codecs import AnyCodec, PixelCodec
 from sfumato.settings.conditions import AnyCondition, ConditionName, PictureCondition
 from sfumato.settings.data import Data
-from sfumato.settings.learning import Diffusion, Objective, Optimizer, Start, Training
+from sfumato.settings.learning import Diffusion, Optimizer, Start, Training
 from sfumato.settings.networks import DiT, OwnNetwork, UNet
+from sfumato.settings.objectives import AnyObjective, AnyTimes, SimpleObjective, UniformTimes
 from sfumato.settings.sampling import Sampling
 
 WITHOUT_INFLUENCE = {"about", "release"}  # groups that change nothing in a run
@@ -73,7 +74,8 @@ class Config(Settings):
     start: Start = Start()
     diffusion: Diffusion = Diffusion()
     conditions: dict[ConditionName, AnyCondition] = Field(default={}, max_length=16)
-    objective: Objective = Objective()
+    objective: AnyObjective = SimpleObjective()
+    times: AnyTimes = UniformTimes()
     optimizer: Optimizer = Optimizer()
     training: Training = Training()
     sampling: Sampling = Sampling()
@@ -98,13 +100,13 @@ class Config(Settings):
             )
         if self.objective.kind != "vlb":
             for field, value, choice in (
-                ("objective.time_law", self.objective.time_law, "importance"),
+                ("times.kind", self.times.kind, "importance"),
                 ("diffusion.schedule", self.diffusion.schedule, "learned"),
             ):
                 if value == choice:
                     raise ValueError(
                         f"{field} = {choice}, but objective.kind = {self.objective.kind}: only the bound can learn "
-                        f"that; use objective.kind = vlb, or another {field.split('.')[1]}"
+                        f"that; use objective.kind = vlb, or another {field}"
                     )
         if self.diffusion.schedule == "learned" and self.diffusion.shift != 1:
             raise ValueError(

@@ -2,6 +2,7 @@
 
     condition: {kind: sentence, width: 64}    ->    conditions: {text: {kind: sentence, width: 64}}
     data: {size: 32, channels: 3}             ->    codec: {kind: pixels, size: 32, channels: 3}
+    objective: {time_law: uniform}            ->    times: {kind: uniform}
 
 Settings from a file or from ``--set`` are lifted before they are checked. Settings with today's names stay as they are.
 """
@@ -16,6 +17,8 @@ from sfumato.errors import ConfigError
 Entry = TypeVar("Entry")
 
 MOVED = {("data", "size"): ("codec", "size"), ("data", "channels"): ("codec", "channels")}
+TIMES = {"time_law": "kind", "time_mean": "mean", "time_std": "std"}  # of the objective -> of the times
+OF_OBJECTIVE = {"simple": {"weight"}, "hybrid": {"weight", "chain", "vlb_share"}, "vlb": {"chain"}}
 NAMES = {"sentence": "text"}  # kind of the single condition of old -> its name today; other kinds keep theirs
 
 
@@ -25,12 +28,14 @@ def lifted(settings: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: an old name could stand for several of today's.
     """
-    return _one_condition(_moved(copy.deepcopy(dict(settings))))
+    return _one_condition(_times(_moved(copy.deepcopy(dict(settings)))))
 
 
 def lifted_name(name: str) -> str:
     """The dotted name that a setting has today; "conditions" for each setting of the old, nameless condition."""
     group, _, rest = name.partition(".")
+    if group == "objective" and rest in TIMES:
+        return f"times.{TIMES[rest]}"
     if group == "condition":
         return "conditions"
     return ".".join(MOVED.get((group, rest), (name,)))
@@ -44,6 +49,25 @@ def _moved(settings: dict[str, Any]) -> dict[str, Any]:
     if isinstance(settings.get("codec"), dict):
         settings["codec"].setdefault("kind", "pixels")
     return settings
+
+
+def _times(settings: dict[str, Any]) -> dict[str, Any]:
+    """Move the law of the times out of the group ``objective``, where it was; there, each kind had the settings of all
+    kinds, and a run has written them all."""
+    objective = settings.get("objective")
+    if not isinstance(objective, dict):
+        return settings
+    kind = objective.setdefault("kind", "simple")
+    given = {new: objective.pop(old) for old, new in TIMES.items() if old in objective}
+    if not given:
+        return settings
+    whole, before = len(given) == len(TIMES), settings.get("times") or {}
+    law = given.setdefault("kind", before.get("kind", "uniform"))
+    if whole:
+        kept = {"kind", *OF_OBJECTIVE.get(str(kind), objective)}
+        settings["objective"] = {name: value for name, value in objective.items() if name in kept}
+        given = given if law in ("logit_normal", "log_normal") else {"kind": law}
+    return {**settings, "times": {**(before if before.get("kind") == law else {}), **given}}
 
 
 def _one_condition(settings: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ name only the entries here, never an import path.
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -48,22 +48,28 @@ WEIGHTS: dict[str, Callable[[float], objectives.Weight]] = {
     "edm": objectives.edm,
 }
 
-# (schedule, mean, standard deviation, steps of the chain) -> law of the training times
-TIME_LAWS: dict[str, Callable[[schedules.Schedule, float, float, int], laws.Law]] = {
-    "uniform": lambda schedule, mean, std, chain: laws.Uniform(),
-    "logit_normal": lambda schedule, mean, std, chain: laws.LogitNormal(mean, std),
-    "log_normal": lambda schedule, mean, std, chain: laws.LogNormal(schedule, mean, std),
-    "importance": lambda schedule, mean, std, chain: Importance.fresh(chain),
+# (schedule, the settings of the times, steps of the chain) -> law of the training times
+TIME_LAWS: dict[str, Callable[[schedules.Schedule, Any, int], laws.Law]] = {
+    "uniform": lambda schedule, times, chain: laws.Uniform(),
+    "logit_normal": lambda schedule, times, chain: laws.LogitNormal(times.mean, times.std),
+    "log_normal": lambda schedule, times, chain: laws.LogNormal(schedule, times.mean, times.std),
+    "importance": lambda schedule, times, chain: Importance.fresh(chain),
 }
 
-# (weight, steps of the chain, share of the bound, whether the variance is learned, p(x_0 | x_1)) -> loss per example
-OBJECTIVES: dict[str, Callable[[objectives.Weight, int, float, bool, Decoder], objectives.Loss]] = {
-    "simple": lambda weight, chain, share, learned, decoder: partial(objectives.denoising_loss, weight=weight),
-    "hybrid": lambda weight, chain, share, learned, decoder: partial(
-        objectives.hybrid_loss, weight=weight, T=chain, share=share, decoder=decoder
+# (the settings of the objective, sigma_data, whether the variance is learned, p(x_0 | x_1)) -> loss per example
+OBJECTIVES: dict[str, Callable[[Any, float, bool, Decoder], objectives.Loss]] = {
+    "simple": lambda settings, sigma_data, learned, decoder: partial(
+        objectives.denoising_loss, weight=WEIGHTS[settings.weight](sigma_data)
     ),
-    "vlb": lambda weight, chain, share, learned, decoder: partial(
-        objectives.vlb_loss, T=chain, variance=reverse.learned if learned else reverse.large, decoder=decoder
+    "hybrid": lambda settings, sigma_data, learned, decoder: partial(
+        objectives.hybrid_loss,
+        weight=WEIGHTS[settings.weight](sigma_data),
+        T=settings.chain,
+        share=settings.vlb_share,
+        decoder=decoder,
+    ),
+    "vlb": lambda settings, sigma_data, learned, decoder: partial(
+        objectives.vlb_loss, T=settings.chain, variance=reverse.learned if learned else reverse.large, decoder=decoder
     ),
 }
 

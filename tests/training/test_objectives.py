@@ -17,7 +17,7 @@ KINDS = {
     "hybrid": [LEARNED, "objective.kind=hybrid", CHAIN],
     "vlb": ["objective.kind=vlb", CHAIN],
     "vlb of a learned variance": [LEARNED, "objective.kind=vlb", CHAIN],
-    "importance": [LEARNED, "objective.kind=vlb", "objective.time_law=importance", CHAIN],
+    "importance": [LEARNED, "objective.kind=vlb", "times.kind=importance", CHAIN],
     "learned schedule": ["objective.kind=vlb", "diffusion.schedule=learned", CHAIN],
 }
 
@@ -115,7 +115,7 @@ def test_a_learned_schedule_moves_and_is_part_of_the_saved_model(trainer, tmp_pa
     [
         ([LEARNED], "network.learned_variance = true, but objective.kind = simple"),
         (["objective.kind=hybrid"], "objective.kind = hybrid, but the network has no variance"),
-        (["objective.time_law=importance"], "objective.time_law = importance, but objective.kind = simple"),
+        (["times.kind=importance"], "times.kind = importance, but objective.kind = simple"),
         (["diffusion.schedule=learned"], "diffusion.schedule = learned, but objective.kind = simple"),
         (["objective.kind=vlb", "diffusion.schedule=learned", "diffusion.shift=2"], "diffusion.shift = 2"),
     ],

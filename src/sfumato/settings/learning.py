@@ -1,4 +1,4 @@
-"""How a model learns: its start, its process, what is minimised, how, and for how long."""
+"""How a model learns: its start, its process, its optimizer, and for how long."""
 
 from __future__ import annotations
 
@@ -27,25 +27,6 @@ class Diffusion(Settings):
     )
     parameterization: Literal["epsilon", "x", "v", "flow", "karras"] = word("v", "what the network predicts")
     sigma_data: float = within(0.5, 0.01, 10, "standard deviation of the data in [-1, 1]")
-
-
-class Objective(Settings):
-    """What is minimised, and at which times."""
-
-    kind: Literal["simple", "hybrid", "vlb", "own"] = word(
-        "simple",
-        "weighted squared error; hybrid: with the bound for a learned variance; vlb: the bound alone; own: that which "
-        "a program hands in",
-    )
-    name: str = Field(default="", max_length=200, description="of an own objective")
-    weight: Literal["simple", "x", "v", "flow", "min_snr", "edm"] = word("v", "weight of the error over noise levels")
-    chain: int = within(1000, 2, 100000, "steps of the chain whose bound `hybrid` and `vlb` minimise")
-    vlb_share: float = within(1e-3, 0, 1, "share of the bound in `hybrid`")
-    time_law: Literal["uniform", "logit_normal", "log_normal", "importance"] = word(
-        "uniform", "law of the training times; importance: in proportion to their terms of the bound"
-    )
-    time_mean: float = within(0.0, -10, 10, "mean of the time law")
-    time_std: float = within(1.0, 0.01, 10, "standard deviation of the time law")
 
 
 class Optimizer(Settings):

@@ -56,11 +56,9 @@ def precision_of(name: str, device: torch.device) -> torch.dtype:
 
 def objective_of(config: Config, codec: Codec) -> Loss:
     """The objective that the settings name, for data of this codec."""
-    settings = config.objective
-    weight = registry.resolve("objective.weight", registry.WEIGHTS, settings.weight)(config.diffusion.sigma_data)
-    objective = registry.resolve("objective.kind", registry.OBJECTIVES, settings.kind)
-    learned, decoder = config.network.learned_variance, decoder_of(codec.bin, codec.bounds)
-    return objective(weight, settings.chain, settings.vlb_share, learned, decoder)
+    objective = registry.resolve("objective.kind", registry.OBJECTIVES, config.objective.kind)
+    decoder = decoder_of(codec.bin, codec.bounds)
+    return objective(config.objective, config.diffusion.sigma_data, config.network.learned_variance, decoder)
 
 
 @dataclass
@@ -150,8 +148,8 @@ class Trainer:
         self.optimizer = Optimizer(self.parameters, o.kind, o.lr, o.betas, o.weight_decay)
         self.order = Order(torch.as_tensor(self.train_indices), config.training.seed)
         schedule = model.denoiser.process.schedule
-        law = registry.resolve("objective.time_law", registry.TIME_LAWS, config.objective.time_law)
-        self.law = law(schedule, config.objective.time_mean, config.objective.time_std, config.objective.chain)
+        law = registry.resolve("times.kind", registry.TIME_LAWS, config.times.kind)
+        self.law = law(schedule, config.times, getattr(config.objective, "chain", 0))
         self.validation_law = self.law  # as it is before it has seen a loss, so that validation losses compare
         self.loss_of = self.objective or objective_of(config, model.codec)
         self.dtype = precision_of(config.training.precision, model.device)

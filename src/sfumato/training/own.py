@@ -67,7 +67,7 @@ class Own:
                     f"objective: {part_name(self.objective)} has parameters, and only the network's are trained",
                     fix="freeze them with requires_grad_(False), or make them a part of the network",
                 )
-            settings["objective"] |= {"kind": "own", "name": part_name(self.objective)}
+            settings["objective"] = {"kind": "own", "name": part_name(self.objective)}
         elif config.objective.kind == "own":
             raise not_handed_in("objective", config.objective.name)
         return validate(settings, "the parts that were handed in")
