@@ -28,7 +28,7 @@ from sfumato.durable import sha256
 from sfumato.errors import UserError
 from sfumato.keyed import Order, key
 from sfumato.report import Report
-from sfumato.training import best, loop, run, samples
+from sfumato.training import best, loop, prepared, run, samples
 from sfumato.training.ema import EMA
 from sfumato.training.loop import Trainer
 from sfumato.training.optimizers import Optimizer
@@ -97,8 +97,8 @@ def watch_training(moments: Moments) -> None:
     def while_saving(*arguments: object) -> str | None:
         return "saving" if "saving" in moments.stack else None
 
-    for name in ("prepared_data", "build", "claim", "newest_whole"):
-        moments.watch(run, name, always("start-up"))
+    for owner, name in ((prepared, "prepared_data"), (prepared, "build"), (run, "claim"), (run, "newest_whole")):
+        moments.watch(owner, name, always("start-up"))
     moments.watch(Trainer, "batch", micro_batch)
     moments.watch(Optimizer, "step", always("update"))
     moments.watch(EMA, "update", always("update"))
