@@ -235,7 +235,20 @@ def test_a_text_model_without_its_tokenizer_is_refused(folder):
 
 @pytest.mark.parametrize(
     "name",
-    ["../secret", "/etc/hostname", "sub/file", "..", ".", "", "a\0b", "..\\secret", "C:secret", "sub/../../secret"],
+    [
+        "../secret",
+        "/etc/hostname",
+        "sub/file",
+        "..",
+        ".",
+        "",
+        "a\0b",
+        "..\\secret",
+        "C:secret",
+        "sub/../../secret",
+        "9" * 300,
+        "\ud800" * 100,
+    ],
 )
 def test_a_file_name_that_leads_out_of_the_folder_is_refused(folder, name):
     (folder.parent / "secret").write_bytes(b"secret")

@@ -25,6 +25,7 @@ DEFAULT_MODEL = "emoji"
 LARGEST_JSON = 8 * 2**20  # bytes: Sfumato writes no larger model.json
 LARGEST_FILE = 32 * 2**20  # bytes of any other file but the weights: a tokenizer, a card, a sheet of pictures
 MOST_FILES = 16
+LONGEST_NAME = 255  # bytes that file systems allow
 FIELDS = {"config": dict, "classes": list, "record": dict, "sha256": dict}
 AGAIN = "copy the whole folder again"
 
@@ -88,7 +89,11 @@ def own_hash(description: dict[str, Any]) -> str:
 
 def plain(name: str) -> bool:
     """Whether ``name`` names a file directly in a folder, on any system."""
-    return name not in ("", ".", "..") and not set(name) & set("/\\:\0")
+    return (
+        name not in ("", ".", "..")
+        and not set(name) & set("/\\:\0")
+        and len(name.encode("utf-8", "surrogatepass")) <= LONGEST_NAME
+    )
 
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:

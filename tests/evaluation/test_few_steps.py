@@ -65,7 +65,7 @@ def test_only_times_that_won_are_recommended(tiny):
         (["search-grid", "MODEL", "--n", "257"], "n = 257 is outside 1 to 256"),
         (["search-grid", "MODEL", "--solver", "ddpm"], "ddpm adds noise"),
         (["search-grid", "MODEL", "horse"], "horse"),
-        (["generate", "cat", "--model", "MODEL", "--times", "1,x"], "'1,x' is not numbers"),
+        (["generate", "cat", "--model", "MODEL", "--times", "1,x"], "'1,x' is not a list of numbers"),
         (["generate", "cat", "--model", "MODEL", "--times", "1,0.5"], "must fall from 1 to 0"),
         (["generate", "cat", "--model", "MODEL", "--times", "1,0.5,0.5,0"], "must fall from 1 to 0"),
         (["generate", "cat", "--model", "MODEL", "--times", "1,0", "--steps", "2"], "times has 1 steps"),

@@ -482,5 +482,5 @@ def test_a_compiled_kernel_that_others_may_have_written_is_not_loaded(fresh):
 
 def test_it_can_be_switched_off(fresh, monkeypatch):
     monkeypatch.setenv(native.SWITCH, "torch")
-    refused(fresh, "$SFUMATO_KERNEL leaves all to PyTorch")
+    refused(fresh, "$SFUMATO_KERNEL leaves everything to PyTorch")
     assert native.find(fresh).fix == "unset SFUMATO_KERNEL"

@@ -7,8 +7,6 @@ def watch(event):
 sfumato.train(config, "runs/mine", callbacks=[watch])
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -4,8 +4,6 @@ The settings name such a part by its class or function, ``network: {kind: own, n
 what a run or a saved model needs of it is handed in again, and refused where its name is another.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import nn

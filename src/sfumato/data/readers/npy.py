@@ -36,7 +36,8 @@ class Header:
     """What stands before the values of a .npy.
 
     Attributes:
-        shape, dtype: of the array.
+        shape: sides of the array.
+        dtype: of its values.
         fortran: whether the first axis runs fastest.
         offset: bytes before the values.
     """
