@@ -74,5 +74,5 @@ class OwnNetwork(Settings):
     """A network that a program hands in (`sfumato.train(..., network=...)`). A file names it and holds none of it."""
 
     kind: Literal["own"] = "own"
-    name: str = Field(min_length=1, max_length=200, description="of its class")
-    learned_variance: bool = word(False, "half of its channels are the variance of a step")
+    name: str = Field(min_length=1, max_length=200, description="name of its class")
+    learned_variance: bool = word(False, "whether half of its output channels are the variance of a step")
