@@ -30,6 +30,8 @@ from safetensors.torch import save
 from sfumato import saved
 from sfumato.data.dataset import Dataset
 from sfumato.data.preparation import prepare
+from sfumato.data.readers import Unusable
+from sfumato.data.readers.arrays import NumPyArrays
 from sfumato.data.readers.pictures import Pictures
 from sfumato.data.sources import open_source
 from sfumato.errors import UserError
@@ -365,3 +367,46 @@ def use(data: Dataset) -> None:
     assert data.describe()
     assert len(data.captions) == len(data) == sum(map(len, data.split(0.5)))
     assert data.labels is None or max(data.labels) < len(data.classes)
+
+
+# --- arrays ----------------------------------------------------------------------------------------------------------
+
+
+def written(ending: str, values: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    {".npy": np.save, ".npz": np.savez, "packed": np.savez_compressed}[ending](stream, values)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("ending", [".npy", ".npz", "packed"])
+def test_an_array_file_is_read_or_refused_in_words(ending):
+    chance, values = random.Random(f"{SEED} {ending}"), np.arange(600, dtype=np.float32).reshape(20, 30)
+    sound, reader, read, count = written(ending, values), NumPyArrays((20, 30), "float32"), 0, 400
+
+    def attempt(data: bytes) -> None:
+        try:
+            row = reader(data, f"a{ending}")
+        except Unusable as error:
+            raise UserError(error.reason, error.fix) from None
+        assert row.values.shape == values.shape
+
+    for _ in range(count):
+        what, data = damaged(sound, chance)
+        read += tried(what, lambda data=data: attempt(data))
+    assert 0 < read < count
+
+
+def test_a_stack_of_arrays_is_listed_or_refused_in_words(tmp_path):
+    chance, listed, count = random.Random(f"{SEED} stack"), 0, 300
+    sound, file = written(".npy", np.arange(1200, dtype=np.float32).reshape(30, 40)), tmp_path / "a.npy"
+
+    def attempt() -> None:
+        source = open_source(file)
+        for record in source.records[:2]:
+            record.open()
+
+    for _ in range(count):
+        what, data = damaged(sound, chance)
+        file.write_bytes(data)
+        listed += tried(what, attempt)
+    assert 0 < listed < count
