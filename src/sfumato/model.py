@@ -45,6 +45,31 @@ def part_name(part: object) -> str:
     return getattr(part, "__name__", type(part).__name__)
 
 
+def demand_network(network: nn.Module) -> None:
+    """Refuse what is no network, or one whose weights cannot be kept.
+
+    Raises:
+        UserError: a class or a function, or weights that are complex or have no size yet.
+    """
+    if not isinstance(network, nn.Module):
+        raise UserError(
+            f"network: {network!r} is no torch.nn.Module", fix="hand in a module, such as MyNetwork(), not its class"
+        )
+    for name, p in network.named_parameters():
+        if isinstance(p, nn.parameter.UninitializedParameter):
+            raise UserError(f"network: {name} has no size yet", fix="call the network once before handing it in")
+        if p.is_complex():
+            raise UserError(f"network: {name} is complex", fix="keep real and imaginary part as two real parameters")
+
+
+def halved(weight: Tensor) -> Tensor:
+    """A weight in half precision where that can hold it; else as it is: whole numbers, and numbers beyond 65,504."""
+    if not weight.is_floating_point():
+        return weight
+    half = weight.half()
+    return half if half.isfinite().all() else weight
+
+
 def own_network(config: Config, handed_in: nn.Module | None, where: str) -> nn.Module | None:
     """A copy of the network that was handed in, None where the settings describe one.
 
@@ -72,6 +97,7 @@ def own_network(config: Config, handed_in: nn.Module | None, where: str) -> nn.M
         raise UserError(
             f"{where}: its network is {name}, and {part_name(handed_in)} was handed in", fix=f"hand {name} in"
         )
+    demand_network(handed_in)
     return copy.deepcopy(handed_in)
 
 
@@ -213,7 +239,11 @@ class Model(Draws):
         """
         if torch.device(device).type == "cpu":
             native.enable(user_cache("kernels"))
-        self.denoiser.to(device).to(memory_format=memory_format(len(self.codec.shape) + 1))  # pyright: ignore[reportCallIssue]
+        self.denoiser.to(device)
+        rank = len(self.codec.shape) + 1
+        for tensor in (*self.denoiser.parameters(), *self.denoiser.buffers()):
+            if tensor.dim() == rank:  # others keep their layout, which another rank's format would refuse
+                tensor.data = tensor.data.to(memory_format=memory_format(rank))
         self.conditioner.to(device)
         return self
 
@@ -229,7 +259,7 @@ class Model(Draws):
 
     def _weights(self, half: bool) -> bytes:
         weights = {name: p.detach().cpu().contiguous() for name, p in self.parameters().items()}
-        stored = {name: p.half() for name, p in weights.items()} if half else weights
+        stored = {name: halved(p) for name, p in weights.items()} if half else weights
         buffers = {name: value.cpu().contiguous() for name, value in self.buffers().items()}
         return save(stored | buffers | self.fitted)
 
@@ -303,10 +333,11 @@ class Model(Draws):
     def _take(self, weights: Mapping[str, Tensor], file: Path) -> None:
         """Copies ``weights``, of the right names and shapes, into the parameters; a UserError unless all are finite."""
         buffers = self.buffers()
+        kept = buffers.keys() | {name for name, p in self.parameters().items() if not p.is_floating_point()}
         odd = [
             f"{name} holds what is no finite number ({value.dtype})"
             for name, value in weights.items()
-            if not (value.is_floating_point() or name in buffers) or not value.isfinite().all()
+            if name not in kept and not (value.is_floating_point() and value.isfinite().all())
         ]
         if odd:
             raise _unfit(odd, file)

@@ -350,3 +350,105 @@ def test_parts_are_known_by_the_name_of_their_class_or_function():
     assert [part_name(part) for part in (Waves(), Own(), mean_square, partial(partial(mean_square)))] == [
         "Waves", "Own", "mean_square", "mean_square"
     ]  # fmt: skip
+
+
+def test_the_next_network_of_a_program_has_first_weights_of_its_own(tmp_path):
+    torch.manual_seed(3)
+    first = Own()
+    train(config(steps=1), tmp_path / "a", data=Waves(), network=first)
+    after, drawn = Own(), torch.rand(1)
+    train(config(steps=1), tmp_path / "b", data=Waves(), network=after)
+    assert not torch.equal(after.inside.weight, first.inside.weight) and not torch.equal(torch.rand(1), drawn)
+    assert not torch.equal(Own().inside.weight, after.inside.weight)
+
+
+def test_a_checkpoint_of_another_shape_is_refused_and_never_spread(tmp_path):
+    class Scaled(Own):
+        def __init__(self, size: int) -> None:
+            super().__init__()
+            self.gain = nn.Parameter(torch.ones(size))
+
+        def forward(self, x: Tensor, level: Tensor) -> Tensor:
+            return super().forward(x, level) * self.gain
+
+    train(config(steps=2), tmp_path, data=Waves(), network=Scaled(1))
+    with pytest.raises(UserError, match="do not fit this model"):
+        train(config(steps=4), tmp_path, data=Waves(), network=Scaled(24))
+
+
+def test_what_half_precision_cannot_hold_is_kept_and_the_returned_model_is_the_saved_one(tmp_path):
+    class Odd(Own):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale.data.fill_(1 / 3)
+            self.large = nn.Parameter(torch.full((2,), 1e5), requires_grad=False)
+            self.table = nn.Parameter(torch.tensor([2049, 2051]), requires_grad=False)
+            self.register_buffer("mask", torch.full((2, 2), -torch.inf))
+            self.deep = nn.Parameter(torch.zeros(1, 2, 3, 1, 1), requires_grad=False)
+
+    model = train(config("training.half=true"), tmp_path / "run", data=Waves(), network=Odd())
+    again = Model.load(tmp_path / "run" / "model", network=Odd())
+    for name, value in tensors(model).items():
+        assert torch.equal(value, tensors(again)[name]), name
+    assert again.parameters()["network.large"].tolist() == [1e5, 1e5]
+    assert again.parameters()["network.table"].tolist() == [2049, 2051]
+
+    later = train(config(f"start.model={tmp_path / 'run'}", "optimizer.lr=1e-8", steps=1), tmp_path / "later",
+                  data=Waves(), network=Odd())  # fmt: skip
+    assert later.buffers()["network.norm.num_batches_tracked"].item() == 5
+
+
+def test_the_best_step_keeps_its_running_statistics(tmp_path, monkeypatch):
+    from sfumato.training import run
+    from sfumato.training.best import Score
+
+    monkeypatch.setattr(run, "judge", lambda trainer, folder, report: Score("luck", float(trainer.step)))
+    changes = ["training.evaluate_every=2", "training.evaluate_pictures=64"]
+    model = train(config(*changes, steps=4), tmp_path, data=Waves(), network=built())
+    assert model.record["best_step"] == 2 and model.buffers()["network.norm.num_batches_tracked"].item() == 2
+
+
+def test_a_run_goes_on_only_with_its_network(tmp_path):
+    train(config(steps=2), tmp_path, data=Waves(), network=built())
+    with pytest.raises(UserError, match="the network of this run is Own"):
+        train(config(steps=4), tmp_path, data=Waves())
+
+
+class Complex(Own):
+    def __init__(self) -> None:
+        super().__init__()
+        self.phase = nn.Parameter(torch.zeros(3, dtype=torch.cfloat))
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ({"network": Own}, "is no torch.nn.Module"),
+        ({"network": Complex()}, "network: phase is complex"),
+        ({"network": nn.LazyLinear(3)}, "weight has no size yet"),
+        ({"objective": 3}, "cannot be called"),
+        ({"objective": lambda denoiser, x_0, t, noise, **cond: 1.0}, "it gave float for a batch of 4"),
+        ({"objective": lambda *args, **cond: mean_square(*args, **cond).detach()}, "its loss has no gradient"),
+        ({"data": iter([1])}, "has no length or no items"),
+        ({"data": Waves}, "has no length or no items"),
+        ({"data": Items([(np.zeros(8), torch.tensor(0.7))] * 20)}, "beside its values"),
+        ({"data": Items([np.ma.masked_greater(np.arange(8.0), 3)] * 20)}, "a masked array"),
+        ({"data": Items([(np.ones(8) * i, {"class": "a" if i else None}) for i in range(20)])}, "data[0] has no class"),
+    ],
+)
+def test_parts_that_cannot_be_used_are_told_before_they_cost(parts, words, tmp_path):
+    with pytest.raises(UserError) as caught:
+        train(config(), tmp_path, **{"data": Waves(), **parts})
+    assert words in str(caught.value)
+
+
+def test_tensors_in_half_precision_are_items(tmp_path):
+    items = Items([torch.linspace(0, i, 24).bfloat16() for i in range(20)])
+    assert train(config(steps=1), tmp_path, data=items).codec.shape == (1, 24)
+
+
+def test_progress_and_words_know_the_step_of_the_run(tmp_path):
+    heard: list[Event] = []
+    train(config(), tmp_path, data=Waves(), network=built(), callbacks=[heard.append])
+    assert {e.steps for e in heard if e.name == "progress" and e.text == "training"} == {4}
+    assert [e.step for e in heard if e.name == "said" and "validation loss" in e.text] == [2, 4]

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -63,7 +64,7 @@ def source_of(
     total = len(data)
     if not total:
         raise DataError(f"data: {name} is empty", "hand in a data set of at least two items")
-    classes = tuple(str(label) for label in getattr(data, "classes", ()))
+    classes = _classes(data)
     write = _png if as_pictures else _npy
     records = []
     for i in range(total):
@@ -85,6 +86,9 @@ def source_of(
             )
         )
         progress(i + 1, total)
+    missing = next((i for i, record in enumerate(records) if record.label is None), None)
+    if missing is not None and any(record.label is not None for record in records):
+        raise DataError(f"data[{missing}] has no class, and others have one", "give every item a class, or none")
     found = order_classes(record.label for record in records)
     order = tuple(label for label in classes if label in found) if classes else found
     return Source(Path(name), "a data set handed in", records, order if set(order) == set(found) else found)
@@ -161,7 +165,7 @@ def _refuse_unread(said: Mapping[str, Any], i: int, further: Sequence[str]) -> N
 
 def _whole(label: Any, i: int) -> int:
     try:
-        return int(label.item() if hasattr(label, "item") else label.__index__())
+        return operator.index(label.item() if hasattr(label, "item") else label)
     except (AttributeError, TypeError, ValueError, RuntimeError):
         raise DataError(
             f"data[{i}] says {shown(label)} beside its values",
@@ -186,9 +190,7 @@ def _npy(values: Any, i: int) -> tuple[bytes, str]:
     """The file of an item and its ending: arrays as NumPy writes them, images as PNG."""
     if isinstance(values, Image.Image):
         return _png(values, i)
-    array = values.detach().cpu().numpy() if hasattr(values, "detach") else values
-    if not isinstance(array, np.ndarray):
-        raise DataError(f"data[{i}] is a {type(values).__name__}", "give a NumPy array, a tensor or a Pillow image")
+    array = _array(values, i)
     stream = io.BytesIO()
     try:
         np.save(stream, array, allow_pickle=False)
@@ -197,10 +199,38 @@ def _npy(values: Any, i: int) -> tuple[bytes, str]:
     return stream.getvalue(), ".npy"
 
 
+def _array(values: Any, i: int) -> np.ndarray:
+    """An item's array; a tensor in half precision becomes single precision, which holds the same numbers."""
+    if hasattr(values, "detach"):
+        tensor = values.detach().cpu()
+        short = tensor.is_floating_point() and tensor.element_size() < 4
+        try:
+            return (tensor.float() if short else tensor).numpy()
+        except (TypeError, RuntimeError) as error:
+            raise DataError(f"data[{i}] is a tensor that NumPy cannot hold ({error})", "make it dense") from None
+    if not isinstance(values, np.ndarray):
+        raise DataError(f"data[{i}] is a {type(values).__name__}", "give a NumPy array, a tensor or a Pillow image")
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise DataError(f"data[{i}] is a masked array, whose mask would be lost", "fill the gaps: array.filled(0)")
+    return np.asarray(values)
+
+
+def _classes(data: MapStyle) -> tuple[str, ...]:
+    """The names of the classes that a data set gives; none where it gives no list of different names."""
+    given = getattr(data, "classes", None)
+    if not isinstance(given, list | tuple | np.ndarray):
+        return ()
+    names = tuple(map(str, given))
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"data.classes names {twice!r} twice", "give every class a name of its own")
+    return names
+
+
 def _png(values: Any, i: int) -> tuple[bytes, str]:
     """A picture as PNG, without loss."""
     if not isinstance(values, Image.Image):
-        values = _image(np.asarray(values.detach().cpu() if hasattr(values, "detach") else values), i)
+        values = _image(_array(values, i), i)
     stream = io.BytesIO()
     try:
         values.save(stream, "PNG", compress_level=1)

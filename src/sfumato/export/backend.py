@@ -40,6 +40,11 @@ def use_backend(model: Model, name: str, say: Say = lambda text: None) -> Model:
                 f"backend: {name} works on the CPU, and this model is on {model.device.type}",
                 fix='leave it to PyTorch, or move it: model.to("cpu")',
             )
+        if model.config.network.kind == "own":
+            raise UserError(
+                f"backend: {name} evaluates the networks of this package, and this one is your own",
+                fix="leave it to PyTorch",
+            )
         network = Elsewhere(network, backends.find(name), onnx.facts_of(model), say)
     model.denoiser.network, model.backend = network, name
     return model

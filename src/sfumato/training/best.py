@@ -94,7 +94,8 @@ class Best:
             score = judge(trainer, folder, report)
         self.scores.append((trainer.step, score))
         if self.lowest[0] == trainer.step:
-            self.weights = {name: value.cpu().clone() for name, value in trainer.ema.tracks[track].items()}
+            tensors = {**trainer.ema.tracks[track], **trainer.model.buffers()}
+            self.weights = {name: value.cpu().clone() for name, value in tensors.items()}
         return score
 
     def record(self) -> dict[str, Any]:

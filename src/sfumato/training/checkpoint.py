@@ -80,7 +80,10 @@ def save_checkpoint(run: Path, step: int, parts: dict[str, dict[str, Tensor]], s
 
 
 def _check_finite(step: int, parts: dict[str, dict[str, Tensor]]) -> None:
-    bad = [f"{stem}/{name}" for stem, part in parts.items() for name, v in part.items() if not torch.isfinite(v).all()]
+    def ok(stem: str, value: Tensor) -> bool:
+        return stem in ("buffers", "best") or bool(torch.isfinite(value).all())  # a mask of attention is -inf
+
+    bad = [f"{stem}/{name}" for stem, part in parts.items() for name, v in part.items() if not ok(stem, v)]
     if bad:
         raise UserError(
             f"after step {step}, {len(bad)} tensors are not finite, e.g. {bad[0]}; no checkpoint was written",

@@ -55,6 +55,12 @@ def settled(config: Config, out: Path) -> Config:
     if not (out / SETTINGS).exists():
         return config
     kept = load_recipe(out / SETTINGS)
+    if kept.network.kind == "own" != config.network.kind:
+        name = getattr(kept.network, "name", "")
+        raise UserError(
+            f"{out}: the network of this run is {name}, a part of the program that began it",
+            fix=f"hand it in: sfumato.train(config, out, network={name}(...)), or choose another folder with --out",
+        )
     config = stretched(adopted(config, kept), config, kept)
     done = max((step_of(folder) for folder in checkpoints(out)), default=0)
     if config.training.steps < done:

@@ -23,7 +23,7 @@ class Event:
             gradient_norm, pictures_per_second), "validated" (validation_loss), "evaluated" (score and its interval),
             "sampled" (``file``: the sheet), "saved" (``file``: the checkpoint) or "finished" (``file``: the model).
         step: of the run; 0 before it begins.
-        steps: that the run will have.
+        steps: that the run will have; 0 until that is settled.
         numbers: by name.
         text: for people.
         file: what was written.
@@ -54,6 +54,7 @@ class Telling:
 
     def __init__(self, report: Report, callbacks: Sequence[Callback]) -> None:
         self.report, self.callbacks, self.failed = report, tuple(callbacks), False
+        self.step = self.steps = 0  # of the run, once it has begun
 
     def tell(self, event: Event) -> None:
         """Calls all callbacks; after one has failed, none any more."""
@@ -66,8 +67,8 @@ class Telling:
 
     def say(self, text: str) -> None:
         self.report.say(text)
-        self.tell(Event("said", text=text))
+        self.tell(Event("said", self.step, self.steps, text=text))
 
     def progress(self, task: str, done: int, total: int, note: str = "") -> None:
         self.report.progress(task, done, total, note)
-        self.tell(Event("progress", numbers={"done": done, "total": total}, text=task))
+        self.tell(Event("progress", self.step, self.steps, {"done": done, "total": total}, text=task))

@@ -165,9 +165,10 @@ class Trainer:
         with self.autocast():
             condition = self.model.conditioner(batch.conditions)
             losses = self.loss_of(self.network, batch.x_0, t, batch.noise, **condition)
-        if losses.shape != t.shape:
+        if not isinstance(losses, Tensor) or losses.shape != t.shape:
+            found = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
             raise UserError(
-                f"objective: it gave {tuple(losses.shape)} for a batch of {len(t)}",
+                f"objective: it gave {found} for a batch of {len(t)}",
                 fix=f"return one loss per example, ({len(t)},): a mean over all dimensions but the first",
             )
         return losses
@@ -176,6 +177,8 @@ class Trainer:
         """Loss per example (B,) at the times that the law draws, as the law weights it; the law may learn from it."""
         t, weights = self.law.draw(batch.u)
         losses = self.loss(batch, t)
+        if not losses.requires_grad:
+            raise UserError("objective: its loss has no gradient", fix="call the denoiser, and detach nothing of it")
         self.law = self.law.seen(t, losses.detach())
         return weights * losses
 
@@ -296,7 +299,8 @@ class Trainer:
         own: dict[str, Mapping[str, Tensor]] = {"weights": self.parameters, "buffers": self.model.buffers()}
         own |= {f"ema-{i}": track for i, track in enumerate(self.ema.tracks)}
         for part, tensors in {**own, "law": self.law.state()}.items():
-            if tensors.keys() != parts.get(part, {}).keys():
+            found = parts.get(part, {})
+            if tensors.keys() != found.keys() or any(tensors[name].shape != found[name].shape for name in tensors):
                 raise UserError(
                     f"the checkpoint's {part} do not fit this model",
                     fix="resume with the settings of the run folder's config.yaml, or choose another --out",

@@ -14,7 +14,7 @@ from sfumato.data.records import Source
 from sfumato.diffusion.objectives import Loss
 from sfumato.errors import UserError
 from sfumato.kinds import columns_asked
-from sfumato.model import part_name
+from sfumato.model import demand_network, part_name
 from sfumato.report import Report, Silent
 from sfumato.training.resolve import source_of as listed
 
@@ -43,6 +43,11 @@ class Own:
         """
         settings = config.model_dump(mode="json")
         if self.data is not None:
+            if isinstance(self.data, type) or not all(hasattr(self.data, m) for m in ("__len__", "__getitem__")):
+                raise UserError(
+                    f"data: {part_name(self.data)} has no length or no items by number",
+                    fix="hand in an object with len(data) and data[i]; a loader or an iterator is none",
+                )
             if config.data.policy == "quarantine":
                 raise UserError(
                     "data.policy = quarantine moves files, and a data set that is handed in has none",
@@ -52,6 +57,7 @@ class Own:
         elif config.data.path.startswith(HANDED_IN):
             raise not_handed_in("data", config.data.path.removeprefix(HANDED_IN))
         if self.network is not None:
+            demand_network(self.network)
             if not any(p.requires_grad for p in self.network.parameters()):
                 raise UserError(f"network: {part_name(self.network)} has no parameter to train", fix="give it some")
             settings["network"] = {
@@ -60,6 +66,11 @@ class Own:
                 "learned_variance": bool(getattr(self.network, "learned_variance", False)),
             }
         if self.objective is not None:
+            if not callable(self.objective) or isinstance(self.objective, type):
+                raise UserError(
+                    f"objective: {self.objective!r} cannot be called with a denoiser and a batch",
+                    fix="hand in a function or an object, objective(denoiser, x_0, t, noise, **condition) -> (B,)",
+                )
             if isinstance(self.objective, nn.Module) and any(p.requires_grad for p in self.objective.parameters()):
                 raise UserError(
                     f"objective: {part_name(self.objective)} has parameters, and only the network's are trained",

@@ -26,7 +26,7 @@ from sfumato.data.map_style import MapStyle
 from sfumato.diffusion.objectives import Loss
 from sfumato.durable import writing
 from sfumato.lift import lifted_weights
-from sfumato.model import Model
+from sfumato.model import Model, halved
 from sfumato.report import Report, Silent
 from sfumato.training.best import Best
 from sfumato.training.budget import Promise
@@ -81,7 +81,7 @@ def train(
         out.mkdir(parents=True, exist_ok=True)
         (out / MARKER).touch()  # so that a run inside a folder of pictures is not taken for pictures
         lock = RunLock(out)
-    stop = Stop(out, command)
+    stop, chance = Stop(out, command), torch.get_rng_state()
     try:
         machine_settings(config)
         prepared = prepare_run(settled(config, out), out, Interruptible(told, stop), own)
@@ -99,6 +99,7 @@ def train(
         told.tell(Event("finished", trainer.step, trainer.step, file=out / "model"))
         return model
     finally:
+        torch.set_rng_state(chance)  # a network that the program makes next has first weights of its own
         stop.restore()
         lock.release()
 
@@ -141,7 +142,10 @@ def fit(trainer: Trainer, out: Path, report: Telling, stop: Stop) -> Progress:
     """Resumes from the newest whole checkpoint, trains to the end or to a signal, and saves."""
     training = trainer.config.training
 
+    report.steps = training.steps
+
     def tell(name: str, numbers: dict[str, float] | None = None, file: Path | None = None) -> None:
+        report.step = trainer.step
         report.tell(Event(name, trainer.step, training.steps, numbers or {}, file=file))
 
     found = newest_whole(out, report.say)
@@ -233,8 +237,11 @@ def finish(trainer: Trainer, progress: Progress, out: Path, lineage: dict[str, A
         averages, step = best.weights, best.lowest[0]
         report.say(f"the model gets the weights of step {step:,}, the best of {len(best.scores)} evaluations")
     with torch.no_grad():
-        for name, parameter in trainer.parameters.items():
-            parameter.copy_(averages[name].half() if config.training.half else averages[name])
+        for name, parameter in model.parameters().items():
+            value = averages.get(name, parameter)
+            parameter.copy_(halved(value) if config.training.half else value)
+        for name, buffer in model.buffers().items():
+            buffer.copy_(averages.get(name, buffer))  # of the best step, where it was kept
     texts = (model.conditioner.text_of(model.conditioner.normalize(asked)) for asked in sheet_conditions(trainer)[0])
     training, validation = read_losses(out / "loss.jsonl")
     known = [loss for measured_at, loss in validation if measured_at <= step]

@@ -70,7 +70,8 @@ class Donor:
         Raises:
             UserError: no matrix fits.
         """
-        own, left, taken = model.parameters(), {}, []
+        own, left, taken = {**model.parameters(), **model.buffers()}, {}, []
+        buffers = model.buffers().keys()
         vectors = f"conditioner.{model.conditioner.named('class')}.embedding.weight"
         for name, parameter in own.items():
             value = self.weights.get(name)
@@ -81,7 +82,7 @@ class Donor:
                 left[name] = "not there"
             elif value.shape != parameter.shape:
                 left[name] = f"{list(value.shape)} there, {list(parameter.shape)} here"
-            elif not value.is_floating_point() or not value.isfinite().all():
+            elif name not in buffers and not (value.is_floating_point() and value.isfinite().all()):
                 left[name] = "not finite"
             else:
                 parameter.copy_(value)
