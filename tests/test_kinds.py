@@ -22,9 +22,11 @@ from sfumato.data.faults import DataError
 from sfumato.data.formats import FURTHER
 from sfumato.data.readers import Row, Unusable
 from sfumato.data.readers.arrays import NumPyArrays, opened
+from sfumato.errors import UserError
 from sfumato.kinds import Kind
 from sfumato.model import Model
 from sfumato.settings.codecs import CodecSettings
+from sfumato.training.loop import precision_of
 from sfumato.training.run import train
 
 SMALL = [
@@ -266,3 +268,21 @@ def test_a_kind_of_ones_own_trains_resumes_draws_and_is_evaluated(tmp_path, monk
 def hours(config: Config) -> int:
     assert isinstance(config.codec, TideSettings)
     return config.codec.hours
+
+
+def test_volumes_are_trained_in_single_precision_on_a_cpu_where_bfloat16_gives_wrong_gradients():
+    cpu = torch.device("cpu")
+    assert precision_of("auto", cpu, 3) == torch.float32
+    with pytest.raises(UserError, match="gradients of volumes in bfloat16 are wrong"):
+        precision_of("bf16", cpu, 3)
+    assert precision_of("bf16", cpu, 2) == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [(np.array([[[0, 2**60]]]), "beyond 9,007,199,254,740,992"), (np.array([[[-1e300, 1e300]]]), "too large to be")],
+)
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_numbers_that_cannot_be_scaled_are_refused_before_training(rows, words):
+    with pytest.raises(UserError, match=words):
+        Arrays((1, 2), str(rows.dtype), "first").fit(rows)

@@ -400,3 +400,13 @@ def test_the_file_of_weights_is_plain_safetensors(folder, tmp_path):
     weights = weights_of(folder)
     save_file(weights, tmp_path / "again.safetensors")
     assert weights.keys() == Model.load(folder).parameters().keys()
+
+
+def test_a_run_is_found_by_its_name_beside_the_folder_of_data_with_the_same_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lines").mkdir()
+    (tmp_path / "runs" / "lines" / "model").mkdir(parents=True)
+    (tmp_path / "runs" / "lines" / "model" / "model.json").write_text("{}")
+    assert saved.model_folder("lines") == Path("runs/lines/model")
+    (tmp_path / "lines" / "model.json").write_text("{}")
+    assert saved.model_folder("lines") == Path("lines")

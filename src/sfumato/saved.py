@@ -25,6 +25,7 @@ DEFAULT_MODEL = "emoji"
 LARGEST_JSON = 8 * 2**20  # bytes: Sfumato writes no larger model.json
 LARGEST_FILE = 32 * 2**20  # bytes of any other file but the weights: a tokenizer, a card, a sheet of pictures
 MOST_FILES = 16
+RUN = "config.yaml"  # in the folder of a run
 LONGEST_NAME = 255  # bytes that file systems allow
 FIELDS = {"config": dict, "classes": list, "record": dict, "sha256": dict}
 AGAIN = "copy the whole folder again"
@@ -41,7 +42,11 @@ def model_folder(name: str | Path | None = None) -> Path:
     if name in shipped:
         return SHIPPED / name
     places = (Path(name), Path("runs") / name) if name else ()
-    folder = next((path for path in places if path.is_dir()), None)
+    folders = [path for path in places if path.is_dir()]
+    # a folder of data has the name of its run: the place that holds a model, or a run, is meant
+    marks = (DESCRIPTION, f"model/{DESCRIPTION}", RUN)
+    held = (path for path in folders if any((path / mark).is_file() for mark in marks))
+    folder = next(held, folders[0] if folders else None)
     if folder is None:
         error = unknown("model", name, shipped)
         raise UserError(error.message, f"{error.fix}, or give the folder of a model or run with --model")

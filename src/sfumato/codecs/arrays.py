@@ -19,8 +19,10 @@ from torch import Tensor
 
 from sfumato.codecs.codec import Codec
 from sfumato.codecs.plotted import below, beside, lines
+from sfumato.errors import UserError
 
 CHUNK = 4096  # rows that are read together
+EXACT = 2**53  # whole numbers up to this are exact in double precision
 
 
 class Arrays(Codec):
@@ -50,6 +52,11 @@ class Arrays(Codec):
         self.high = np.max([part.max(axes) for part in parts], axis=0).astype(np.float64)
         if self.whole:
             low, high = self.low.min(), self.high.max()
+            if max(abs(low), abs(high)) > EXACT:
+                raise UserError(
+                    f"data: whole numbers from {low:.4g} to {high:.4g} reach beyond {EXACT:,}, the limit of exact ones",
+                    fix="scale them down, or store them as real numbers; replace marks of missing values",
+                )
             self.centre = np.full_like(self.low, (low + high) / 2)
             self.half = np.full_like(self.low, max((high - low) / 2, 0.5))
         else:
@@ -58,6 +65,11 @@ class Arrays(Codec):
             centre = self.centre.reshape(self._ones)
             squares = np.sum([np.square(part - centre, dtype=np.float64).sum(axes) for part in parts], axis=0)
             half = 2 * np.sqrt(squares / count)
+            if not np.isfinite(half).all():
+                raise UserError(
+                    f"data: numbers from {self.low.min():.4g} to {self.high.max():.4g} are too large to be squared",
+                    fix="scale them down, below 1e150",
+                )
             self.half = np.where(half > 0, half, 1.0)
         self._settle()
 

@@ -40,11 +40,23 @@ VALIDATION_DRAWS = 4  # times a held-out picture is noised for the validation lo
 VALIDATION_PICTURES = 512  # at most so many held-out pictures are used
 
 
-def precision_of(name: str, device: torch.device) -> torch.dtype:
+def precision_of(name: str, device: torch.device, sides: int = 2) -> torch.dtype:
     """The type that networks compute in; weights, averages and losses stay in single precision.
 
-    "auto" takes bfloat16 where the device multiplies it faster than float32 and float32 elsewhere.
+    "auto" takes bfloat16 where the device multiplies it faster than float32 and float32 elsewhere. Volumes on a CPU are
+    trained in float32: PyTorch 2.13 gives wrong gradients of three-dimensional convolutions in bfloat16 there, where
+    the first side is 2.
+
+    Raises:
+        UserError: bfloat16 is asked for where it is wrong.
     """
+    if device.type == "cpu" and sides == 3:
+        if name == "bf16":
+            raise UserError(
+                "training.precision = bf16: PyTorch's gradients of volumes in bfloat16 are wrong on a CPU",
+                fix="use training.precision = fp32 or auto",
+            )
+        return torch.float32
     if name == "auto":
         fast = {
             "cuda": lambda: torch.cuda.is_bf16_supported(including_emulation=False),
@@ -152,7 +164,7 @@ class Trainer:
         self.law = law(schedule, config.times, getattr(config.objective, "chain", 0))
         self.validation_law = self.law  # as it is before it has seen a loss, so that validation losses compare
         self.loss_of = self.objective or objective_of(config, model.codec)
-        self.dtype = precision_of(config.training.precision, model.device)
+        self.dtype = precision_of(config.training.precision, model.device, len(model.codec.shape) - 1)
         if config.training.activation_checkpointing:
             checkpoint_activations(model.denoiser.network)
         self.network = compiled(model.denoiser, config.training.compile)
