@@ -12,6 +12,7 @@ Each line of standard input is one life as JSON, and one line of standard output
 import json
 import os
 import shutil
+import signal
 import sys
 import traceback
 from collections import Counter
@@ -157,6 +158,7 @@ def judge(trainer: Trainer, folder: Path, report: Report) -> best.Score:
 
 def live(order: dict[str, Any]) -> int:
     """One life; returns its exit code."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as at a terminal, also if the tests run under nohup
     log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(log, stream)
