@@ -16,40 +16,37 @@ from sfumato.model import Model
 from sfumato.request import Request
 
 
-@pytest.fixture(scope="module")
-def both(settings_of) -> Model:
-    """A small model that takes a class and a text."""
+def model_of(settings_of, conditions: dict, *known) -> Model:
+    """A small model with these conditions, of which no weight is zero."""
     torch.manual_seed(0)
-    conditions = {
-        "class": {"kind": "class", "width": 16},
-        "text": {"kind": "text", "width": 32, "depth": 1, "heads": 2, "vocabulary": 64, "max_length": 8},
-    }
     settings = {name: value for name, value in settings_of("none").items() if name != "condition"}
-    config = Config.model_validate({**settings, "conditions": conditions})
-    model = Model.build(config, ("cat", "dog"), ["a red cat", "a blue dog"])
+    model = Model.build(Config.model_validate({**settings, "conditions": conditions}), ("cat", "dog"), *known)
     with torch.no_grad():
         for parameter in model.parameters().values():
             if not parameter.any():
                 parameter.normal_(std=0.2)
     return model.to("cpu").eval()
+
+
+@pytest.fixture(scope="module")
+def both(settings_of) -> Model:
+    """A small model that takes a class and a text."""
+    conditions = {
+        "class": {"kind": "class", "width": 16},
+        "text": {"kind": "text", "width": 32, "depth": 1, "heads": 2, "vocabulary": 64, "max_length": 8},
+    }
+    return model_of(settings_of, conditions, ["a red cat", "a blue dog"])
 
 
 @pytest.fixture(scope="module")
 def beside(settings_of) -> Model:
     """A small model that takes a mask, a smaller self and a class."""
-    torch.manual_seed(0)
     conditions = {
         "mask": {"kind": "mask"},
         "low": {"kind": "smaller", "factor": 4},
         "class": {"kind": "class", "width": 16},
     }
-    settings = {name: value for name, value in settings_of("none").items() if name != "condition"}
-    model = Model.build(Config.model_validate({**settings, "conditions": conditions}), ("cat", "dog"))
-    with torch.no_grad():
-        for parameter in model.parameters().values():
-            if not parameter.any():
-                parameter.normal_(std=0.2)
-    return model.to("cpu").eval()
+    return model_of(settings_of, conditions)
 
 
 @pytest.fixture(scope="module")
