@@ -4,6 +4,7 @@ import json
 import unicodedata
 
 import pytest
+from PIL import Image
 
 from sfumato.data import DataError, open_source, prepare
 from sfumato.data.readers.pictures import Pictures
@@ -305,3 +306,17 @@ def test_quarantine_takes_the_caption_files_of_a_picture_along_and_no_others(tmp
     left = {path.name for path in root.iterdir()}
     assert left == {"5.png", "5.txt", "6.png", "6.txt", "shared.jpg", "shared.txt"}
     assert open_source(root).faults == ()
+
+
+@pytest.mark.parametrize("header", ["file_name,low", "file_name,low,text"])
+def test_files_that_another_column_names_are_left_aside_with_a_word_and_are_no_faults(header, tmp_path):
+    (tmp_path / "low").mkdir()
+    lines = [header]
+    for i in range(4):
+        Image.new("RGB", (8, 8), (i * 20, 0, 0)).save(tmp_path / f"{i}.png")
+        Image.new("RGB", (8, 8), (0, i * 20, 0)).save(tmp_path / "low" / f"{i}.png")
+        lines.append(",".join([f"{i}.png", f"low/{i}.png", *(["a cat"] if "text" in header else [])]))
+    (tmp_path / "metadata.csv").write_text("\n".join(lines))
+    source = open_source(tmp_path)
+    assert [record.locator for record in source.records] == [f"{i}.png" for i in range(4)] and not source.faults
+    assert "left aside: 4 that other columns name" in source.describe()

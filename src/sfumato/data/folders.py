@@ -59,6 +59,8 @@ def read_pictures(root: Path, found: Listing, asked: Asked) -> Source:
     owned = any(layout.prefix.startswith(_folder(table)) for table in tables)  # by a table above the folders of classes
     described = {name: record for name, record in said.described.items() if name in pictures} if said else {}
     pairs = Pairs(pictures) if texts or rest else Pairs(())
+    second = said.named - said.described.keys() if said else set()  # of other pictures: no samples of their own
+    pictures = {name: record for name, record in pictures.items() if name not in second}
     captions = read_captions(texts, {**pictures, **described}, pairs, column)
     described |= captions.described
 
@@ -87,6 +89,11 @@ def read_pictures(root: Path, found: Listing, asked: Asked) -> Source:
         (
             *([understood] if understood else []),
             *layout.remarks,
+            *(
+                [f"left aside: {len(second):,} that other columns name (conditions of the kind picture)"]
+                if second
+                else []
+            ),
             *others(ignored, unread(columns, column, *asked.pictures)),
         ),
         tuple(sorted(columns)),

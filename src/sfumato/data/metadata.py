@@ -39,10 +39,12 @@ class Tables:
         faults: rows without a picture, contradictions.
         columns: all names of what rows say.
         beside: the second pictures that a row names, by its picture and column.
+        named: the pictures that any column of a row names, beside those that rows are about.
     """
 
     described: dict[str, Record] = field(default_factory=dict)
     beside: dict[str, dict[str, str]] = field(default_factory=dict)
+    named: set[str] = field(default_factory=set)
     faults: list[Fault] = field(default_factory=list)
     columns: set[str] = field(default_factory=set)
     orphans: list[tuple[str, str]] = field(default_factory=list)  # (file name as given, where)
@@ -127,6 +129,8 @@ def _read(
         if not path or not name:
             _astray(given, path, name, f"line {number} of {table}", refused, found)
             continue
+        inside = [f"{folder}/{value}" if folder else value for value in row.values() if isinstance(value, str)]
+        found.named.update(value for value in inside if value in by_key.pictures)
         record = found.described.get(name) or by_key.pictures[name]
         for each in lent:
             other = row.get(each)
@@ -145,7 +149,11 @@ def _read(
             found.faults.append(fault)
         except ValueError as error:
             raise DataError(f"{table}, line {number}: {error}", "correct the line") from None
-    if not lent and not columns & {*CAPTION_KEYS, "label", *([column] if column else [])}:
+    if (
+        not lent
+        and not found.named - found.described.keys()
+        and not columns & {*CAPTION_KEYS, "label", *([column] if column else [])}
+    ):
         raise DataError(
             f'{root / table}: no line has "text" (or "label"); found {", ".join(sorted(columns)) or "no lines at all"}',
             f"{EXAMPLE}.\n{LAYOUTS}",
